@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The structs that cross the border between the kernel and user space. The native build (capture files) uses the same
+ * ones. src/vnotch/capture/layout.py repeats their offsets and asserts, at import, that sizes agree.
+ *
+ * All numbers are host order, addresses are bytes as on the wire. An IPv4 address fills the first four bytes.
+ */
+#ifndef VNOTCH_H
+#define VNOTCH_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed int s32;
+typedef signed long long s64;
+
+/* Direction, from the ENI's point of view (flow.py: Direction). */
+#define DIR_INGRESS 0
+#define DIR_EGRESS 1
+
+/* Outcome (flow.py: Outcome). */
+#define OUT_ACCEPT 0
+#define OUT_REJECT 1
+#define OUT_EXCLUDED 2
+
+/* Exclusion (flow.py: Exclusion). */
+#define EXCL_NONE 0
+#define EXCL_ARP 1
+#define EXCL_NON_IP 2
+#define EXCL_MALFORMED 3
+#define EXCL_NEIGHBOUR_DISCOVERY 4
+#define EXCL_MULTICAST 5
+#define EXCL_DNS 6
+#define EXCL_ACTIVATION 7
+#define EXCL_METADATA 8
+#define EXCL_TIME 9
+#define EXCL_DHCP 10
+#define EXCL_ROUTER 11
+
+struct flow_key {
+	u8 src[16];
+	u8 dst[16];
+	u16 sport;
+	u16 dport;
+	u16 slot;	/* ENI slot, given out by the agent */
+	u8 proto;	/* IANA number; for OUT_EXCLUDED the exclusion */
+	u8 dir : 1;	/* DIR_* */
+	u8 outcome : 2;	/* OUT_* */
+	u8 v6 : 1;
+	u8 unused : 4;
+	u32 rule;	/* number of the rule that decided, 0: none */
+};
+_Static_assert(sizeof(struct flow_key) == 44, "flow_key");
+
+struct flow_value {
+	u64 packets;	/* as on the wire */
+	u64 bytes;	/* IP total length */
+	u64 first_ns;	/* CLOCK_BOOTTIME; the native build: Unix time */
+	u64 last_ns;
+	u32 tcp_flags;	/* AWS's sense */
+	u32 pad;
+};
+_Static_assert(sizeof(struct flow_value) == 40, "flow_value");
+
+/* A packet that found the flow map full, as it goes into the ring buffer. */
+struct spill {
+	struct flow_key key;
+	u32 tcp_flags;
+	u64 packets;
+	u64 bytes;
+	u64 ns;
+};
+_Static_assert(sizeof(struct spill) == 72, "spill");
+
+/* What the datapath knows of an ENI, by slot. */
+#define ENI_ENFORCE 1	/* drop what is rejected; otherwise only label it */
+#define ENI_ALLOW_LIST 2	/* ingress is allowed only to the ports of the list */
+struct eni {
+	u32 flags;
+	u8 dns_v4[4];		/* VPC base + 2; zero: none */
+	u8 router_v4[2][4];	/* VPC base + 1, subnet base + 1 */
+	u8 router_v6[16];	/* ::1 of the subnet; zero: none */
+};
+_Static_assert(sizeof(struct eni) == 32, "eni");
+
+/* A port that an ENI with ENI_ALLOW_LIST lets in. */
+struct allow_key {
+	u16 slot;
+	u16 port;
+	u8 proto;
+	u8 pad[3];
+};
+_Static_assert(sizeof(struct allow_key) == 8, "allow_key");
+
+struct counter {
+	u64 packets;
+	u64 bytes;
+};
+
+#define MAX_SLOTS 4096
+
+#endif

@@ -1,0 +1,100 @@
+"""What a service of the API is made of: a call, an operation, an error with an AWS code.
+
+A service is a class with one method an operation. The method gets a `Call` whose parameters are already parsed and
+validated by the service model (botocore's), and returns a dict with the members of the model's output shape. It knows
+nothing of HTTP, of protocols or of signatures. Handlers are plain functions; the app runs them on a thread of a bounded
+pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+
+class ApiError(Exception):
+    """An answer of the API that is an error, with AWS's code and text (reference: the service's error page)."""
+
+    def __init__(self, code: str, message: str, status: int = 400, members: Mapping[str, Any] | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = status
+        self.members = dict(members or {})  # further members of a modelled error shape
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who signed a call.
+
+    `kind` is `user`, `assumed-role` or `agent`; `name` the user's, role's or agent's name. An agent's key stands for
+    the service principal `vpc-flow-logs.amazonaws.com` for the flow logs on that agent's interfaces, and for nothing
+    else. `session` is the role session name, which for a delivery is the flow log's id.
+    """
+
+    kind: str
+    name: str
+    arn: str
+    account: str
+    access_key_id: str
+    user_id: str = ""
+    session: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One authenticated, authorised request."""
+
+    service: str  # ec2, iam, sts, logs, vnotch
+    operation: str  # CreateFlowLogs
+    params: dict[str, Any]  # by the model's member names, typed
+    principal: Principal
+    account: str
+    region: str
+    request_id: str
+    now_ms: int
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
+
+
+Resources = Callable[[Call], list[str]]
+"""The ARNs that an operation touches, for the authorisation step; every one of them must be allowed."""
+
+ANY_RESOURCE: Resources = lambda call: ["*"]  # noqa: E731
+
+Handler = Callable[[Any, Call], dict[str, Any]]
+F = TypeVar("F", bound=Handler)
+
+
+def operation(name: str, resources: Resources = ANY_RESOURCE, *, unauthorised: bool = False) -> Callable[[F], F]:
+    """Marks a method as the handler of an operation.
+
+    `resources` gives the ARNs to authorise `service:Name` on. `unauthorised` is for the few operations that every
+    authenticated principal may call (sts GetCallerIdentity) and for those that decide by themselves (sts AssumeRole,
+    where the trust policy decides).
+    """
+
+    def mark(handler: F) -> F:
+        handler.operation_name = name  # type: ignore[attr-defined]
+        handler.operation_resources = resources  # type: ignore[attr-defined]
+        handler.operation_unauthorised = unauthorised  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
+class Service:
+    """Base of the services. `name` is the signing name, `model` botocore's name of the service model."""
+
+    name = ""
+    model = ""
+
+    def handlers(self) -> dict[str, Handler]:
+        """Operation name -> bound handler, for each method marked with `operation`."""
+        found = {}
+        for attribute in dir(type(self)):
+            handler = getattr(type(self), attribute)
+            name = getattr(handler, "operation_name", None)
+            if name:
+                found[name] = getattr(self, attribute)
+        return found

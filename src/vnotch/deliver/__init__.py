@@ -1,0 +1,1 @@
+"""Getting batches of records to where they belong: a durable spool, then one file per destination."""

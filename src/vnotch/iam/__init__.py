@@ -1,0 +1,1 @@
+"""Who may do what: policy evaluation and SigV4."""

@@ -1,0 +1,98 @@
+"""What is known of the interfaces under capture and of the flow logs on them.
+
+The server makes these values, the agent receives them as JSON (one document, one long poll) and the record step joins
+them to flows by slot. They are plain values: nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vnotch.errors import InputError
+
+STREAM_SUFFIX = {"ALL": "all", "ACCEPT": "accept", "REJECT": "reject"}
+"""Log stream suffix by traffic type. `-all` and `-accept` are seen on AWS, `-reject` is by analogy."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """An ENI and the Linux interface it is bound to.
+
+    `device` is the host side's name in the agent's network namespace. `private_ipv4` has the primary address first.
+    `allow` is the static port list of this release: None lets everything in; otherwise (protocol number, port) pairs
+    that are let in, and an unsolicited packet to any other port is rejected (dropped if `enforce`).
+    """
+
+    interface_id: str
+    device: str
+    account_id: str
+    region: str
+    vpc_id: str
+    subnet_id: str
+    az_id: str
+    mac: str = ""
+    instance_id: str | None = None
+    interface_type: str | None = None
+    private_ipv4: tuple[str, ...] = ()
+    ipv6: tuple[str, ...] = ()
+    vpc_cidrs: tuple[str, ...] = ()
+    subnet_cidrs: tuple[str, ...] = ()
+    enforce: bool = False
+    allow: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def primary_ipv4(self) -> str | None:
+        return self.private_ipv4[0] if self.private_ipv4 else None
+
+
+@dataclass(frozen=True)
+class FlowLog:
+    """A flow log (the subscription) as far as an agent needs it, resolved to the interfaces it covers now."""
+
+    flow_log_id: str
+    resource_id: str
+    traffic_type: str  # ALL, ACCEPT or REJECT
+    log_format: str  # `${...} ${...}`
+    max_aggregation_interval: int  # seconds
+    log_destination_type: str  # cloud-watch-logs
+    log_group_name: str
+    deliver_logs_permission_arn: str
+    interface_ids: tuple[str, ...]
+
+    def stream_name(self, interface_id: str) -> str:
+        return f"{interface_id}-{STREAM_SUFFIX[self.traffic_type]}"
+
+
+@dataclass(frozen=True)
+class AgentConfiguration:
+    """All that one agent is told, at one revision of the server's state."""
+
+    revision: int
+    interfaces: tuple[Interface, ...] = field(default_factory=tuple)
+    flow_logs: tuple[FlowLog, ...] = field(default_factory=tuple)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> AgentConfiguration:
+        """Raises InputError where a member is missing or unknown, naming it."""
+        try:
+            return cls(
+                revision=int(document["revision"]),
+                interfaces=tuple(_value(Interface, item) for item in document["interfaces"]),
+                flow_logs=tuple(_value(FlowLog, item) for item in document["flow_logs"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"agent configuration: {error}") from error
+
+
+def _value(kind: type[Any], item: Mapping[str, Any]) -> Any:
+    """JSON has no tuples: lists become tuples, one level deep for the pairs of `allow`."""
+
+    def freeze(value: Any) -> Any:
+        return tuple(freeze(part) for part in value) if isinstance(value, list | tuple) else value
+
+    return kind(**{name: freeze(value) for name, value in item.items()})

@@ -1,0 +1,1 @@
+"""A VPC on this host: namespaces, instances, routers, traffic."""

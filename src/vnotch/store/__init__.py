@@ -1,0 +1,1 @@
+"""What the server keeps: the control plane in SQL, log events in DuckLake."""

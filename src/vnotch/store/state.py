@@ -1,0 +1,91 @@
+"""The control plane's state: one SQL database, by default SQLite (WAL, synchronous=full).
+
+Each part of the API declares its own tables on `Base`, next to the code that uses them (`store/accounts.py`,
+`store/network.py`, `store/log_groups.py`). A session is one transaction; SQLite has one writer at a time, so writing
+transactions begin IMMEDIATE and wait up to `BUSY_TIMEOUT_SECONDS` for each other instead of failing half way.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+BUSY_TIMEOUT_SECONDS = 10
+
+
+class Base(DeclarativeBase):
+    """All tables of the control plane."""
+
+
+class State:
+    """The open database. `read()` and `write()` are sessions as context managers; write commits at its end.
+
+    After each committed write, `on_change` is called (the agents' long poll wakes up by it); it must be quick and safe
+    to call from any thread.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = create_engine(url)
+        self.on_change: list[Any] = []
+        if self.engine.dialect.name == "sqlite":
+            _prepare_sqlite(self.engine)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> State:
+        """The embedded state in `folder`, which is made where it is not there."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(f"sqlite:///{folder / 'state.sqlite'}")
+
+    def create_tables(self) -> None:
+        """Creates what is missing. Call after the modules that declare tables are imported."""
+        Base.metadata.create_all(self.engine)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with self._sessions() as session:
+            yield session
+            session.rollback()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with self._sessions() as session:
+            if self.engine.dialect.name == "sqlite":
+                session.connection(execution_options={"vnotch_immediate": True})
+            yield session
+            session.commit()
+        for notify in self.on_change:
+            notify()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    # pysqlite opens transactions by itself and late; SQLAlchemy's documentation gives these two hooks to take over.
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        immediate = connection.get_execution_options().get("vnotch_immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def new_id(prefix: str) -> str:
+    """An id of AWS's form: the prefix, a hyphen and 17 hexadecimal digits, for instance `fl-0667848f2d19786ca`."""
+    return f"{prefix}-0{secrets.token_hex(8)}"
