@@ -1,0 +1,34 @@
+# Few commands, the same for people and for CI. Each sets up what it needs, in .venv, as the invoking user.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: help setup demo test soak lint types native docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## the virtual environment with vnotch in it, datapath compiled
+	@PYTHON=$(PYTHON) scripts/setup
+
+demo: setup ## a VPC on this host, real traffic for 30 s, its flow log records and their ledger
+	@$(RUN)/vnotch demo
+
+test: setup ## all tests (at most 10 minutes on two cores)
+	@$(RUN)/python -m pytest -q -m "not soak"
+
+soak: setup ## the tests that take longer
+	@$(RUN)/python -m pytest -q -m soak --timeout=3600
+
+lint: setup ## ruff and strict types
+	@$(RUN)/ruff check src tests hatch_build.py && $(RUN)/ruff format --check src tests hatch_build.py && $(RUN)/mypy
+
+native: setup ## compile the datapath again
+	@$(RUN)/python hatch_build.py
+
+docs: setup ## remake the generated reference pages
+	@$(RUN)/python -m vnotch.fields > docs/fields.md
+
+clean: ## remove what setup made
+	rm -rf $(VENV) src/vnotch/capture/native
