@@ -1,7 +1,7 @@
 """Packets made by hand: an independent builder, used wherever a test needs bytes that vnotch did not write.
 
 Everything here is plain `struct` from the RFCs. Checksums and lengths are right unless a test asks for a wrong one, by
-naming it (`total_length=`, `header_words=`, ...), so that a malformed packet says in its own line what is wrong with it.
+naming it (`total_length=`, `header_words=`, ...), so a malformed packet says in its own line what is wrong with it.
 
     ethernet(ipv4("10.0.0.1", "10.0.0.2", tcp(40000, 443, SYN)))
     ethernet(ipv6("2001:db8::1", "2001:db8::2", udp(1, 2, b"x"), extensions=[hop_by_hop(), destination_options()]))
