@@ -1,7 +1,7 @@
 """Compile the datapath: the eBPF program and the native library, both with the zig that PyPI's `ziglang` brings.
 
-Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the same in
-place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
+Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the same
+in place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
 
     bpf/vnotch.bpf.c -> src/vnotch/capture/native/vnotch.bpf.o    loaded by capture/kernel.py
     bpf/pcap.c       -> src/vnotch/capture/native/libvnotch.so    loaded by capture/pcap.py
@@ -89,7 +89,7 @@ def build(force: bool = False) -> list[Path]:
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, valid-type]
-    """Hatchling's entry. The wheel holds machine code, so it is tagged with the platform, but with no Python version."""
+    """Hatchling's entry. The wheel holds machine code: it is tagged with the platform, but with no Python version."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":

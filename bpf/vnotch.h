@@ -8,6 +8,9 @@
 #ifndef VNOTCH_H
 #define VNOTCH_H
 
+/* Raised when a struct or a map below changes, so that maps pinned by another release are recognised. */
+#define LAYOUT_VERSION 1
+
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -97,6 +100,33 @@ struct counter {
 	u64 packets;
 	u64 bytes;
 };
+
+/* A datagram of which fragments are under way, and what its first fragment told of it. */
+struct fragment_key {
+	u8 src[16];
+	u8 dst[16];
+	u32 id;
+	u16 slot;
+	u8 proto;	/* as the fragments carry it: IPv6 names the first header after the fragment header */
+	u8 dir;
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
+
+struct fragment_value {
+	u64 ns;		/* of the first fragment; user space removes the entry 30 s later */
+	u16 sport;
+	u16 dport;
+	u8 proto;	/* the transport protocol */
+	u8 outcome;	/* OUT_* of the first fragment, which the later ones share */
+	u8 pad[2];
+};
+_Static_assert(sizeof(struct fragment_value) == 16, "fragment_value");
+
+/* Counters that belong to no ENI. */
+#define COUNT_UNKNOWN_INTERFACE 0	/* packets of an interface that has no slot: passed, not captured */
+#define COUNT_FRAGMENTS_FULL 1	/* first fragments that the fragment table had no room for */
+#define COUNT_SPILLED 2	/* packets that went through the ring buffer */
+#define COUNTS 3
 
 #define MAX_SLOTS 4096
 

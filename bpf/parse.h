@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The parser: from a packet's bytes to what a flow needs to know of it. The eBPF program and the native library for
+ * capture files are both built from this text, so a capture file gives the records that the wire would have given.
+ *
+ * The build that includes this file defines `pkt_load`, before or after. Everything else is pure.
+ *
+ * What is decided here and not by a standard:
+ * - Only TCP and UDP have ports. ICMP's are 0 0 on AWS; for SCTP, DCCP and UDP-Lite AWS says nothing: 0 0 as well.
+ * - IPv6 extension headers are walked, so that the protocol is the one behind them. IPv4's AH and ESP are protocols.
+ * - A snap length shortens what can be read and not what was sent: lengths are checked against the length on the wire,
+ *   and a packet is malformed for it only when a header that is needed is not there.
+ * - A first fragment too short for its TCP or UDP header is malformed (RFC 1858 calls them attacks).
+ * - An "atomic" IPv6 fragment (RFC 6946: offset 0, none to follow) is a whole packet.
+ */
+#ifndef VNOTCH_PARSE_H
+#define VNOTCH_PARSE_H
+
+#include "vnotch.h"
+
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+#define LINK_ETHERNET 0
+#define LINK_NONE 1	/* the packet begins with its IP header */
+
+#define PROTO_ICMP 1
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+#define PROTO_FRAGMENT 44
+#define PROTO_AH 51
+#define PROTO_ICMPV6 58
+#define PROTO_SCTP 132
+
+#define MAX_VLAN_TAGS 2		/* in the bytes; one more may be in the skb, where it needs no parsing */
+#define MAX_EXTENSION_HEADERS 8
+
+/* A packet as it comes in. */
+struct pkt {
+	const void *data;	/* for pkt_load alone: a struct __sk_buff or the bytes of a capture file */
+	u32 cap_len;		/* bytes that pkt_load can give */
+	u32 wire_len;		/* bytes as sent, with the link header; more than cap_len behind a snap length */
+	u32 gso_size;		/* payload bytes per packet on the wire, if this is several (GSO, GRO); otherwise 0 */
+	u16 gso_segs;		/* their number, 0: not known */
+	u8 link;		/* LINK_* */
+};
+
+/* Copies `len` bytes at `off` to `to`; returns 0, or something else if the bytes are not all there. */
+static __always_inline int pkt_load(const struct pkt *p, u32 off, void *to, u32 len);
+
+/* An address as on the wire; IPv4 fills the first four bytes, the rest is zero. */
+union address {
+	u8 bytes[16];
+	u32 word[4];
+	u64 half[2];
+};
+
+/* What is being told of fragments. */
+#define FRAGMENT_NONE 0
+#define FRAGMENT_FIRST 1
+#define FRAGMENT_LATER 2	/* has no transport header: ports are 0 0 until the table of fragments fills them in */
+
+/* A packet as understood. Where `exclusion` is not EXCL_NONE, packets and bytes alone are meaningful. */
+struct parsed {
+	union address src;
+	union address dst;
+	u64 bytes;		/* IP total length of all packets on the wire; without IP, what follows the link header */
+	u32 packets;		/* on the wire */
+	u32 fragment_id;
+	u16 sport;
+	u16 dport;
+	u8 proto;		/* IANA number */
+	u8 v6;
+	u8 exclusion;		/* EXCL_ARP to EXCL_NEIGHBOUR_DISCOVERY; the others are packet_exclusion's */
+	u8 group;		/* the frame was sent to a multicast or broadcast MAC address */
+	u8 tcp_flags;		/* AWS's sense */
+	u8 opens;		/* TCP: SYN without ACK */
+	u8 fragment;		/* FRAGMENT_* */
+	u8 fragment_proto;	/* as struct fragment_key wants it */
+};
+
+static __always_inline u16 be16(const u8 *at)
+{
+	return (u16)(at[0] << 8 | at[1]);
+}
+
+static __always_inline u32 be32(const u8 *at)
+{
+	return (u32)be16(at) << 16 | be16(at + 2);
+}
+
+/*
+ * AWS's tcp-flags of one packet; a record has the OR of them. FIN 1, SYN 2, RST 4 stand for themselves, ACK (16) shows
+ * only together with SYN, other flags never (VPC user guide: an entry of nothing but ACK packets has the value 0).
+ */
+static __always_inline u8 aws_tcp_flags(u8 flags)
+{
+	return (flags & 0x07) | ((flags & 0x12) == 0x12 ? 0x10 : 0);
+}
+
+/* IPv6 headers that only lead to the next: hop-by-hop, routing, fragment, AH, destination, mobility, HIP, shim6. */
+static __always_inline int is_extension_header(u8 proto)
+{
+	return proto == 0 || proto == 43 || proto == PROTO_FRAGMENT || proto == PROTO_AH || proto == 60 || proto == 135 ||
+	       proto == 139 || proto == 140;
+}
+
+/* The transport header at `at`; the IP packet ends at `end`. Returns its length, or -1 if it is malformed. */
+static __always_inline int parse_transport(const struct pkt *p, u32 at, u32 end, struct parsed *out)
+{
+	u8 h[14];
+	u32 length;
+
+	if (out->proto == PROTO_TCP) {
+		if (at + 20 > end || pkt_load(p, at, h, 14))
+			return -1;
+		length = (h[12] >> 4) * 4;
+		/* The options of a first fragment may go on in the next one. */
+		if (length < 20 || (out->fragment == FRAGMENT_NONE && at + length > end))
+			return -1;
+		out->tcp_flags = aws_tcp_flags(h[13]);
+		out->opens = (h[13] & 0x12) == 0x02;
+	} else if (out->proto == PROTO_UDP) {
+		if (at + 8 > end || pkt_load(p, at, h, 4))
+			return -1;
+		length = 8;
+	} else if (out->proto == PROTO_ICMPV6 && out->v6) {
+		if (at + 4 > end || pkt_load(p, at, h, 1))
+			return -1;
+		if (h[0] >= 133 && h[0] <= 137)
+			out->exclusion = EXCL_NEIGHBOUR_DISCOVERY;
+		return 4;
+	} else {
+		return out->proto == PROTO_SCTP ? 12 : 0;
+	}
+	out->sport = be16(h);
+	out->dport = be16(h + 2);
+	return length;
+}
+
+/*
+ * One frame can be many packets on the wire (GSO): each segment repeats the headers. `l3_len` is the frame's length from
+ * its IP header on, `header_len` the length of the headers that are repeated.
+ */
+static __always_inline void count_segments(const struct pkt *p, u32 l3_len, u32 header_len, struct parsed *out)
+{
+	u32 n = 1;
+
+	if (p->gso_size) {
+		n = p->gso_segs;
+		if (!n && l3_len > header_len)
+			n = (l3_len - header_len + p->gso_size - 1) / p->gso_size;
+		if (!n)
+			n = 1;
+	}
+	out->packets = n;
+	out->bytes = l3_len + (u64)(n - 1) * header_len;
+}
+
+static __always_inline int parse_ipv4(const struct pkt *p, u32 off, struct parsed *out)
+{
+	u32 there = p->wire_len - off, header, total;
+	u16 fragment;
+	int transport = 0;
+	u8 h[20];
+
+	if (there < 20 || pkt_load(p, off, h, 20))
+		return -1;
+	header = (h[0] & 0x0f) * 4;
+	total = be16(h + 2);
+	if (!total && p->gso_size)
+		total = there;	/* BIG TCP: longer than the field can say */
+	if (h[0] >> 4 != 4 || header < 20 || total < header || total > there)
+		return -1;
+	out->proto = out->fragment_proto = h[9];
+	__builtin_memcpy(out->src.bytes, h + 12, 4);
+	__builtin_memcpy(out->dst.bytes, h + 16, 4);
+	fragment = be16(h + 6) & 0x3fff;
+	if (fragment) {
+		out->fragment = fragment & 0x1fff ? FRAGMENT_LATER : FRAGMENT_FIRST;
+		out->fragment_id = be16(h + 4);
+	}
+	if (out->fragment != FRAGMENT_LATER)
+		transport = parse_transport(p, off + header, off + total, out);
+	if (transport < 0)
+		return -1;
+	count_segments(p, total, header + transport, out);
+	return 0;
+}
+
+static __always_inline int parse_ipv6(const struct pkt *p, u32 off, struct parsed *out)
+{
+	u32 there = p->wire_len - off, total, at = off + 40, end, jumbo = 0;
+	int transport = 0, i;
+	u8 h[40], next;
+
+	if (there < 40 || pkt_load(p, off, h, 40))
+		return -1;
+	total = 40 + be16(h + 4);
+	if (total == 40 && p->gso_size)
+		total = there;	/* BIG TCP: longer than the field can say */
+	if (h[0] >> 4 != 6 || total > there)
+		return -1;
+	out->v6 = 1;
+	__builtin_memcpy(out->src.bytes, h + 8, 16);
+	__builtin_memcpy(out->dst.bytes, h + 24, 16);
+	end = off + total;
+	next = h[6];
+	for (i = 0; is_extension_header(next); i++) {
+		u8 proto = next;
+		u16 fragment;
+
+		if (i == MAX_EXTENSION_HEADERS || at + 8 > end || pkt_load(p, at, h, 8))
+			return -1;
+		next = h[0];
+		if (proto == PROTO_FRAGMENT) {
+			fragment = be16(h + 2) & 0xfff9;
+			at += 8;
+			if (fragment) {
+				if (out->fragment)
+					return -1;	/* a fragment of a fragment */
+				out->fragment = fragment & 0xfff8 ? FRAGMENT_LATER : FRAGMENT_FIRST;
+				out->fragment_id = be32(h + 4);
+				out->fragment_proto = next;
+			}
+			if (out->fragment == FRAGMENT_LATER)
+				break;	/* what follows is not a header */
+		} else {
+			at += proto == PROTO_AH ? (h[1] + 2) * 4 : (h[1] + 1) * 8;
+		}
+		/* BIG TCP's jumbo option lives inside the host: segments leave without it. */
+		if (proto == 0 && p->gso_size && h[2] == 0xc2 && h[3] == 4)
+			jumbo = 8;
+		if (at > end)
+			return -1;
+	}
+	out->proto = next;
+	if (out->fragment != FRAGMENT_LATER)
+		transport = parse_transport(p, at, end, out);
+	if (transport < 0)
+		return -1;
+	count_segments(p, total - jumbo, at - off - jumbo + transport, out);
+	return 0;
+}
+
+/*
+ * Parses one packet. Always fills in `packets` and `bytes`; `exclusion` says whether there is more. A malformed packet
+ * keeps nothing of what was read before the fault was found.
+ */
+static __always_inline void parse_packet(const struct pkt *p, struct parsed *out)
+{
+	u32 off = 0;
+	u16 type = 0;
+	int bad = 0, i;
+	u8 h[14], group = 0;
+
+	__builtin_memset(out, 0, sizeof(*out));
+	if (p->link == LINK_ETHERNET) {
+		bad = p->wire_len < 14 || pkt_load(p, 0, h, 14);
+		if (!bad) {
+			group = h[0] & 1;
+			type = be16(h + 12);
+			off = 14;
+		}
+		for (i = 0; i < MAX_VLAN_TAGS && !bad && (type == 0x8100 || type == 0x88a8); i++) {
+			bad = off + 4 > p->wire_len || pkt_load(p, off, h, 4);
+			if (!bad) {
+				type = be16(h + 2);
+				off += 4;
+			}
+		}
+	} else {
+		bad = p->wire_len < 1 || pkt_load(p, 0, h, 1);
+		if (!bad)
+			type = h[0] >> 4 == 4 ? 0x0800 : h[0] >> 4 == 6 ? 0x86dd : 0;
+		bad |= !type;
+	}
+	if (!bad) {
+		if (type == 0x0800)
+			bad = parse_ipv4(p, off, out);
+		else if (type == 0x86dd)
+			bad = parse_ipv6(p, off, out);
+		else
+			out->exclusion = type == 0x0806 ? EXCL_ARP : EXCL_NON_IP;
+	}
+	out->group = group;
+	if (bad)
+		out->exclusion = EXCL_MALFORMED;
+	if (bad || !out->packets) {
+		out->packets = p->gso_size && p->gso_segs ? p->gso_segs : 1;
+		out->bytes = p->wire_len - off;
+	}
+}
+
+/* ---- Traffic that is never recorded ---------------------------------------------------------------------------- */
+
+/* The addresses that AWS keeps for its own services, in both families (EC2 user guide; VPC user guide, limitations). */
+static __always_inline u8 reserved_address(const union address *a, u8 v6, const struct eni *eni)
+{
+	u32 word;
+
+	if (!v6) {
+		const u32 *dns = (const u32 *)eni->dns_v4, *router = (const u32 *)eni->router_v4;
+
+		word = a->word[0];
+		if ((word & 0x00ffffff) == 0x00a9fea9) {	/* 169.254.169.0/24, as it lies in memory */
+			switch (word >> 24) {
+			case 253: return EXCL_DNS;
+			case 250: case 251: return EXCL_ACTIVATION;
+			case 254: return EXCL_METADATA;
+			case 123: return EXCL_TIME;
+			}
+		}
+		if (!word)
+			return EXCL_NONE;
+		if (word == dns[0])
+			return EXCL_DNS;
+		return word == router[0] || word == router[1] ? EXCL_ROUTER : EXCL_NONE;
+	}
+	if (a->word[1] == 0 && a->word[2] == 0) {
+		word = be32(a->bytes + 12);
+		if (a->word[0] == 0xc20e00fd) {		/* fd00:ec2::/32 */
+			switch (word) {
+			case 0x253: return EXCL_DNS;
+			case 0x250: return EXCL_ACTIVATION;
+			case 0x254: return EXCL_METADATA;
+			case 0x123: return EXCL_TIME;
+			}
+		}
+		if (a->word[0] == 0xc20e80fe && word == 1)	/* fe80:ec2::1 */
+			return EXCL_ROUTER;
+	}
+	{
+		const u32 *router = (const u32 *)eni->router_v6;
+
+		if ((router[0] | router[1] | router[2] | router[3]) && a->word[0] == router[0] && a->word[1] == router[1] &&
+		    a->word[2] == router[2] && a->word[3] == router[3])
+			return EXCL_ROUTER;
+	}
+	return EXCL_NONE;
+}
+
+/* The reserved address at one end excludes the packet if the service's port is that end's. */
+static __always_inline u8 service_exclusion(u8 reserved, u8 proto, u16 port)
+{
+	if (reserved == EXCL_DNS)
+		return (proto == PROTO_UDP || proto == PROTO_TCP) && port == 53 ? EXCL_DNS : EXCL_NONE;
+	if (reserved == EXCL_ACTIVATION)
+		return proto == PROTO_TCP && port == 1688 ? EXCL_ACTIVATION : EXCL_NONE;
+	return reserved;
+}
+
+/*
+ * Why the packet is in no record, EXCL_NONE if it is in one. Ports must be filled in where a table of fragments knows
+ * them. The most particular reason is given: neighbour discovery and DHCP before multicast, which both use.
+ */
+static __always_inline u8 packet_exclusion(const struct parsed *p, const struct eni *eni)
+{
+	u8 reason;
+
+	if (p->exclusion)
+		return p->exclusion;
+	if (p->proto == PROTO_UDP) {
+		u16 low = p->v6 ? 546 : 67;
+
+		if ((p->sport == low || p->sport == low + 1) && (p->dport == low || p->dport == low + 1))
+			return EXCL_DHCP;
+	}
+	/* A subnet's broadcast address is known by its MAC address alone. */
+	if (p->group || (p->v6 ? p->dst.bytes[0] == 0xff : (p->dst.bytes[0] & 0xf0) == 0xe0 || p->dst.word[0] == 0xffffffff))
+		return EXCL_MULTICAST;
+	reason = service_exclusion(reserved_address(&p->dst, p->v6, eni), p->proto, p->dport);
+	if (reason)
+		return reason;
+	return service_exclusion(reserved_address(&p->src, p->v6, eni), p->proto, p->sport);
+}
+
+/* ---- The static verdict ---------------------------------------------------------------------------------------- */
+
+/*
+ * Whether the packet needs an entry in the allow list: it comes to an ENI that has one and it opens a connection, as
+ * far as one packet can tell: a TCP SYN, or UDP to a port below Linux's first ephemeral one. A later fragment whose
+ * first was not seen opens nothing: alone it is of no use to anyone.
+ */
+static __always_inline int needs_allow_entry(const struct parsed *p, u8 dir, u32 eni_flags)
+{
+	if (!(eni_flags & ENI_ALLOW_LIST) || dir != DIR_INGRESS || p->fragment == FRAGMENT_LATER)
+		return 0;
+	return p->proto == PROTO_TCP ? p->opens : p->proto == PROTO_UDP && p->dport < 32768;
+}
+
+#endif
