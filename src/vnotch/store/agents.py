@@ -1,0 +1,188 @@
+"""What each agent is told, and when that changed: revisions, bindings, flow logs resolved to interfaces.
+
+A revision belongs to one agent's configuration: `touch` gives the agents it names a new one, taken from a counter that
+only grows. An agent that is not named keeps its revision, so its long poll stays asleep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.orm import Session
+
+from vnotch.inventory import AgentConfiguration, FlowLog, Interface
+from vnotch.store import network
+
+
+def next_revision(session: Session) -> int:
+    """Takes the next revision. Its row is locked till the transaction ends, so revisions commit in their order."""
+    row = session.get(network.Revision, 1, with_for_update=True)
+    if row is None:
+        row = network.Revision(id=1, value=time.time_ns() // 1_000_000)
+        session.add(row)
+    row.value += 1
+    session.flush()
+    return row.value
+
+
+def touch(session: Session, agents: Iterable[str]) -> int | None:
+    """Marks that the configuration of these agents may have changed. Returns the revision, None for no agents."""
+    names = set(agents)
+    if not names:
+        return None
+    revision = next_revision(session)
+    session.execute(update(network.Agent).where(network.Agent.name.in_(names)).values(revision=revision))
+    return revision
+
+
+def agents_on(session: Session, resource_ids: Iterable[str]) -> set[str]:
+    """The agents with a bound interface in these VPCs, subnets or network interfaces."""
+    ids = set(resource_ids)
+    interface = network.NetworkInterface
+    return set(
+        session.scalars(
+            select(network.Binding.agent)
+            .join(interface, interface.interface_id == network.Binding.interface_id)
+            .where(or_(interface.vpc_id.in_(ids), interface.subnet_id.in_(ids), interface.interface_id.in_(ids)))
+            .distinct()
+        )
+    )
+
+
+def changed_since(session: Session, revision: int) -> dict[str, int]:
+    """Agent -> revision, for the agents whose configuration changed after `revision`."""
+    rows = session.execute(select(network.Agent.name, network.Agent.revision).where(network.Agent.revision > revision))
+    return dict(rows.tuples().all())
+
+
+def revision_of(session: Session, agent: str) -> int | None:
+    """None where there is no such agent."""
+    return session.scalar(select(network.Agent.revision).where(network.Agent.name == agent))
+
+
+def configuration(session: Session, agent: str, account: str, region: str) -> AgentConfiguration | None:
+    """All that `agent` is told now; None where there is no such agent.
+
+    The revision is read first: where a database shows later commits within a transaction (PostgreSQL, read committed),
+    the agent gets newer contents under an older revision and simply asks again.
+    """
+    revision = revision_of(session, agent)
+    if revision is None:
+        return None
+    rows = list(
+        session.scalars(
+            select(network.NetworkInterface)
+            .join(network.Binding, network.Binding.interface_id == network.NetworkInterface.interface_id)
+            .where(network.Binding.agent == agent)
+            .order_by(network.NetworkInterface.number)
+        )
+    )
+    vpc_cidrs = _vpc_cidrs(session, agent)
+    interfaces = tuple(_interface(row, vpc_cidrs[row.vpc_id], account, region) for row in rows)
+    return AgentConfiguration(revision, interfaces, _flow_logs(session, agent, rows))
+
+
+def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str) -> network.FlowLog | None:
+    """The flow log that lets `agent` assume `role_arn` under `session_name`, or None.
+
+    An agent acts for vpc-flow-logs.amazonaws.com only for a flow log that exists, is named by the session, names that
+    role, and covers an interface bound to this agent.
+    """
+    flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == session_name))
+    if flow_log is None or flow_log.deliver_logs_permission_arn != role_arn:
+        return None
+    return flow_log if agent in agents_on(session, [flow_log.resource_id]) else None
+
+
+def flow_logs_on(session: Session, agent: str) -> list[network.FlowLog]:
+    """The flow logs that cover an interface bound to `agent`, in the order they were made."""
+    bound = (
+        select(network.NetworkInterface)
+        .join(network.Binding, network.Binding.interface_id == network.NetworkInterface.interface_id)
+        .where(network.Binding.agent == agent)
+    )
+    resource = network.FlowLog.resource_id
+    return list(
+        session.scalars(
+            select(network.FlowLog)
+            .where(
+                or_(
+                    resource.in_(bound.with_only_columns(network.NetworkInterface.interface_id)),
+                    resource.in_(bound.with_only_columns(network.NetworkInterface.subnet_id)),
+                    resource.in_(bound.with_only_columns(network.NetworkInterface.vpc_id)),
+                )
+            )
+            .order_by(network.FlowLog.number)
+        )
+    )
+
+
+def forget_deliveries(session: Session, agent: str) -> None:
+    """Drops the agent's delivery states for flow logs that it has no interface of any more."""
+    covered = [flow_log.flow_log_id for flow_log in flow_logs_on(session, agent)]
+    delivery = network.FlowLogDelivery
+    session.execute(delete(delivery).where(delivery.agent == agent, delivery.flow_log_id.not_in(covered)))
+
+
+def _vpc_cidrs(session: Session, agent: str) -> dict[str, tuple[str, ...]]:
+    cidrs: dict[str, list[str]] = defaultdict(list)
+    vpcs = (
+        select(network.NetworkInterface.vpc_id)
+        .join(network.Binding, network.Binding.interface_id == network.NetworkInterface.interface_id)
+        .where(network.Binding.agent == agent)
+    )
+    rows = session.execute(
+        select(network.VpcCidr.vpc_id, network.VpcCidr.cidr)
+        .where(network.VpcCidr.vpc_id.in_(vpcs))
+        .order_by(network.VpcCidr.family, network.VpcCidr.number)
+    )
+    for vpc_id, cidr in rows:
+        cidrs[vpc_id].append(cidr)
+    return {vpc_id: tuple(values) for vpc_id, values in cidrs.items()}
+
+
+def _interface(row: network.NetworkInterface, vpc_cidrs: tuple[str, ...], account: str, region: str) -> Interface:
+    binding = row.binding
+    assert binding is not None  # the query joins the binding
+    return Interface(
+        interface_id=row.interface_id,
+        device=binding.device,
+        account_id=account,
+        region=region,
+        vpc_id=row.vpc_id,
+        subnet_id=row.subnet_id,
+        az_id=row.subnet.zone_id,
+        mac=row.mac,
+        instance_id=binding.instance_id,
+        interface_type=row.interface_type,
+        private_ipv4=tuple(row.addresses_of(4)),
+        ipv6=tuple(row.addresses_of(6)),
+        vpc_cidrs=vpc_cidrs,
+        subnet_cidrs=tuple(row.subnet.cidrs),
+        enforce=binding.enforce,
+        allow=None if binding.allow is None else tuple((protocol, port) for protocol, port in binding.allow),
+    )
+
+
+def _flow_logs(session: Session, agent: str, rows: list[network.NetworkInterface]) -> tuple[FlowLog, ...]:
+    covered: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for resource_id in (row.interface_id, row.subnet_id, row.vpc_id):
+            covered[resource_id].append(row.interface_id)
+    return tuple(
+        FlowLog(
+            flow_log_id=flow_log.flow_log_id,
+            resource_id=flow_log.resource_id,
+            traffic_type=flow_log.traffic_type,
+            log_format=flow_log.log_format,
+            max_aggregation_interval=flow_log.max_aggregation_interval,
+            log_destination_type=flow_log.log_destination_type,
+            log_group_name=flow_log.log_group_name,
+            deliver_logs_permission_arn=flow_log.deliver_logs_permission_arn,
+            interface_ids=tuple(covered[flow_log.resource_id]),
+        )
+        for flow_log in flow_logs_on(session, agent)
+    )

@@ -1,0 +1,255 @@
+"""The network and its flow logs as rows: VPCs, subnets, network interfaces, bindings, flow logs, tags, agents.
+
+Rules that the tables keep:
+- `number` orders rows by creation and is what pages continue from; the AWS id is the key everything else refers to.
+- `FlowLog.resource_id` is no foreign key: on AWS a flow log outlives the resource that it was made for.
+- An interface is in use exactly while it has a `Binding`: attachment, status and requester are read from there.
+- Whatever can change what an agent is told goes through `vnotch.store.agents.touch` in the same transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, func, select
+from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
+
+from vnotch.store.state import Base
+
+DELIVERY_ERRORS = ("Access error", "Rate limited", "Unknown error")
+"""DeliverLogsErrorMessage (API FlowLog), worst first: with several agents the worst is shown."""
+
+
+class Tag(Base):
+    __tablename__ = "tags"
+    __table_args__ = (UniqueConstraint("resource_id", "key"),)
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    resource_id: Mapped[str]
+    resource_type: Mapped[str]  # vpc, subnet, network-interface, vpc-flow-log
+    key: Mapped[str]
+    value: Mapped[str]
+
+
+def _tags(owner: str, id_column: str) -> Any:
+    return relationship(
+        Tag,
+        primaryjoin=f"foreign(Tag.resource_id) == {owner}.{id_column}",
+        order_by=Tag.number,
+        lazy="selectin",
+        viewonly=True,
+    )
+
+
+class Vpc(Base):
+    __tablename__ = "vpcs"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    vpc_id: Mapped[str] = mapped_column(unique=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+    cidrs: Mapped[list[VpcCidr]] = relationship(
+        order_by="VpcCidr.number", lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
+    )
+    tags: Mapped[list[Tag]] = _tags("Vpc", "vpc_id")
+
+    def cidrs_of(self, family: int) -> list[VpcCidr]:
+        """The associations of one family in the order they were made; for IPv4 the primary block is the first."""
+        return [cidr for cidr in self.cidrs if cidr.family == family]
+
+
+class VpcCidr(Base):
+    """A CIDR block association of a VPC."""
+
+    __tablename__ = "vpc_cidrs"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    association_id: Mapped[str] = mapped_column(unique=True)
+    vpc_id: Mapped[str] = mapped_column(ForeignKey("vpcs.vpc_id", ondelete="CASCADE"), index=True)
+    family: Mapped[int]  # 4 or 6
+    cidr: Mapped[str]
+
+
+class Address(Base):
+    """A private address of an interface. The interface's first IPv4 address is its primary one."""
+
+    __tablename__ = "addresses"
+    __table_args__ = (
+        UniqueConstraint("subnet_id", "address"),
+        Index("addresses_by_value", "subnet_id", "family", "value"),
+    )
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    interface_id: Mapped[str] = mapped_column(ForeignKey("network_interfaces.interface_id", ondelete="CASCADE"))
+    subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.subnet_id"))
+    family: Mapped[int]  # 4 or 6
+    address: Mapped[str]  # compressed text
+    value: Mapped[int] = mapped_column(BigInteger)  # IPv4 as a number, 0 for IPv6; finds the next free one
+
+
+Index("addresses_of_interface", Address.interface_id)
+
+
+class Subnet(Base):
+    __tablename__ = "subnets"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    subnet_id: Mapped[str] = mapped_column(unique=True)
+    vpc_id: Mapped[str] = mapped_column(ForeignKey("vpcs.vpc_id"), index=True)
+    cidr: Mapped[str]
+    ipv6_cidr: Mapped[str | None]
+    ipv6_association_id: Mapped[str | None]
+    zone: Mapped[str]  # us-east-1a
+    zone_id: Mapped[str]  # use1-az1
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+    used_ipv4: Mapped[int] = column_property(
+        select(func.count(Address.number))
+        .where(Address.subnet_id == subnet_id, Address.family == 4)
+        .correlate_except(Address)
+        .scalar_subquery()
+    )
+    tags: Mapped[list[Tag]] = _tags("Subnet", "subnet_id")
+
+    @property
+    def cidrs(self) -> list[str]:
+        return [self.cidr] + ([self.ipv6_cidr] if self.ipv6_cidr else [])
+
+
+class Binding(Base):
+    """Which Linux interface, on which agent's host, a network interface is.
+
+    `state` is `pending` until the agent has reported on this very binding, then what it reported: `attached`, `absent`
+    (there is no such device) or `failed`; `message` says why. `revision` is the one at which the binding last changed.
+    """
+
+    __tablename__ = "bindings"
+    __table_args__ = (UniqueConstraint("agent", "device"),)
+
+    interface_id: Mapped[str] = mapped_column(ForeignKey("network_interfaces.interface_id"), primary_key=True)
+    agent: Mapped[str] = mapped_column(ForeignKey("agents.name"), index=True)
+    device: Mapped[str]
+    instance_id: Mapped[str | None] = mapped_column(index=True)
+    interface_type: Mapped[str | None]
+    requester_id: Mapped[str | None]
+    enforce: Mapped[bool]
+    allow: Mapped[list[list[int]] | None] = mapped_column(JSON(none_as_null=True))
+    attachment_id: Mapped[str]
+    attached_ms: Mapped[int] = mapped_column(BigInteger)
+    revision: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(default="pending")
+    message: Mapped[str | None]
+    mode: Mapped[str | None]  # how it is attached: tcx or clsact
+
+    @property
+    def requester_managed(self) -> bool:
+        """An interface that an AWS service would hold: it has a type of its own and belongs to no instance."""
+        return self.interface_type is not None and self.instance_id is None
+
+
+class NetworkInterface(Base):
+    __tablename__ = "network_interfaces"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    interface_id: Mapped[str] = mapped_column(unique=True)
+    subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.subnet_id"), index=True)
+    vpc_id: Mapped[str] = mapped_column(ForeignKey("vpcs.vpc_id"), index=True)
+    mac: Mapped[str] = mapped_column(unique=True)
+    description: Mapped[str]
+    created_type: Mapped[str]  # the InterfaceType it was made with
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+    subnet: Mapped[Subnet] = relationship(lazy="selectin", viewonly=True)
+    addresses: Mapped[list[Address]] = relationship(
+        order_by=Address.number, lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
+    )
+    binding: Mapped[Binding | None] = relationship(lazy="selectin", viewonly=True)
+    tags: Mapped[list[Tag]] = _tags("NetworkInterface", "interface_id")
+
+    def addresses_of(self, family: int) -> list[str]:
+        return [address.address for address in self.addresses if address.family == family]
+
+    @property
+    def interface_type(self) -> str:
+        return (self.binding and self.binding.interface_type) or self.created_type
+
+    @property
+    def status(self) -> str:
+        return "in-use" if self.binding else "available"
+
+
+class FlowLog(Base):
+    __tablename__ = "flow_logs"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    flow_log_id: Mapped[str] = mapped_column(unique=True)
+    resource_id: Mapped[str] = mapped_column(index=True)
+    resource_type: Mapped[str]
+    traffic_type: Mapped[str]
+    log_destination_type: Mapped[str]
+    log_destination: Mapped[str | None]  # as given
+    log_group_name: Mapped[str]
+    deliver_logs_permission_arn: Mapped[str]
+    log_format: Mapped[str]
+    max_aggregation_interval: Mapped[int]
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+    deliveries: Mapped[list[FlowLogDelivery]] = relationship(
+        lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
+    )
+    tags: Mapped[list[Tag]] = _tags("FlowLog", "flow_log_id")
+
+    @property
+    def deliver_logs_error_message(self) -> str | None:
+        """The worst of what the agents report; None while no delivery fails."""
+        failed = {delivery.message for delivery in self.deliveries if delivery.status == "FAILED"}
+        return next((message for message in DELIVERY_ERRORS if message in failed), None)
+
+    @property
+    def deliver_logs_status(self) -> str:
+        return "FAILED" if self.deliver_logs_error_message else "SUCCESS"
+
+
+class FlowLogDelivery(Base):
+    """How one agent's delivery of one flow log last went."""
+
+    __tablename__ = "flow_log_deliveries"
+
+    flow_log_id: Mapped[str] = mapped_column(ForeignKey("flow_logs.flow_log_id", ondelete="CASCADE"), primary_key=True)
+    agent: Mapped[str] = mapped_column(ForeignKey("agents.name"), primary_key=True)
+    status: Mapped[str]  # SUCCESS or FAILED
+    message: Mapped[str | None]  # one of DELIVERY_ERRORS where FAILED
+
+
+class ClientToken(Base):
+    """What a request with a client token made, so that the same request again makes nothing more."""
+
+    __tablename__ = "client_tokens"
+
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]  # of the other parameters
+    answer: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_ms: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class Agent(Base):
+    """A host's agent. `revision` is that of the last change of what this agent is told."""
+
+    __tablename__ = "agents"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    access_key_id: Mapped[str | None]
+    revision: Mapped[int] = mapped_column(BigInteger, index=True)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    received_ms: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Revision(Base):
+    """One row. It begins at the time of its making, so that a state made anew never repeats an old revision."""
+
+    __tablename__ = "revision"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)
