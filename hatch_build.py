@@ -46,7 +46,16 @@ def targets() -> dict[str, tuple[str, list[str]]]:
     return {
         "vnotch.bpf.o": (
             "vnotch.bpf.c",
-            ["-target", "bpfel-freestanding", "-mcpu=v3", "-O2", "-g", "-c", *WARNINGS],
+            [
+                "-target",
+                "bpfel-freestanding",
+                "-mcpu=v3",
+                "-O2",
+                "-g",
+                "-fno-asynchronous-unwind-tables",
+                "-c",
+                *WARNINGS,
+            ],
         ),
         "libvnotch.so": (
             "pcap.c",

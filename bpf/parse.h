@@ -189,11 +189,89 @@ static __always_inline int parse_ipv4(const struct pkt *p, u32 off, struct parse
 	return 0;
 }
 
+/* A walk along IPv6's extension headers. */
+struct walk {
+	const struct pkt *p;
+	u32 at;			/* the header to look at */
+	u32 end;		/* of the IP packet */
+	u32 fragment_id;
+	u32 jumbo;		/* bytes of BIG TCP's option, which lives inside the host: segments leave without it */
+	u8 next;		/* what the header at `at` is */
+	u8 fragment;
+	u8 fragment_proto;
+	u8 state;
+};
+
+#define WALK_ON 0	/* the next header is one to walk over, or has not been looked at */
+#define WALK_DONE 1
+#define WALK_BAD 2
+
+/* One step; returns 1 at the end of the walk. */
+static long walk_extension_header(u32 index, struct walk *w)
+{
+	u8 h[8], proto = w->next;
+	u32 length;
+
+	if (!is_extension_header(proto)) {
+		w->state = WALK_DONE;
+		return 1;
+	}
+	if (w->at + 8 > w->end || pkt_load(w->p, w->at, h, 8)) {
+		w->state = WALK_BAD;
+		return 1;
+	}
+	w->next = h[0];
+	length = proto == PROTO_AH ? (h[1] + 2) * 4 : (h[1] + 1) * 8;
+	if (proto == PROTO_FRAGMENT) {
+		u16 fragment = be16(h + 2) & 0xfff9;
+
+		length = 8;
+		if (fragment) {
+			if (w->fragment) {	/* a fragment of a fragment */
+				w->state = WALK_BAD;
+				return 1;
+			}
+			w->fragment = fragment & 0xfff8 ? FRAGMENT_LATER : FRAGMENT_FIRST;
+			w->fragment_id = be32(h + 4);
+			w->fragment_proto = h[0];
+			if (w->fragment == FRAGMENT_LATER) {	/* what follows is not a header */
+				w->at += 8;
+				w->state = WALK_DONE;
+				return 1;
+			}
+		}
+	}
+	if (proto == 0 && h[2] == 0xc2 && h[3] == 4)
+		w->jumbo = 8;
+	w->at += length;
+	if (w->at > w->end) {
+		w->state = WALK_BAD;
+		return 1;
+	}
+	return 0;
+}
+
+/* The verifier looks at bpf_loop's callback once; a loop written out costs it more than the million steps it has. */
+static __always_inline void walk_extension_headers(struct walk *w)
+{
+#ifdef __bpf__
+	long (*bpf_loop)(u32 steps, void *callback, void *context, u64 flags) = (void *)181;
+
+	bpf_loop(MAX_EXTENSION_HEADERS + 1, walk_extension_header, w, 0);
+#else
+	u32 i;
+
+	for (i = 0; i <= MAX_EXTENSION_HEADERS && !walk_extension_header(i, w); i++)
+		;
+#endif
+}
+
 static __always_inline int parse_ipv6(const struct pkt *p, u32 off, struct parsed *out)
 {
-	u32 there = p->wire_len - off, total, at = off + 40, end, jumbo = 0;
-	int transport = 0, i;
-	u8 h[40], next;
+	u32 there = p->wire_len - off, total, jumbo;
+	struct walk w = { .p = p, .at = off + 40 };
+	int transport = 0;
+	u8 h[40];
 
 	if (there < 40 || pkt_load(p, off, h, 40))
 		return -1;
@@ -205,42 +283,23 @@ static __always_inline int parse_ipv6(const struct pkt *p, u32 off, struct parse
 	out->v6 = 1;
 	__builtin_memcpy(out->src.bytes, h + 8, 16);
 	__builtin_memcpy(out->dst.bytes, h + 24, 16);
-	end = off + total;
-	next = h[6];
-	for (i = 0; is_extension_header(next); i++) {
-		u8 proto = next;
-		u16 fragment;
-
-		if (i == MAX_EXTENSION_HEADERS || at + 8 > end || pkt_load(p, at, h, 8))
+	w.end = off + total;
+	w.next = h[6];
+	if (is_extension_header(w.next)) {
+		walk_extension_headers(&w);
+		if (w.state != WALK_DONE)
 			return -1;
-		next = h[0];
-		if (proto == PROTO_FRAGMENT) {
-			fragment = be16(h + 2) & 0xfff9;
-			at += 8;
-			if (fragment) {
-				if (out->fragment)
-					return -1;	/* a fragment of a fragment */
-				out->fragment = fragment & 0xfff8 ? FRAGMENT_LATER : FRAGMENT_FIRST;
-				out->fragment_id = be32(h + 4);
-				out->fragment_proto = next;
-			}
-			if (out->fragment == FRAGMENT_LATER)
-				break;	/* what follows is not a header */
-		} else {
-			at += proto == PROTO_AH ? (h[1] + 2) * 4 : (h[1] + 1) * 8;
-		}
-		/* BIG TCP's jumbo option lives inside the host: segments leave without it. */
-		if (proto == 0 && p->gso_size && h[2] == 0xc2 && h[3] == 4)
-			jumbo = 8;
-		if (at > end)
-			return -1;
+		out->fragment = w.fragment;
+		out->fragment_id = w.fragment_id;
+		out->fragment_proto = w.fragment_proto;
 	}
-	out->proto = next;
+	out->proto = w.next;
 	if (out->fragment != FRAGMENT_LATER)
-		transport = parse_transport(p, at, end, out);
+		transport = parse_transport(p, w.at, w.end, out);
 	if (transport < 0)
 		return -1;
-	count_segments(p, total - jumbo, at - off - jumbo + transport, out);
+	jumbo = p->gso_size ? w.jumbo : 0;
+	count_segments(p, total - jumbo, w.at - off - jumbo + transport, out);
 	return 0;
 }
 

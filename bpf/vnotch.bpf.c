@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The capture: two programs on the host side of each ENI's interface. What enters there (tc ingress) has left the ENI
+ * (egress in AWS's words), and the other way round. Each packet of a captured interface is counted exactly once: in a
+ * flow of the active map, or as a record in the ring buffer where that map is full, or as lost where the ring is too.
+ *
+ * Needs kernel 5.17 or later (bpf_loop); uses nothing that Debian 12's 6.1 lacks. Maps are described at their definitions; those
+ * that user space alone uses are created by it (capture/kernel.py).
+ */
+#include "parse.h"
+
+#define SEC(name) __attribute__((section(name), used))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_ARRAY_OF_MAPS = 12, MAP_RINGBUF = 27 };
+
+#define F_NO_PREALLOC 1
+#define UPDATE_ANY 0
+#define UPDATE_NOEXIST 1
+#define EEXIST 17
+
+#define VERDICT_NEXT (-1)	/* TCX_NEXT, and TC_ACT_UNSPEC: let the next program decide */
+#define VERDICT_DROP 2		/* TCX_DROP, TC_ACT_SHOT */
+
+/* The head of the kernel's struct __sk_buff (include/uapi/linux/bpf.h), as far as it is used. */
+struct __sk_buff {
+	u32 len;
+	u32 pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority, ingress_ifindex;
+	u32 ifindex;
+	u32 tc_index, cb[5], hash, tc_classid, data, data_end, napi_id, family, remote_ip4, local_ip4;
+	u32 remote_ip6[4], local_ip6[4], remote_port, local_port, data_meta;
+	u64 flow_keys, tstamp;
+	u32 wire_len;
+	u32 gso_segs;
+	u64 sk;
+	u32 gso_size;
+};
+_Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "__sk_buff");
+
+static void *(*map_lookup)(void *map, const void *key) = (void *)1;
+static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*skb_load_bytes)(const void *skb, u32 off, void *to, u32 len) = (void *)26;
+static u64 (*ktime_get_boot_ns)(void) = (void *)125;
+static void *(*ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
+static void (*ringbuf_submit)(void *data, u64 flags) = (void *)132;
+
+/* ifindex -> slot. An interface index repeats across namespaces and is used again, a slot does not. */
+struct {
+	__uint(type, MAP_HASH);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, u32);
+	__type(value, u32);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, MAP_ARRAY);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, u32);
+	__type(value, struct eni);
+} enis SEC(".maps");
+
+/* Written by user space alone. */
+struct {
+	__uint(type, MAP_HASH);
+	__uint(map_flags, F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct allow_key);
+	__type(value, u32);
+} allowed SEC(".maps");
+
+/* By slot * 2 + direction: all packets that a captured interface has seen. */
+struct {
+	__uint(type, MAP_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SLOTS * 2);
+	__type(key, u32);
+	__type(value, struct counter);
+} seen SEC(".maps");
+
+/* By slot * 2 + direction: those that found neither the flow map nor the ring buffer with room. */
+struct {
+	__uint(type, MAP_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SLOTS * 2);
+	__type(key, u32);
+	__type(value, struct counter);
+} lost SEC(".maps");
+
+/* COUNT_* */
+struct {
+	__uint(type, MAP_PERCPU_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, u32);
+	__type(value, u64);
+} counts SEC(".maps");
+
+/* A plain hash, since an LRU one evicts in silence; user space removes what is old. */
+struct {
+	__uint(type, MAP_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_value);
+} fragments SEC(".maps");
+
+/* Two preallocated maps that take turns; user space sets their size and puts one of them into `active`. */
+struct flow_map {
+	__uint(type, MAP_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow_value);
+};
+struct flow_map flows_0 SEC(".maps");
+struct flow_map flows_1 SEC(".maps");
+
+struct {
+	__uint(type, MAP_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	struct flow_map *values[];
+} active SEC(".maps") = { .values = { &flows_0 } };
+
+/* struct spill; user space sets the size. */
+struct {
+	__uint(type, MAP_RINGBUF);
+	__uint(max_entries, 4096);
+} ring SEC(".maps");
+
+static __always_inline int pkt_load(const struct pkt *p, u32 off, void *to, u32 len)
+{
+	return skb_load_bytes(p->data, off, to, len);
+}
+
+static __always_inline void count(u32 which)
+{
+	u64 *n = map_lookup(&counts, &which);
+
+	if (n)
+		*n += 1;
+}
+
+/* Adds to a counter of this CPU: a tc program is not interrupted by another on the same CPU's counter. */
+static __always_inline void add(void *map, u32 index, const struct parsed *p)
+{
+	struct counter *c = map_lookup(map, &index);
+
+	if (c) {
+		__sync_fetch_and_add(&c->packets, p->packets);
+		__sync_fetch_and_add(&c->bytes, p->bytes);
+	}
+}
+
+static __always_inline void add_to_flow(struct flow_value *v, const struct parsed *p, u64 now)
+{
+	__sync_fetch_and_add(&v->packets, p->packets);
+	__sync_fetch_and_add(&v->bytes, p->bytes);
+	if (now > v->last_ns)
+		v->last_ns = now;	/* a race between CPUs costs the time between them, nanoseconds */
+	if (p->tcp_flags & ~v->tcp_flags)
+		__sync_fetch_and_or(&v->tcp_flags, p->tcp_flags);
+}
+
+/* No room in the flow map: the packet goes to user space by itself. */
+static __always_inline void spill(const struct flow_key *key, const struct parsed *p, u64 now)
+{
+	struct spill *s = ringbuf_reserve(&ring, sizeof(*s), 0);
+
+	if (!s) {
+		add(&lost, key->slot * 2 + key->dir, p);
+		return;
+	}
+	s->key = *key;
+	s->tcp_flags = p->tcp_flags;
+	s->packets = p->packets;
+	s->bytes = p->bytes;
+	s->ns = now;
+	ringbuf_submit(s, 0);
+	count(COUNT_SPILLED);
+}
+
+static __always_inline void count_flow(const struct flow_key *key, const struct parsed *p, u64 now)
+{
+	struct flow_value *v, fresh;
+	u32 zero = 0;
+	void *flows = map_lookup(&active, &zero);
+
+	if (!flows) {
+		spill(key, p, now);
+		return;
+	}
+	v = map_lookup(flows, key);
+	if (!v) {
+		fresh.packets = p->packets;
+		fresh.bytes = p->bytes;
+		fresh.first_ns = fresh.last_ns = now;
+		fresh.tcp_flags = p->tcp_flags;
+		fresh.pad = 0;
+		long error = map_update(flows, key, &fresh, UPDATE_NOEXIST);
+		if (!error)
+			return;
+		if (error == -EEXIST)	/* another CPU was first */
+			v = map_lookup(flows, key);
+		if (!v) {
+			spill(key, p, now);
+			return;
+		}
+	}
+	add_to_flow(v, p, now);
+}
+
+static __always_inline void fragment_of(struct fragment_key *key, const struct parsed *p, u32 slot, u32 dir)
+{
+	__builtin_memcpy(key->src, &p->src, 16);
+	__builtin_memcpy(key->dst, &p->dst, 16);
+	key->id = p->fragment_id;
+	key->slot = slot;
+	key->proto = p->fragment_proto;
+	key->dir = dir;
+}
+
+/* Gives a later fragment the ports of its first, and returns the first one's outcome. */
+static __always_inline u8 resume_fragment(struct parsed *p, u32 slot, u32 dir)
+{
+	struct fragment_key key;
+	struct fragment_value *v;
+
+	fragment_of(&key, p, slot, dir);
+	v = map_lookup(&fragments, &key);
+	if (!v)
+		return OUT_ACCEPT;
+	p->sport = v->sport;
+	p->dport = v->dport;
+	p->proto = v->proto;
+	return v->outcome;
+}
+
+static __always_inline void remember_fragment(const struct parsed *p, u32 slot, u32 dir, u8 outcome, u64 now)
+{
+	struct fragment_key key;
+	struct fragment_value v = {
+		.ns = now, .sport = p->sport, .dport = p->dport, .proto = p->proto, .outcome = outcome,
+	};
+
+	fragment_of(&key, p, slot, dir);
+	if (map_update(&fragments, &key, &v, UPDATE_ANY))
+		count(COUNT_FRAGMENTS_FULL);
+}
+
+/* The verdict of this release: a static list of ports that an ENI lets in. */
+static __always_inline u8 decide(const struct parsed *p, u32 slot, u32 dir, const struct eni *eni)
+{
+	struct allow_key key = { .slot = slot, .port = p->dport, .proto = p->proto };
+
+	if (!needs_allow_entry(p, dir, eni->flags))
+		return OUT_ACCEPT;
+	return map_lookup(&allowed, &key) ? OUT_ACCEPT : OUT_REJECT;
+}
+
+static __always_inline int capture(struct __sk_buff *skb, u32 dir)
+{
+	u32 ifindex = skb->ifindex, *found = map_lookup(&slots, &ifindex), slot;
+	struct pkt packet = {
+		.data = skb, .cap_len = skb->len, .wire_len = skb->len, .gso_size = skb->gso_size, .gso_segs = skb->gso_segs,
+		.link = LINK_ETHERNET,
+	};
+	struct flow_key key = {};
+	struct parsed p;
+	struct eni *eni;
+	u8 outcome = OUT_ACCEPT, exclusion;
+	u64 now;
+
+	slot = found ? *found : MAX_SLOTS;
+	eni = map_lookup(&enis, &slot);
+	if (!eni) {
+		count(COUNT_UNKNOWN_INTERFACE);
+		return VERDICT_NEXT;
+	}
+	now = ktime_get_boot_ns();
+	parse_packet(&packet, &p);
+	add(&seen, slot * 2 + dir, &p);
+
+	if (p.exclusion == EXCL_NONE) {
+		if (p.fragment == FRAGMENT_LATER)
+			outcome = resume_fragment(&p, slot, dir);
+		else
+			outcome = decide(&p, slot, dir, eni);
+		if (p.fragment == FRAGMENT_FIRST)
+			remember_fragment(&p, slot, dir, outcome, now);
+	}
+	exclusion = packet_exclusion(&p, eni);
+
+	key.slot = slot;
+	key.dir = dir;
+	if (exclusion) {
+		/* One entry for each reason, so that it flips with the flows. */
+		key.outcome = OUT_EXCLUDED;
+		key.proto = exclusion;
+		p.tcp_flags = 0;
+		outcome = OUT_EXCLUDED;
+	} else {
+		__builtin_memcpy(key.src, &p.src, 16);
+		__builtin_memcpy(key.dst, &p.dst, 16);
+		key.sport = p.sport;
+		key.dport = p.dport;
+		key.proto = p.proto;
+		key.outcome = outcome;
+		key.v6 = p.v6;
+	}
+	count_flow(&key, &p, now);
+	return outcome == OUT_REJECT && (eni->flags & ENI_ENFORCE) ? VERDICT_DROP : VERDICT_NEXT;
+}
+
+SEC("tc") int vnotch_ingress(struct __sk_buff *skb)
+{
+	return capture(skb, DIR_EGRESS);
+}
+
+SEC("tc") int vnotch_egress(struct __sk_buff *skb)
+{
+	return capture(skb, DIR_INGRESS);
+}
+
+char LICENSE[] SEC("license") = "GPL";
