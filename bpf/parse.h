@@ -24,6 +24,7 @@
 
 #define LINK_ETHERNET 0
 #define LINK_NONE 1	/* the packet begins with its IP header */
+#define LINK_TYPED 2	/* the packet begins behind a link header that named its ethertype (capture files) */
 
 #define PROTO_ICMP 1
 #define PROTO_TCP 6
@@ -43,6 +44,7 @@ struct pkt {
 	u32 wire_len;		/* bytes as sent, with the link header; more than cap_len behind a snap length */
 	u32 gso_size;		/* payload bytes per packet on the wire, if this is several (GSO, GRO); otherwise 0 */
 	u16 gso_segs;		/* their number, 0: not known */
+	u16 type;		/* ethertype, with LINK_TYPED */
 	u8 link;		/* LINK_* */
 };
 
@@ -315,12 +317,16 @@ static __always_inline void parse_packet(const struct pkt *p, struct parsed *out
 	u8 h[14], group = 0;
 
 	__builtin_memset(out, 0, sizeof(*out));
-	if (p->link == LINK_ETHERNET) {
-		bad = p->wire_len < 14 || pkt_load(p, 0, h, 14);
-		if (!bad) {
-			group = h[0] & 1;
-			type = be16(h + 12);
-			off = 14;
+	if (p->link != LINK_NONE) {
+		if (p->link == LINK_TYPED) {
+			type = p->type;
+		} else {
+			bad = p->wire_len < 14 || pkt_load(p, 0, h, 14);
+			if (!bad) {
+				group = h[0] & 1;
+				type = be16(h + 12);
+				off = 14;
+			}
 		}
 		for (i = 0; i < MAX_VLAN_TAGS && !bad && (type == 0x8100 || type == 0x88a8); i++) {
 			bad = off + 4 > p->wire_len || pkt_load(p, off, h, 4);
