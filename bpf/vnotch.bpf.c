@@ -7,7 +7,7 @@
  * Needs kernel 5.17 or later (bpf_loop); uses nothing that Debian 12's 6.1 lacks. Maps are described at their definitions; those
  * that user space alone uses are created by it (capture/kernel.py).
  */
-#include "parse.h"
+#include "judge.h"
 
 #define SEC(name) __attribute__((section(name), used))
 #define __uint(name, value) int(*name)[value]
@@ -206,52 +206,21 @@ static __always_inline void count_flow(const struct flow_key *key, const struct 
 	add_to_flow(v, p, now);
 }
 
-static __always_inline void fragment_of(struct fragment_key *key, const struct parsed *p, u32 slot, u32 dir)
+/* User space removes entries 30 s after their first fragment, so what is there is young. */
+static __always_inline struct fragment_value *fragment_find(void *tables, const struct fragment_key *key, u64 now)
 {
-	__builtin_memcpy(key->src, &p->src, 16);
-	__builtin_memcpy(key->dst, &p->dst, 16);
-	key->id = p->fragment_id;
-	key->slot = slot;
-	key->proto = p->fragment_proto;
-	key->dir = dir;
+	return map_lookup(&fragments, key);
 }
 
-/* Gives a later fragment the ports of its first, and returns the first one's outcome. */
-static __always_inline u8 resume_fragment(struct parsed *p, u32 slot, u32 dir)
+static __always_inline void fragment_keep(void *tables, const struct fragment_key *key, const struct fragment_value *value)
 {
-	struct fragment_key key;
-	struct fragment_value *v;
-
-	fragment_of(&key, p, slot, dir);
-	v = map_lookup(&fragments, &key);
-	if (!v)
-		return OUT_ACCEPT;
-	p->sport = v->sport;
-	p->dport = v->dport;
-	p->proto = v->proto;
-	return v->outcome;
-}
-
-static __always_inline void remember_fragment(const struct parsed *p, u32 slot, u32 dir, u8 outcome, u64 now)
-{
-	struct fragment_key key;
-	struct fragment_value v = {
-		.ns = now, .sport = p->sport, .dport = p->dport, .proto = p->proto, .outcome = outcome,
-	};
-
-	fragment_of(&key, p, slot, dir);
-	if (map_update(&fragments, &key, &v, UPDATE_ANY))
+	if (map_update(&fragments, key, value, UPDATE_ANY))
 		count(COUNT_FRAGMENTS_FULL);
 }
 
-/* The verdict of this release: a static list of ports that an ENI lets in. */
-static __always_inline u8 decide(const struct parsed *p, u32 slot, u32 dir, const struct eni *eni)
+static __always_inline int allow_listed(void *tables, const struct allow_key *key)
 {
-	struct allow_key key = { .slot = slot, .port = p->dport, .proto = p->proto };
-
-	if (!needs_allow_entry(p, dir, eni->flags))
-		return OUT_ACCEPT;
-	return map_lookup(&allowed, &key) ? OUT_ACCEPT : OUT_REJECT;
+	return map_lookup(&allowed, key) != 0;
 }
 
 static __always_inline int capture(struct __sk_buff *skb, u32 dir)
@@ -264,8 +233,8 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 	struct flow_key key = {};
 	struct parsed p;
 	struct eni *eni;
-	u8 outcome = OUT_ACCEPT, exclusion;
 	u64 now;
+	u8 outcome;
 
 	slot = found ? *found : MAX_SLOTS;
 	eni = map_lookup(&enis, &slot);
@@ -277,33 +246,7 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 	parse_packet(&packet, &p);
 	add(&seen, slot * 2 + dir, &p);
 
-	if (p.exclusion == EXCL_NONE) {
-		if (p.fragment == FRAGMENT_LATER)
-			outcome = resume_fragment(&p, slot, dir);
-		else
-			outcome = decide(&p, slot, dir, eni);
-		if (p.fragment == FRAGMENT_FIRST)
-			remember_fragment(&p, slot, dir, outcome, now);
-	}
-	exclusion = packet_exclusion(&p, eni);
-
-	key.slot = slot;
-	key.dir = dir;
-	if (exclusion) {
-		/* One entry for each reason, so that it flips with the flows. */
-		key.outcome = OUT_EXCLUDED;
-		key.proto = exclusion;
-		p.tcp_flags = 0;
-		outcome = OUT_EXCLUDED;
-	} else {
-		__builtin_memcpy(key.src, &p.src, 16);
-		__builtin_memcpy(key.dst, &p.dst, 16);
-		key.sport = p.sport;
-		key.dport = p.dport;
-		key.proto = p.proto;
-		key.outcome = outcome;
-		key.v6 = p.v6;
-	}
+	outcome = judge(0, &p, slot, dir, eni, now, &key);
 	count_flow(&key, &p, now);
 	return outcome == OUT_REJECT && (eni->flags & ENI_ENFORCE) ? VERDICT_DROP : VERDICT_NEXT;
 }
