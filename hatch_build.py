@@ -1,7 +1,7 @@
 """Compile the datapath: the eBPF program and the native library, both with the zig that PyPI's `ziglang` brings.
 
-Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the same
-in place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
+Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the
+same in place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
 
     bpf/vnotch.bpf.c -> src/vnotch/capture/native/vnotch.bpf.o    loaded by capture/kernel.py
     bpf/pcap.c       -> src/vnotch/capture/native/libvnotch.so    loaded by capture/pcap.py

@@ -101,7 +101,8 @@ struct {
 	__type(value, struct fragment_value);
 } fragments SEC(".maps");
 
-/* Two preallocated maps that take turns; user space sets their size and puts one of them into `active`. */
+/* Two preallocated maps that take turns; user space sets their size and puts one of them into `active`, before it
+ * attaches anything. */
 struct flow_map {
 	__uint(type, MAP_HASH);
 	__uint(max_entries, 1);
@@ -116,7 +117,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, u32);
 	struct flow_map *values[];
-} active SEC(".maps") = { .values = { &flows_0 } };
+} active SEC(".maps");
 
 /* struct spill; user space sets the size. */
 struct {
