@@ -54,14 +54,15 @@ class State:
             session.rollback()
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, notify: bool = True) -> Iterator[Session]:
+        """`notify` False: a write that no agent needs to hear of, such as the statistics of log streams."""
         with self._sessions() as session:
             if self.engine.dialect.name == "sqlite":
                 session.connection(execution_options={"vnotch_immediate": True})
             yield session
             session.commit()
-        for notify in self.on_change:
-            notify()
+        for heard in self.on_change if notify else ():
+            heard()
 
     def close(self) -> None:
         self.engine.dispose()
