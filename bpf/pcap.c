@@ -16,6 +16,9 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* The version of this file's border with capture/native.py. */
+#define CAPTURE_ABI 1
+
 /* What capture_read returns beside READ_MORE, READ_INTERFACE and READ_DAMAGED. */
 #define CAPTURE_TICK 4	/* drain, if a tick is open, then capture_begin_tick */
 #define CAPTURE_FULL 5	/* drain */
@@ -57,6 +60,7 @@ struct capture {
 	u8 inside;
 	u64 packets;
 	u64 bytes;
+	u64 malformed;
 	u64 late;
 	u64 untimed;
 	u64 cut;
@@ -74,6 +78,7 @@ struct capture_report {
 	u64 blocks_skipped;
 	u64 packets;
 	u64 bytes;
+	u64 malformed;
 	u64 late;
 	u64 untimed;
 	u64 cut;
@@ -263,7 +268,24 @@ static void count_packet(struct capture *capture)
 	capture->seen[interface->slot][dir].bytes += p.bytes;
 	capture->late += captured->ns < capture->tick_start_ns;
 	capture->untimed += !captured->timed;
-	capture->cut += p.exclusion == EXCL_MALFORMED && captured->length < captured->wire_length;
+	if (p.exclusion == EXCL_MALFORMED) {
+		capture->malformed++;
+		capture->cut += captured->length < captured->wire_length;
+	}
+}
+
+EXPORT u32 capture_abi(void)
+{
+	return CAPTURE_ABI;
+}
+
+EXPORT void capture_sizes(u32 sizes[5])
+{
+	sizes[0] = sizeof(struct eni);
+	sizes[1] = sizeof(struct local_network);
+	sizes[2] = sizeof(struct capture_report);
+	sizes[3] = sizeof(struct parsed);
+	sizes[4] = sizeof(struct flow);
 }
 
 EXPORT void capture_close(struct capture *capture)
@@ -396,6 +418,7 @@ EXPORT void capture_look(const struct capture *capture, struct capture_report *r
 	report->blocks_skipped = reader->blocks_skipped;
 	report->packets = capture->packets;
 	report->bytes = capture->bytes;
+	report->malformed = capture->malformed;
 	report->late = capture->late;
 	report->untimed = capture->untimed;
 	report->cut = capture->cut;

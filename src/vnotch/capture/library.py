@@ -1,0 +1,324 @@
+"""The native library by ctypes: bpf/pcap.c as it is seen from Python, and one packet parsed for whoever wants to look.
+
+The structs repeat those of bpf/; a library of another version than these sources is refused when it is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vnotch.errors import HostError, InputError
+from vnotch.flow import FLOW_SCHEMA, Exclusion, Outcome
+
+LIBRARY = Path(__file__).parent / "native" / "libvnotch.so"
+
+ABI = 1
+"""bpf/pcap.c: CAPTURE_ABI. Raised by one with every change of a struct or a function that crosses this border."""
+
+READ_MORE, READ_INTERFACE, READ_DAMAGED, CAPTURE_TICK, CAPTURE_FULL, CAPTURE_DRAINED = 0, 2, 3, 4, 5, 6
+"""What capture_read and capture_end return."""
+
+MAX_SLOTS = 4096
+
+_ENI_ALLOW_LIST = 2
+
+
+class Eni(ctypes.Structure):
+    """bpf/vnotch.h: struct eni."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint32),
+        ("dns_v4", ctypes.c_uint8 * 4),
+        ("router_v4", ctypes.c_uint8 * 4 * 2),
+        ("router_v6", ctypes.c_uint8 * 16),
+    )
+
+
+class AllowKey(ctypes.Structure):
+    """bpf/vnotch.h: struct allow_key."""
+
+    _fields_ = (
+        ("slot", ctypes.c_uint16),
+        ("port", ctypes.c_uint16),
+        ("proto", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 3),
+    )
+
+
+class LocalNetwork(ctypes.Structure):
+    """bpf/pcap.c: struct local_network."""
+
+    _fields_ = (
+        ("address", ctypes.c_uint8 * 16),
+        ("mask", ctypes.c_uint8 * 16),
+        ("v6", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8 * 7),
+    )
+
+
+class Report(ctypes.Structure):
+    """bpf/pcap.c: struct capture_report."""
+
+    _fields_ = (
+        ("offset", ctypes.c_uint64),
+        ("need", ctypes.c_uint64),
+        ("damaged_at", ctypes.c_uint64),
+        ("blocks_skipped", ctypes.c_uint64),
+        ("packets", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("malformed", ctypes.c_uint64),
+        ("late", ctypes.c_uint64),
+        ("untimed", ctypes.c_uint64),
+        ("cut", ctypes.c_uint64),
+        ("fragments_full", ctypes.c_uint64),
+        ("tick_start_ns", ctypes.c_uint64),
+        ("tick_open", ctypes.c_uint64),
+        ("flows", ctypes.c_void_p),
+        ("flow_count", ctypes.c_uint64),
+        ("link", ctypes.c_uint32),
+        ("snaplen", ctypes.c_uint32),
+        ("section", ctypes.c_uint32),
+        ("index", ctypes.c_uint32),
+        ("name_length", ctypes.c_uint32),
+        ("name", ctypes.c_uint8 * 128),
+        ("message", ctypes.c_char * 160),
+    )
+
+
+class _Parsed(ctypes.Structure):
+    """bpf/parse.h: struct parsed."""
+
+    _fields_ = (
+        ("src", ctypes.c_uint8 * 16),
+        ("dst", ctypes.c_uint8 * 16),
+        ("bytes", ctypes.c_uint64),
+        ("packets", ctypes.c_uint32),
+        ("fragment_id", ctypes.c_uint32),
+        ("sport", ctypes.c_uint16),
+        ("dport", ctypes.c_uint16),
+        ("proto", ctypes.c_uint8),
+        ("v6", ctypes.c_uint8),
+        ("exclusion", ctypes.c_uint8),
+        ("group", ctypes.c_uint8),
+        ("tcp_flags", ctypes.c_uint8),
+        ("opens", ctypes.c_uint8),
+        ("fragment", ctypes.c_uint8),
+        ("fragment_proto", ctypes.c_uint8),
+    )
+
+
+FLOW_DTYPE: np.dtype[np.void] = np.dtype(
+    [
+        ("src", "V16"),
+        ("dst", "V16"),
+        ("sport", "<u2"),
+        ("dport", "<u2"),
+        ("slot", "<u2"),
+        ("proto", "u1"),
+        ("bits", "u1"),  # dir 1, outcome 2, v6 1, from the lowest
+        ("rule", "<u4"),
+        ("hash", "<u4"),
+        ("packets", "<u8"),
+        ("bytes", "<u8"),
+        ("first_ns", "<u8"),
+        ("last_ns", "<u8"),
+        ("tcp_flags", "<u4"),
+        ("pad", "<u4"),
+    ]
+)
+"""bpf/flow_table.h: struct flow, which is struct flow_key, a hash and struct flow_value."""
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The native library with its signatures. Raises HostError where it is missing or of another version."""
+    remedy = "build it: python hatch_build.py"
+    try:
+        lib = ctypes.CDLL(str(LIBRARY))
+        abi = int(lib.capture_abi())
+    except (OSError, AttributeError) as error:
+        raise HostError(f"the native library cannot be used: {error}", remedy) from error
+    sizes = (ctypes.c_uint32 * 5)()
+    lib.capture_sizes(sizes)
+    ours = [ctypes.sizeof(Eni), ctypes.sizeof(LocalNetwork), ctypes.sizeof(Report), ctypes.sizeof(_Parsed)]
+    if abi != ABI or list(sizes) != [*ours, FLOW_DTYPE.itemsize]:
+        raise HostError("the native library is of another version than vnotch", remedy)
+    pointer, u8, u16, u32, u64 = ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
+    signatures: dict[str, tuple[object, list[object]]] = {
+        "capture_open": (pointer, [u64, u32, u64, u32]),
+        "capture_close": (None, [pointer]),
+        "capture_read": (u32, [pointer, pointer, u64]),
+        "capture_begin_tick": (None, [pointer]),
+        "capture_drained": (None, [pointer]),
+        "capture_end": (u32, [pointer, u64]),
+        "capture_set_slot": (
+            ctypes.c_int32,
+            [pointer, u16, ctypes.POINTER(Eni), ctypes.POINTER(AllowKey), u32, ctypes.POINTER(LocalNetwork), u32],
+        ),
+        "capture_look": (None, [pointer, ctypes.POINTER(Report)]),
+        "capture_seen": (ctypes.POINTER(u64), [pointer]),
+        "capture_parse": (
+            u32,
+            [u32, ctypes.POINTER(u8), u32, u32, u32, u16, ctypes.POINTER(Eni), ctypes.POINTER(_Parsed)],
+        ),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+@dataclass(frozen=True)
+class SlotPolicy:
+    """What decides about the packets of one ENI in a capture: the values that the kernel has of it in `struct eni`.
+
+    `dns_ipv4` is the VPC's base + 2; `routers_ipv4` up to two reserved router addresses (base + 1 of VPC and subnet);
+    `router_ipv6` the subnet's ::1. `allow` is the static port list as (protocol number, port), None: all is let in.
+    `local` are the ENI's own addresses, or networks, by which the direction is told where a capture does not say it.
+    """
+
+    dns_ipv4: str | None = None
+    routers_ipv4: tuple[str, ...] = ()
+    router_ipv6: str | None = None
+    allow: tuple[tuple[int, int], ...] | None = None
+    local: tuple[str, ...] = ()
+
+    def eni(self) -> Eni:
+        """Raises InputError where an address is none."""
+        eni = Eni(flags=0 if self.allow is None else _ENI_ALLOW_LIST)
+        if len(self.routers_ipv4) > 2:
+            raise InputError(f"{len(self.routers_ipv4)} router addresses, an ENI has at most two")
+        try:
+            if self.dns_ipv4:
+                eni.dns_v4[:] = IPv4Address(self.dns_ipv4).packed
+            for at, router in enumerate(self.routers_ipv4):
+                eni.router_v4[at][:] = IPv4Address(router).packed
+            if self.router_ipv6:
+                eni.router_v6[:] = IPv6Address(self.router_ipv6).packed
+        except ValueError as error:
+            raise InputError(f"policy of an ENI: {error}") from error
+        return eni
+
+    def allow_keys(self, slot: int) -> ctypes.Array[AllowKey]:
+        """Raises InputError where a port or a protocol number is out of range."""
+        for protocol, port in self.allow or ():
+            if not (0 <= protocol <= 255 and 0 <= port <= 65535):
+                raise InputError(f"allow list: protocol {protocol} port {port} is out of range")
+        keys = [AllowKey(slot=slot, port=port, proto=protocol) for protocol, port in self.allow or ()]
+        return (AllowKey * len(keys))(*keys)
+
+    def local_networks(self) -> ctypes.Array[LocalNetwork]:
+        return local_networks(self.local)
+
+
+def local_networks(networks: Iterable[str]) -> ctypes.Array[LocalNetwork]:
+    """Addresses and networks in text as the library compares them. Raises InputError for what is neither."""
+    found = []
+    for text in networks:
+        try:
+            network = ip_network(text, strict=False)
+        except ValueError as error:
+            raise InputError(f"local address {text!r}: {error}") from error
+        item = LocalNetwork(v6=network.version == 6)
+        size = network.max_prefixlen // 8
+        item.address[:size] = network.network_address.packed
+        item.mask[:size] = network.netmask.packed
+        found.append(item)
+    return (LocalNetwork * len(found))(*found)
+
+
+@dataclass(frozen=True)
+class ParsedPacket:
+    """What the parser understood of one packet. Where `exclusion` is set, only packets and bytes mean anything."""
+
+    exclusion: Exclusion | None
+    family: int
+    protocol: int
+    srcaddr: str
+    dstaddr: str
+    srcport: int
+    dstport: int
+    packets: int
+    bytes: int
+    tcp_flags: int
+    opens: bool
+    fragment: int  # 0 none, 1 first, 2 later
+    fragment_id: int
+
+
+def parse_packet(
+    data: bytes,
+    wire_length: int | None = None,
+    *,
+    link_type: int = 1,
+    gso_size: int = 0,
+    gso_segments: int = 0,
+    policy: SlotPolicy | None = None,
+) -> ParsedPacket:
+    """Parse one packet with the C that the kernel runs.
+
+    `wire_length` is its length as sent, in bytes, where `data` was cut by a snap length. `link_type` is one of those
+    that captures may have (Ethernet by default); `gso_size` and `gso_segments` as the kernel gives them for a frame
+    that stands for several packets.
+    """
+    parsed = _Parsed()
+    buffer = (ctypes.c_uint8 * max(len(data), 1)).from_buffer_copy(data or b"\0")
+    length = len(data) if wire_length is None else wire_length
+    eni = (policy or SlotPolicy()).eni()
+    load().capture_parse(link_type, buffer, len(data), length, gso_size, gso_segments, eni, parsed)
+    address = IPv6Address if parsed.v6 else lambda packed: IPv4Address(packed[:4])
+    return ParsedPacket(
+        exclusion=Exclusion(parsed.exclusion) if parsed.exclusion else None,
+        family=6 if parsed.v6 else 4,
+        protocol=parsed.proto,
+        srcaddr=str(address(bytes(parsed.src))),
+        dstaddr=str(address(bytes(parsed.dst))),
+        srcport=parsed.sport,
+        dstport=parsed.dport,
+        packets=parsed.packets,
+        bytes=parsed.bytes,
+        tcp_flags=parsed.tcp_flags,
+        opens=bool(parsed.opens),
+        fragment=parsed.fragment,
+        fragment_id=parsed.fragment_id,
+    )
+
+
+def flow_table(flows: npt.NDArray[np.void]) -> pa.Table:
+    """Flows of FLOW_DTYPE as a table of FLOW_SCHEMA; all is copied."""
+    outcome = flows["bits"] >> 1 & 3
+    excluded = outcome == Outcome.EXCLUDED
+    zero = np.uint8(0)
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        "slot": flows["slot"],
+        "direction": flows["bits"] & 1,
+        "outcome": outcome,
+        "exclusion": np.where(excluded, flows["proto"], zero),
+        "family": np.where(excluded, zero, np.where(flows["bits"] >> 3 & 1, np.uint8(6), np.uint8(4))),
+        "protocol": np.where(excluded, zero, flows["proto"]),
+        "srcport": flows["sport"],
+        "dstport": flows["dport"],
+        "rule": flows["rule"],
+        "packets": flows["packets"],
+        "bytes": flows["bytes"],
+        "start_ns": flows["first_ns"].astype(np.int64),
+        "end_ns": flows["last_ns"].astype(np.int64),
+        "tcp_flags": flows["tcp_flags"].astype(np.uint8),
+    }
+    arrays = []
+    for field in FLOW_SCHEMA:
+        if field.name in ("srcaddr", "dstaddr"):
+            packed = pa.py_buffer(np.ascontiguousarray(flows[field.name[:3]]).tobytes())
+            arrays.append(pa.FixedSizeBinaryArray.from_buffers(field.type, len(flows), [None, packed]))
+        else:
+            arrays.append(pa.array(np.ascontiguousarray(columns[field.name]), type=field.type))
+    return pa.Table.from_arrays(arrays, schema=FLOW_SCHEMA)
