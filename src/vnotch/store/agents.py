@@ -157,7 +157,7 @@ def _interface(row: network.NetworkInterface, vpc_cidrs: tuple[str, ...], accoun
         az_id=row.subnet.zone_id,
         mac=row.mac,
         instance_id=binding.instance_id,
-        interface_type=row.interface_type,
+        interface_type=None if row.interface_type == "interface" else row.interface_type,
         private_ipv4=tuple(row.addresses_of(4)),
         ipv6=tuple(row.addresses_of(6)),
         vpc_cidrs=vpc_cidrs,

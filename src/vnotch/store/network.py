@@ -71,7 +71,7 @@ class VpcCidr(Base):
 
 
 class Address(Base):
-    """A private address of an interface. The interface's first IPv4 address is its primary one."""
+    """A private address of an interface."""
 
     __tablename__ = "addresses"
     __table_args__ = (
@@ -83,6 +83,7 @@ class Address(Base):
     interface_id: Mapped[str] = mapped_column(ForeignKey("network_interfaces.interface_id", ondelete="CASCADE"))
     subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.subnet_id"))
     family: Mapped[int]  # 4 or 6
+    primary: Mapped[bool] = mapped_column(default=False)  # one IPv4 address of each interface
     address: Mapped[str]  # compressed text
     value: Mapped[int] = mapped_column(BigInteger)  # IPv4 as a number, 0 for IPv6; finds the next free one
 
@@ -161,12 +162,16 @@ class NetworkInterface(Base):
 
     subnet: Mapped[Subnet] = relationship(lazy="selectin", viewonly=True)
     addresses: Mapped[list[Address]] = relationship(
-        order_by=Address.number, lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
+        order_by=(Address.primary.desc(), Address.number),
+        lazy="selectin",
+        cascade="all, delete-orphan",
+        passive_deletes=True,
     )
     binding: Mapped[Binding | None] = relationship(lazy="selectin", viewonly=True)
     tags: Mapped[list[Tag]] = _tags("NetworkInterface", "interface_id")
 
     def addresses_of(self, family: int) -> list[str]:
+        """For IPv4 the primary address is the first."""
         return [address.address for address in self.addresses if address.family == family]
 
     @property

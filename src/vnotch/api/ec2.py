@@ -1,0 +1,19 @@
+"""The EC2 service: its parts, one noun a file, put together."""
+
+from __future__ import annotations
+
+from vnotch.api.ec2_flow_logs import FlowLogs
+from vnotch.api.ec2_interfaces import NetworkInterfaces
+from vnotch.api.ec2_subnets import Subnets
+from vnotch.api.ec2_tags import Tags
+from vnotch.api.ec2_vpcs import Vpcs
+from vnotch.api.ec2_zones import Zones
+
+
+class Ec2(Vpcs, Subnets, NetworkInterfaces, FlowLogs, Tags, Zones):
+    """`Ec2(state, region, any_interval=False, authorise=None)`.
+
+    `region` is the one region there is; `any_interval` allows aggregation intervals of 1 to 900 s; `authorise(call,
+    action, resource, conditions)` is asked for the permissions that an operation needs beside its own (iam:PassRole,
+    ec2:CreateTags) and raises ApiError where they are missing.
+    """

@@ -1,0 +1,231 @@
+"""Flow logs: CreateFlowLogs, DescribeFlowLogs, DeleteFlowLogs. There is no modify: only tags
+of a flow log can change.
+
+Errors are of two kinds, as on AWS: a request that is wrong raises; a destination that will not do is an item of
+`Unsuccessful` inside an answer of HTTP 200. What is checked of a request alone is in `flow_log_request`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from vnotch.api.client_tokens import remember, replay
+from vnotch.api.ec2_part import (
+    FLOW_LOG,
+    INTERFACE,
+    SUBNET,
+    VPC,
+    Describe,
+    Ec2Part,
+    arn,
+    arns,
+    ec2_operation,
+    invalid_value,
+    refuse_dry_run,
+    required,
+    tag_set,
+    timestamp,
+)
+from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.filters import TAG_KEY, Filter, column
+from vnotch.api.flow_log_request import FlowLogRequest
+from vnotch.api.service import ApiError, Call
+from vnotch.store import agents, network
+from vnotch.store.state import new_id
+
+FLOW_LOGS_PER_RESOURCE = 250
+IDS_MAX = 1000
+"""Quotas of the VPC user guide and of API DescribeFlowLogs."""
+
+SERVICE_PRINCIPAL = "vpc-flow-logs.amazonaws.com"
+
+KIND_OF_TYPE = {"VPC": VPC, "Subnet": SUBNET, "NetworkInterface": INTERFACE}
+
+ABSENT_TYPES = {
+    "TransitGateway": (
+        "transit-gateway",
+        "InvalidTransitGatewayID.NotFound",
+        "Transit Gateway {} was deleted or does not exist.",
+    ),
+    "TransitGatewayAttachment": (
+        "transit-gateway-attachment",
+        "InvalidTransitGatewayAttachmentID.NotFound",
+        "Transit Gateway Attachment {} was deleted or does not exist.",
+    ),
+    "RegionalNatGateway": ("natgateway", "NatGatewayNotFound", "NAT gateway {} was not found"),
+}
+"""The resource types of which vnotch has no resource: name in ARNs, and the answer to any id."""
+
+DESCRIBE = Describe(
+    FLOW_LOG,
+    "FlowLogIds",
+    {
+        **TAG_KEY,
+        "deliver-log-status": Filter(lambda row: (row.deliver_logs_status,)),
+        "log-destination-type": column(network.FlowLog.log_destination_type),
+        "flow-log-id": column(network.FlowLog.flow_log_id),
+        "log-group-name": column(network.FlowLog.log_group_name),
+        "resource-id": column(network.FlowLog.resource_id),
+        "traffic-type": column(network.FlowLog.traffic_type),
+    },
+    filters_member="Filter",
+    unknown_filter="InvalidFilter",
+    lenient=True,
+)
+
+
+def _resources(call: Call) -> list[str]:
+    """CreateFlowLogs is authorised on the flow log to be made and on what it monitors (service authorization
+    reference, EC2)."""
+    names = {kind: entry.name for kind, entry in KIND_OF_TYPE.items()}
+    names |= {kind: name for kind, (name, _, _) in ABSENT_TYPES.items()}
+    name = names.get(call.params.get("ResourceType") or "", "*")
+    monitored = [arn(call, name, resource_id) for resource_id in call.params.get("ResourceIds") or ()]
+    return [arn(call, FLOW_LOG.name), *monitored]
+
+
+class FlowLogs(Ec2Part):
+    @ec2_operation(
+        "CreateFlowLogs",
+        "ResourceIds ResourceType TrafficType LogDestinationType LogDestination LogGroupName LogFormat "
+        "DeliverLogsPermissionArn DeliverCrossAccountRole DestinationOptions MaxAggregationInterval TagSpecifications "
+        "ClientToken",
+        _resources,
+        dry_run=False,
+    )
+    def create_flow_logs(self, call: Call) -> dict[str, Any]:
+        request = FlowLogRequest.of(call, self.any_interval)
+        if self.authorise:
+            context = {"iam:PassedToService": SERVICE_PRINCIPAL}
+            self.authorise(call, "iam:PassRole", request.deliver_logs_permission_arn, context)
+        tags = tags_at_creation(self, call, FLOW_LOG)
+        refuse_dry_run(call)
+        with self.state.write() as session:
+            if earlier := replay(session, call):
+                return earlier
+            for resource_id in request.resource_ids:
+                _find_resource(session, request.resource_type, resource_id)
+            answer: dict[str, Any] = {
+                "ClientToken": call.params.get("ClientToken") or call.request_id,
+                "FlowLogIds": [],
+                "Unsuccessful": [],
+            }
+            if request.undeliverable:
+                answer["Unsuccessful"] = [_unsuccessful(item, request.undeliverable) for item in request.resource_ids]
+                return answer
+            for resource_id in request.resource_ids:
+                flow_log_id = _create(session, request, resource_id, call.now_ms)
+                put_tags(session, FLOW_LOG, flow_log_id, tags)
+                answer["FlowLogIds"].append(flow_log_id)
+            agents.touch(session, agents.agents_on(session, request.resource_ids))
+            remember(session, call, answer)
+            return answer
+
+    @ec2_operation("DescribeFlowLogs", "FlowLogIds Filter MaxResults NextToken")
+    def describe_flow_logs(self, call: Call) -> dict[str, Any]:
+        """Unknown ids are left out; whether AWS does so or raises is not published."""
+        _check_count(call.params.get("FlowLogIds") or [])
+        with self.state.read() as session:
+            rows, more = DESCRIBE.rows(session, call)
+            return {"FlowLogs": [_describe(row) for row in rows], **more}
+
+    @ec2_operation("DeleteFlowLogs", "FlowLogIds", arns("vpc-flow-log:FlowLogIds"))
+    def delete_flow_logs(self, call: Call) -> dict[str, Any]:
+        """All or none: one unknown id and nothing is deleted. What was delivered stays."""
+        ids = list(dict.fromkeys(required(call, "FlowLogIds")))
+        _check_count(ids)
+        with self.state.write() as session:
+            rows = list(session.scalars(select(network.FlowLog).where(network.FlowLog.flow_log_id.in_(ids))))
+            known = {row.flow_log_id for row in rows}
+            if missing := [flow_log_id for flow_log_id in ids if flow_log_id not in known]:
+                raise ApiError(
+                    "InvalidFlowLogId.NotFound",
+                    f"These flow log ids in the input list are not found: [TotalCount: {len(missing)}] "
+                    + " ".join(missing),
+                )
+            agents.touch(session, agents.agents_on(session, {row.resource_id for row in rows}))
+            drop_tags(session, ids)
+            for row in rows:
+                session.delete(row)
+        return {"Unsuccessful": []}
+
+
+def _find_resource(session: Session, resource_type: str, resource_id: str) -> None:
+    if resource_type in KIND_OF_TYPE:
+        KIND_OF_TYPE[resource_type].find(session, resource_id)
+        return
+    _, code, text = ABSENT_TYPES[resource_type]
+    raise ApiError(code, text.format(resource_id))
+
+
+def _create(session: Session, request: FlowLogRequest, resource_id: str, now_ms: int) -> str:
+    row = network.FlowLog
+    count = session.scalar(select(func.count()).select_from(row).where(row.resource_id == resource_id)) or 0
+    if count >= FLOW_LOGS_PER_RESOURCE:
+        # The code is in EC2's error list; its text is not published.
+        raise ApiError(
+            "FlowLogsLimitExceeded",
+            f"The maximum number of flow logs for the resource {resource_id} has been reached: "
+            f"{FLOW_LOGS_PER_RESOURCE}",
+        )
+    # Which parameters make a duplicate is not published: the resource and where its records go.
+    same = exists().where(
+        row.resource_id == resource_id,
+        row.log_destination_type == request.log_destination_type,
+        row.log_group_name == request.log_group_name,
+    )
+    if session.scalar(select(same)):
+        raise ApiError(
+            "FlowLogAlreadyExists",
+            "Error. There is an existing Flow Log with the same configuration and log destination.",
+        )
+    flow_log = network.FlowLog(
+        flow_log_id=new_id("fl"),
+        resource_id=resource_id,
+        resource_type=request.resource_type,
+        traffic_type=request.traffic_type,
+        log_destination_type=request.log_destination_type,
+        log_destination=request.log_destination,
+        log_group_name=request.log_group_name,
+        deliver_logs_permission_arn=request.deliver_logs_permission_arn,
+        log_format=request.log_format,
+        max_aggregation_interval=request.max_aggregation_interval,
+        created_ms=now_ms,
+    )
+    session.add(flow_log)
+    session.flush()
+    return flow_log.flow_log_id
+
+
+def _unsuccessful(resource_id: str, message: str) -> dict[str, Any]:
+    return {"ResourceId": resource_id, "Error": {"Code": "400", "Message": message}}
+
+
+def _check_count(ids: list[str]) -> None:
+    if len(ids) > IDS_MAX:
+        raise invalid_value(len(ids), "FlowLogId", f"At most {IDS_MAX} flow logs can be named at once.")
+
+
+def _describe(flow_log: network.FlowLog) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "FlowLogId": flow_log.flow_log_id,
+        "FlowLogStatus": "ACTIVE",
+        "DeliverLogsStatus": flow_log.deliver_logs_status,
+        "DeliverLogsPermissionArn": flow_log.deliver_logs_permission_arn,
+        "ResourceId": flow_log.resource_id,
+        "TrafficType": flow_log.traffic_type,
+        "CreationTime": timestamp(flow_log.created_ms),
+        "LogDestinationType": flow_log.log_destination_type,
+        "LogGroupName": flow_log.log_group_name,
+        "LogFormat": flow_log.log_format,
+        "MaxAggregationInterval": flow_log.max_aggregation_interval,
+        "Tags": tag_set(flow_log.tags),
+    }
+    if flow_log.log_destination is not None:
+        answer["LogDestination"] = flow_log.log_destination
+    if flow_log.deliver_logs_error_message is not None:
+        answer["DeliverLogsErrorMessage"] = flow_log.deliver_logs_error_message
+    return answer

@@ -1,0 +1,326 @@
+"""Network interfaces: create with addresses, describe, delete, further private addresses."""
+
+from __future__ import annotations
+
+import secrets
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from vnotch.api.addresses import ipv4_in, ipv6_in, random_ipv6, usable_ipv4
+from vnotch.api.client_tokens import remember, replay
+from vnotch.api.ec2_part import (
+    INTERFACE,
+    SUBNET,
+    Describe,
+    Ec2Part,
+    arns,
+    ec2_operation,
+    invalid_value,
+    required,
+    tag_set,
+    timestamp,
+)
+from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.service import ApiError, Call
+from vnotch.store import agents, network
+from vnotch.store.state import new_id
+
+ADDRESSES_MAX = 50
+"""Private addresses of one family on an interface (EC2 user guide: the largest instances)."""
+
+CREATED_TYPES = ("interface", "efa", "trunk", "branch")
+"""API CreateNetworkInterface; `efa-only` has no addresses and is refused."""
+
+SERVICE_TYPES = (
+    "api_gateway_managed",
+    "aws_codestar_connections_managed",
+    "gateway_load_balancer",
+    "gateway_load_balancer_endpoint",
+    "global_accelerator_managed",
+    "iot_rules_managed",
+    "lambda",
+    "load_balancer",
+    "nat_gateway",
+    "network_load_balancer",
+    "quicksight",
+    "transit_gateway",
+    "vpc_endpoint",
+)
+"""The types of interfaces that services hold (API DescribeNetworkInterfaces, filter interface-type)."""
+
+
+def _addresses(family: int) -> Filter:
+    return Filter(lambda interface: interface.addresses_of(family))
+
+
+def _primary(interface: network.NetworkInterface) -> tuple[str, ...]:
+    return tuple(interface.addresses_of(4)[:1])
+
+
+def _binding(attribute: str) -> Filter:
+    return Filter(lambda row: present(getattr(row.binding, attribute)) if row.binding else ())
+
+
+def _attached(value: Any) -> Filter:
+    return Filter(lambda row: (value,) if row.binding else ())
+
+
+DESCRIBE = Describe(
+    INTERFACE,
+    "NetworkInterfaceIds",
+    {
+        **TAG_KEY,
+        "addresses.primary": Filter(lambda row: (place == 0 for place, _ in enumerate(row.addresses_of(4)))),
+        "addresses.private-ip-address": _addresses(4),
+        "attachment.attachment-id": _binding("attachment_id"),
+        "attachment.delete-on-termination": _attached(False),
+        "attachment.device-index": _attached(0),
+        "attachment.instance-id": _binding("instance_id"),
+        "attachment.status": _attached("attached"),
+        "availability-zone": Filter(lambda row: (row.subnet.zone,)),
+        "availability-zone-id": Filter(lambda row: (row.subnet.zone_id,)),
+        "description": column(network.NetworkInterface.description),
+        "interface-type": Filter(lambda row: (row.interface_type,)),
+        "ipv6-addresses.ipv6-address": _addresses(6),
+        "mac-address": column(network.NetworkInterface.mac),
+        "network-interface-id": column(network.NetworkInterface.interface_id),
+        "private-ip-address": Filter(_primary),
+        "requester-id": _binding("requester_id"),
+        "requester-managed": Filter(lambda row: (bool(row.binding and row.binding.requester_managed),)),
+        "source-dest-check": constant(True),
+        "status": Filter(lambda row: (row.status,)),
+        "subnet-id": column(network.NetworkInterface.subnet_id),
+        "vpc-id": column(network.NetworkInterface.vpc_id),
+    },
+)
+
+
+class NetworkInterfaces(Ec2Part):
+    @ec2_operation(
+        "CreateNetworkInterface",
+        "SubnetId Description PrivateIpAddress PrivateIpAddresses SecondaryPrivateIpAddressCount Ipv6Addresses "
+        "Ipv6AddressCount InterfaceType TagSpecifications ClientToken",
+        arns("network-interface", "subnet:SubnetId"),
+    )
+    def create_network_interface(self, call: Call) -> dict[str, Any]:
+        kind = call.params.get("InterfaceType") or "interface"
+        if kind not in CREATED_TYPES:
+            raise invalid_value(kind, "interfaceType", f"It is one of {', '.join(CREATED_TYPES)}.")
+        tags = tags_at_creation(self, call, INTERFACE)
+        with self.state.write() as session:
+            if earlier := replay(session, call):
+                interface = INTERFACE.find(session, earlier["NetworkInterfaceId"])
+                return _created(interface, call)
+            subnet = SUBNET.find(session, required(call, "SubnetId"), lock=True)
+            interface = network.NetworkInterface(
+                interface_id=new_id("eni"),
+                subnet_id=subnet.subnet_id,
+                vpc_id=subnet.vpc_id,
+                mac=_new_mac(),
+                description=call.params.get("Description") or "",
+                created_type=kind,
+                created_ms=call.now_ms,
+            )
+            session.add(interface)
+            session.flush()
+            _give_ipv4(session, interface, subnet, call)
+            _give_ipv6(session, interface, subnet, call)
+            put_tags(session, INTERFACE, interface.interface_id, tags)
+            remember(session, call, {"NetworkInterfaceId": interface.interface_id})
+            session.refresh(interface)
+            return _created(interface, call)
+
+    @ec2_operation("DescribeNetworkInterfaces", "NetworkInterfaceIds Filters MaxResults NextToken")
+    def describe_network_interfaces(self, call: Call) -> dict[str, Any]:
+        with self.state.read() as session:
+            rows, more = DESCRIBE.rows(session, call)
+            return {"NetworkInterfaces": [_describe(row, call) for row in rows], **more}
+
+    @ec2_operation("DeleteNetworkInterface", "NetworkInterfaceId", arns("network-interface:NetworkInterfaceId"))
+    def delete_network_interface(self, call: Call) -> dict[str, Any]:
+        """Its flow logs stay (VPC user guide: they are deleted by themselves)."""
+        with self.state.write() as session:
+            interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"), lock=True)
+            if interface.binding is not None:
+                raise ApiError(
+                    "InvalidParameterValue", f"Network interface '{interface.interface_id}' is currently in use."
+                )
+            drop_tags(session, [interface.interface_id])
+            row = network.NetworkInterface
+            session.execute(delete(row).where(row.interface_id == interface.interface_id))
+        return {}
+
+    @ec2_operation(
+        "AssignPrivateIpAddresses",
+        "NetworkInterfaceId PrivateIpAddresses SecondaryPrivateIpAddressCount",
+        arns("network-interface:NetworkInterfaceId"),
+    )
+    def assign_private_ip_addresses(self, call: Call) -> dict[str, Any]:
+        given, count = call.params.get("PrivateIpAddresses"), call.params.get("SecondaryPrivateIpAddressCount")
+        if bool(given) == bool(count):
+            raise ApiError(
+                "InvalidParameterCombination",
+                "Exactly one of PrivateIpAddresses and SecondaryPrivateIpAddressCount must be given",
+            )
+        with self.state.write() as session:
+            interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"))
+            subnet = SUBNET.find(session, interface.subnet_id, lock=True)
+            before = len(interface.addresses_of(4))
+            for address in given or [None] * count:
+                _add_ipv4(session, interface, subnet, address)
+            agents.touch(session, agents.agents_on(session, [interface.interface_id]))
+            return {
+                "NetworkInterfaceId": interface.interface_id,
+                "AssignedPrivateIpAddresses": [
+                    {"PrivateIpAddress": address} for address in interface.addresses_of(4)[before:]
+                ],
+            }
+
+
+def _new_mac() -> str:
+    """A locally administered unicast address, in the form of EC2's."""
+    return "02:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(5))
+
+
+def _give_ipv4(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
+    """The primary address first: the one given as such, or else the next free one; then the secondary ones."""
+    listed = call.params.get("PrivateIpAddresses") or []
+    count = call.params.get("SecondaryPrivateIpAddressCount") or 0
+    primaries = [item["PrivateIpAddress"] for item in listed if item.get("Primary")]
+    if call.params.get("PrivateIpAddress"):
+        primaries.insert(0, call.params["PrivateIpAddress"])
+    if len(primaries) > 1:
+        raise ApiError("InvalidParameterCombination", "Only one primary private IP address can be specified.")
+    if count < 0 or (count and len(listed) > 1):
+        raise ApiError(
+            "InvalidParameterCombination",
+            "The parameter secondaryPrivateIpAddressCount cannot be used with more than one privateIpAddresses",
+        )
+    secondary = [item.get("PrivateIpAddress") for item in listed if not item.get("Primary")]
+    # Addresses that are named come before those that are chosen, so that none is chosen that the call names.
+    for address in filter(None, secondary):
+        _add_ipv4(session, interface, subnet, address)
+    _add_ipv4(session, interface, subnet, primaries[0] if primaries else None, primary=True)
+    for _ in range(count + secondary.count(None)):
+        _add_ipv4(session, interface, subnet, None)
+
+
+def _add_ipv4(
+    session: Session,
+    interface: network.NetworkInterface,
+    subnet: network.Subnet,
+    text: str | None,
+    primary: bool = False,
+) -> None:
+    """Gives the interface this address, or the subnet's next free one."""
+    block = IPv4Network(subnet.cidr)
+    address = ipv4_in(block, text) if text else _next_ipv4(session, subnet.subnet_id, block)
+    row = network.Address(family=4, primary=primary, address=str(address), value=int(address))
+    _add(session, interface, row)
+
+
+def _give_ipv6(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
+    given, count = call.params.get("Ipv6Addresses") or [], call.params.get("Ipv6AddressCount") or 0
+    if not given and not count:
+        return
+    if count < 0 or (given and count):
+        raise ApiError(
+            "InvalidParameterCombination", "The parameter ipv6AddressCount cannot be used with ipv6Addresses"
+        )
+    if subnet.ipv6_cidr is None:
+        raise ApiError("InvalidParameterValue", f"The subnet '{subnet.subnet_id}' has no IPv6 CIDR block")
+    block = IPv6Network(subnet.ipv6_cidr)
+    for item in given:
+        if item.get("IsPrimaryIpv6"):
+            raise ApiError("UnsupportedOperation", "The parameter IsPrimaryIpv6 is not supported by vnotch.")
+        text = str(ipv6_in(block, item.get("Ipv6Address") or ""))
+        _add(session, interface, network.Address(family=6, address=text, value=0))
+    for _ in range(count):
+        _add(session, interface, network.Address(family=6, address=str(random_ipv6(block)), value=0))
+
+
+def _add(session: Session, interface: network.NetworkInterface, address: network.Address) -> None:
+    row = network.Address
+    if session.scalar(select(exists().where(row.subnet_id == interface.subnet_id, row.address == address.address))):
+        raise ApiError("InvalidIPAddress.InUse", "The specified address is already in use.")
+    if len(interface.addresses_of(address.family)) >= ADDRESSES_MAX:
+        raise ApiError("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
+    address.subnet_id = interface.subnet_id
+    interface.addresses.append(address)
+    session.flush()
+
+
+def _next_ipv4(session: Session, subnet_id: str, block: IPv4Network) -> IPv4Address:
+    """The lowest free address; AWS chooses one without saying how."""
+    first, last = usable_ipv4(block)
+    here, after = aliased(network.Address), aliased(network.Address)
+    if not session.scalar(select(exists().where(here.subnet_id == subnet_id, here.family == 4, here.value == first))):
+        return IPv4Address(first)
+    follows = exists().where(after.subnet_id == subnet_id, after.family == 4, after.value == here.value + 1)
+    gap = session.scalar(
+        select(func.min(here.value + 1)).where(
+            here.subnet_id == subnet_id, here.family == 4, here.value < last, ~follows
+        )
+    )
+    if gap is None:
+        raise ApiError(
+            "InsufficientFreeAddressesInSubnet",
+            "The specified subnet does not have enough free addresses to satisfy the request.",
+        )
+    return IPv4Address(gap)
+
+
+def _created(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
+    answer: dict[str, Any] = {"NetworkInterface": {**_describe(interface, call), "Status": "pending"}}
+    if token := call.params.get("ClientToken"):
+        answer["ClientToken"] = token
+    return answer
+
+
+def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
+    ipv4, binding = interface.addresses_of(4), interface.binding
+    answer: dict[str, Any] = {
+        "NetworkInterfaceId": interface.interface_id,
+        "VpcId": interface.vpc_id,
+        "SubnetId": interface.subnet_id,
+        "AvailabilityZone": interface.subnet.zone,
+        "AvailabilityZoneId": interface.subnet.zone_id,
+        "OwnerId": call.account,
+        "Description": interface.description,
+        "InterfaceType": interface.interface_type,
+        "MacAddress": interface.mac,
+        "PrivateIpAddress": ipv4[0],
+        "PrivateIpAddresses": [
+            {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(ipv4)
+        ],
+        "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
+        "Groups": [],
+        "RequesterManaged": False,
+        "SourceDestCheck": True,
+        "Status": interface.status,
+        "TagSet": tag_set(interface.tags),
+    }
+    if binding is not None:
+        answer["Attachment"] = _attachment(binding, call)
+        answer["RequesterManaged"] = binding.requester_managed
+        if binding.requester_managed:
+            answer["RequesterId"] = binding.requester_id or call.account
+    return answer
+
+
+def _attachment(binding: network.Binding, call: Call) -> dict[str, Any]:
+    """A service's interface is attached to no instance of the account: no InstanceId, and the service as owner."""
+    attachment = {
+        "AttachmentId": binding.attachment_id,
+        "AttachTime": timestamp(binding.attached_ms),
+        "DeleteOnTermination": False,
+        "DeviceIndex": 0,
+        "NetworkCardIndex": 0,
+        "Status": "attached",
+        "InstanceOwnerId": (binding.requester_id if binding.requester_managed else None) or call.account,
+    }
+    return attachment | ({"InstanceId": binding.instance_id} if binding.instance_id else {})

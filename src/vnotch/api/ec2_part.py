@@ -1,0 +1,226 @@
+"""What all parts of the EC2 service share: how an operation is declared, kinds of resources, finding, describing.
+
+Every operation names the parameters that it honours. Another parameter of AWS's model that asks for anything but its
+default is refused with UnsupportedOperation: what is not understood is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from vnotch.api.filters import Table, constant, parse, tag_value
+from vnotch.api.paging import Page
+from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Service, operation
+from vnotch.store import network
+from vnotch.store.state import State
+
+Authorise = Callable[[Call, str, str, Mapping[str, str]], None]
+"""(call, action, resource ARN, condition keys): returns where the caller may, raises ApiError where it may not."""
+
+
+class Ec2Part(Service):
+    """Base of the parts of EC2. `any_interval` allows aggregation intervals that AWS has not."""
+
+    name = "ec2"
+    model = "ec2"
+
+    def __init__(
+        self, state: State, region: str, *, any_interval: bool = False, authorise: Authorise | None = None
+    ) -> None:
+        self.state = state
+        self.region = region
+        self.any_interval = any_interval
+        self.authorise = authorise
+
+
+F = TypeVar("F", bound=Handler)
+
+
+def ec2_operation(
+    name: str, honours: str, resources: Resources = ANY_RESOURCE, *, dry_run: bool = True
+) -> Callable[[F], Handler]:
+    """Marks the handler of an operation that honours the parameters in `honours` (names, separated by spaces).
+
+    With `dry_run` the wrapper answers DryRun; without it the handler calls `refuse_dry_run` itself, after checks of its
+    own that belong to authorisation.
+    """
+    honoured = {*honours.split(), "DryRun"}
+
+    def mark(handler: F) -> Handler:
+        @operation(name, resources)
+        @wraps(handler)
+        def handle(part: Any, call: Call) -> dict[str, Any]:
+            for parameter, value in call.params.items():
+                if parameter not in honoured and value not in (None, False, 0, "", [], {}):
+                    raise ApiError("UnsupportedOperation", f"The parameter {parameter} is not supported by vnotch.")
+            if dry_run:
+                refuse_dry_run(call)
+            return handler(part, call)
+
+        return handle
+
+    return mark
+
+
+def refuse_dry_run(call: Call) -> None:
+    """The caller is authorised when this is reached (EC2 API reference, DryRun)."""
+    if call.params.get("DryRun"):
+        raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of resource: the prefix of its ids, its name in ARNs and tags, its rows, the error for an unknown id."""
+
+    prefix: str
+    name: str
+    entity: Any
+    id_column: InstrumentedAttribute[str]
+    missing_code: str
+    missing_text: str
+
+    def missing(self, resource_id: str) -> ApiError:
+        return ApiError(self.missing_code, self.missing_text.format(resource_id))
+
+    def find(self, session: Session, resource_id: str, lock: bool = False) -> Any:
+        """The row. `lock` holds it against other writers till the transaction ends (a no-op on SQLite, where there is
+        one writer)."""
+        statement = select(self.entity).where(self.id_column == resource_id)
+        row = session.scalar(statement.with_for_update() if lock else statement)
+        if row is None:
+            raise self.missing(resource_id)
+        return row
+
+
+VPC = Kind("vpc", "vpc", network.Vpc, network.Vpc.vpc_id, "InvalidVpcID.NotFound", "The vpc ID '{}' does not exist")
+SUBNET = Kind(
+    "subnet",
+    "subnet",
+    network.Subnet,
+    network.Subnet.subnet_id,
+    "InvalidSubnetID.NotFound",
+    "The subnet ID '{}' does not exist",
+)
+INTERFACE = Kind(
+    "eni",
+    "network-interface",
+    network.NetworkInterface,
+    network.NetworkInterface.interface_id,
+    "InvalidNetworkInterfaceID.NotFound",
+    "The networkInterface ID '{}' does not exist",
+)
+FLOW_LOG = Kind(
+    "fl",
+    "vpc-flow-log",
+    network.FlowLog,
+    network.FlowLog.flow_log_id,
+    "InvalidFlowLogId.NotFound",
+    "These flow log ids in the input list are not found: [TotalCount: 1] {}",
+)
+KINDS = {kind.prefix: kind for kind in (VPC, SUBNET, INTERFACE, FLOW_LOG)}
+
+
+def kind_of(resource_id: str) -> Kind | None:
+    """By the prefix of an id; None where there is no such kind."""
+    return KINDS.get(resource_id.rpartition("-")[0])
+
+
+def arn(call: Call, kind: str, resource_id: str = "*") -> str:
+    return f"arn:aws:ec2:{call.region}:{call.account}:{kind}/{resource_id}"
+
+
+def arns(*parts: str) -> Resources:
+    """The resources of an operation: `vpc` is any VPC (one to be made), `vpc:VpcId` the one or those in that member."""
+
+    def resources(call: Call) -> list[str]:
+        found = []
+        for part in parts:
+            kind, _, member = part.partition(":")
+            value = call.params.get(member) if member else "*"
+            values = value if isinstance(value, list) else [value or "*"]
+            found += [arn(call, kind, resource_id) for resource_id in values]
+        return found
+
+    return resources
+
+
+def required(call: Call, member: str) -> Any:
+    """A parameter that must be there (EC2 error list, MissingParameter)."""
+    value = call.params.get(member)
+    if value in (None, "", []):
+        raise ApiError(
+            "MissingParameter",
+            f"The request must include the {member} parameter. Add the required parameter and retry the request.",
+        )
+    return value
+
+
+def invalid_value(value: object, parameter: str, hint: str) -> ApiError:
+    return ApiError("InvalidParameterValue", f"Value ({value}) for parameter {parameter} is invalid. {hint}")
+
+
+def timestamp(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def tag_set(tags: Iterable[network.Tag]) -> list[dict[str, str]]:
+    return [{"Key": tag.key, "Value": tag.value} for tag in tags]
+
+
+@dataclass(frozen=True)
+class Describe:
+    """How one kind is described: the members of its ids and filters, its filter table.
+
+    `lenient` is for flow logs, where an unknown id is no error and a page that is too large is cut.
+    """
+
+    kind: Kind
+    ids_member: str
+    filters: Table
+    filters_member: str = "Filters"
+    unknown_filter: str = "InvalidParameterValue"
+    lenient: bool = False
+
+    def rows(self, session: Session, call: Call) -> tuple[list[Any], dict[str, str]]:
+        """The rows of one page in the order of their making, and the answer's NextToken member, if there is more."""
+        exclusive = None if self.lenient else self.ids_member
+        page = Page.of(call.operation, call.params, exclusive, clamp=self.lenient)
+        given = call.params.get(self.filters_member)
+        table = self.filters if self.lenient else {**self.filters, "owner-id": constant(call.account)}
+        conditions = parse(given, table, unknown_code=self.unknown_filter, by_tag=tag_value)
+        clauses = [condition.clause for condition in conditions]
+        statement = select(self.kind.entity).where(
+            self.kind.entity.number > page.after, *(clause for clause in clauses if clause is not None)
+        )
+        if ids := call.params.get(self.ids_member):
+            if not self.lenient:
+                self._refuse_missing(session, ids)
+            statement = statement.where(self.kind.id_column.in_(ids))
+        checks = [condition for condition, clause in zip(conditions, clauses, strict=True) if clause is None]
+        statement = statement.order_by(self.kind.entity.number)
+        if page.limit is not None and not checks:
+            statement = statement.limit(page.limit + 1)
+        return _cut(session.scalars(statement.execution_options(yield_per=500)), checks, page)
+
+    def _refuse_missing(self, session: Session, ids: list[str]) -> None:
+        known = set(session.scalars(select(self.kind.id_column).where(self.kind.id_column.in_(ids))))
+        for resource_id in ids:
+            if resource_id not in known:
+                raise self.kind.missing(resource_id)
+
+
+def _cut(rows: Iterable[Any], checks: list[Any], page: Page) -> tuple[list[Any], dict[str, str]]:
+    chosen: list[Any] = []
+    for row in rows:
+        if all(check.matches(row) for check in checks):
+            if len(chosen) == page.limit:
+                return chosen, {"NextToken": page.token(chosen[-1].number)}
+            chosen.append(row)
+    return chosen, {}
