@@ -13,7 +13,6 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from vnotch.errors import HostError, KernelError
@@ -367,7 +366,7 @@ def has_tcx(program_fd: int) -> bool:
     return bool(result == -errno.ENODEV)
 
 
-def test_run(program_fd: int, packet: bytes, context: bytes | None = None, repeat: int = 1) -> tuple[int, int]:
+def run_program(program_fd: int, packet: bytes, context: bytes | None = None, repeat: int = 1) -> tuple[int, int]:
     """BPF_PROG_TEST_RUN: (return value, ns a run)."""
     data = ctypes.create_string_buffer(packet, len(packet))
     options = _TestRunOpts(sz=ctypes.sizeof(_TestRunOpts), repeat=repeat)

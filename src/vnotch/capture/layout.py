@@ -1,0 +1,190 @@
+"""The structs of bpf/vnotch.h as numpy types, and their conversion to flow tables.
+
+An array of one of these types lies in memory as the kernel's maps and the native library want it: a batch call fills
+it, and columns are views. Sizes and offsets repeat what the C compiler made of the header, whose own assertions hold
+the sizes; `tests/capture/test_layout.py` compares the offsets with the BTF of the compiled program.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Outcome
+
+Array = npt.NDArray[Any]
+
+LAYOUT_VERSION = 1
+"""vnotch.h: LAYOUT_VERSION."""
+
+MAX_SLOTS = 4096
+
+FLOW_KEY = np.dtype(
+    {
+        "names": ["src", "dst", "sport", "dport", "slot", "proto", "bits", "rule"],
+        "formats": ["V16", "V16", "<u2", "<u2", "<u2", "u1", "u1", "<u4"],
+        "offsets": [0, 16, 32, 34, 36, 38, 39, 40],
+        "itemsize": 44,
+    }
+)
+"""struct flow_key. `bits`: direction in bit 0, outcome in bits 1 and 2, IPv6 in bit 3 (bit fields fill from the low end
+on little-endian machines, the only ones we build for)."""
+
+FLOW_VALUE = np.dtype(
+    {
+        "names": ["packets", "bytes", "first_ns", "last_ns", "tcp_flags"],
+        "formats": ["<u8", "<u8", "<u8", "<u8", "<u4"],
+        "offsets": [0, 8, 16, 24, 32],
+        "itemsize": 40,
+    }
+)
+"""struct flow_value."""
+
+SPILL = np.dtype(
+    {
+        "names": ["key", "tcp_flags", "packets", "bytes", "ns"],
+        "formats": [FLOW_KEY, "<u4", "<u8", "<u8", "<u8"],
+        "offsets": [0, 44, 48, 56, 64],
+        "itemsize": 72,
+    }
+)
+"""struct spill."""
+
+ENI = np.dtype(
+    [("flags", "<u4"), ("dns_v4", "V4"), ("router_v4", "V4", (2,)), ("router_v6", "V16")],
+)
+"""struct eni."""
+
+ENI_ENFORCE = 1
+ENI_ALLOW_LIST = 2
+
+ALLOW_KEY = np.dtype([("slot", "<u2"), ("port", "<u2"), ("proto", "u1"), ("pad", "V3")])
+"""struct allow_key."""
+
+FRAGMENT_KEY = np.dtype(
+    [("src", "V16"), ("dst", "V16"), ("id", "<u4"), ("slot", "<u2"), ("proto", "u1"), ("dir", "u1")],
+)
+"""struct fragment_key."""
+
+FRAGMENT_VALUE = np.dtype(
+    [("ns", "<u8"), ("sport", "<u2"), ("dport", "<u2"), ("proto", "u1"), ("outcome", "u1"), ("pad", "V2")],
+)
+"""struct fragment_value."""
+
+COUNTER = np.dtype([("packets", "<u8"), ("bytes", "<u8")])
+"""struct counter."""
+
+COUNTS = ("unknown_interface", "fragments_full", "spilled")
+"""COUNT_*, in order."""
+
+META = np.dtype(
+    [
+        ("layout", "<u4"),
+        ("active", "<u4"),  # which of the two flow maps is in use
+        ("generation", "<u8"),  # of that map
+        ("pending", "<u4"),  # PENDING_*: the state of the other one
+        ("slots", "<u4"),  # slots below this number have been in use
+        ("flipped_ns", "<u8"),  # Unix time at which the other one was taken out of use
+        ("ring_end", "<u8"),  # where its drain ends in the ring buffer
+        ("reserved", "<u8", (4,)),
+    ]
+)
+"""What a new process must know of the maps it takes over. User space alone reads and writes it, in one call."""
+
+PENDING_NONE = 0
+PENDING_DRAIN = 1
+"""Taken out of use, not yet said to be safe elsewhere."""
+PENDING_EMPTY = 2
+"""Said to be safe elsewhere, being emptied."""
+
+for _size, _type in ((44, FLOW_KEY), (40, FLOW_VALUE), (72, SPILL), (32, ENI), (8, ALLOW_KEY), (16, COUNTER)):
+    assert _type.itemsize == _size, _type
+assert FRAGMENT_KEY.itemsize == 40
+assert FRAGMENT_VALUE.itemsize == 16
+assert (int(Direction.INGRESS), int(Direction.EGRESS)) == (0, 1)
+assert (int(Outcome.ACCEPT), int(Outcome.REJECT), int(Outcome.EXCLUDED)) == (0, 1, 2)
+assert [int(e) for e in Exclusion] == list(range(1, 12)), "vnotch.h: EXCL_*"
+
+
+def boot_to_unix_ns() -> int:
+    """What to add to CLOCK_BOOTTIME for Unix time, in ns; of several readings the one least disturbed."""
+    readings = []
+    for _ in range(5):
+        before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        unix = time.time_ns()
+        after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        readings.append((after - before, unix - (before + after) // 2))
+    return min(readings)[1]
+
+
+def flow_table(keys: Array, values: Array, to_unix_ns: int = 0) -> pa.Table:
+    """FLOW_KEY and FLOW_VALUE arrays of one length -> FLOW_SCHEMA; `to_unix_ns` is added to times."""
+    assert keys.dtype == FLOW_KEY
+    assert values.dtype == FLOW_VALUE
+    assert len(keys) == len(values)
+    return _table(
+        keys, values["packets"], values["bytes"], values["first_ns"], values["last_ns"], values["tcp_flags"], to_unix_ns
+    )
+
+
+def spill_table(spills: Array, to_unix_ns: int = 0) -> pa.Table:
+    """SPILL array -> FLOW_SCHEMA, a row a record."""
+    assert spills.dtype == SPILL
+    ns = spills["ns"]
+    return _table(spills["key"], spills["packets"], spills["bytes"], ns, ns, spills["tcp_flags"], to_unix_ns)
+
+
+def _table(
+    keys: Array, packets: Array, bytes_: Array, first_ns: Array, last_ns: Array, flags: Array, to_unix_ns: int
+) -> pa.Table:
+    bits = keys["bits"]
+    outcome = (bits >> 1) & 3
+    excluded = outcome == int(Outcome.EXCLUDED)
+    proto = keys["proto"]
+    columns = {
+        "slot": keys["slot"],
+        "direction": bits & 1,
+        "outcome": outcome,
+        "exclusion": np.where(excluded, proto, 0).astype(np.uint8),
+        "family": np.where(excluded, 0, np.where(bits & 8, 6, 4)).astype(np.uint8),
+        "protocol": np.where(excluded, 0, proto).astype(np.uint8),
+        "srcaddr": _addresses(keys["src"]),
+        "dstaddr": _addresses(keys["dst"]),
+        "srcport": keys["sport"],
+        "dstport": keys["dport"],
+        "rule": keys["rule"],
+        "packets": packets,
+        "bytes": bytes_,
+        "start_ns": first_ns.astype(np.int64) + to_unix_ns,
+        "end_ns": last_ns.astype(np.int64) + to_unix_ns,
+        "tcp_flags": flags.astype(np.uint8),
+    }
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(np.ascontiguousarray(column), FLOW_SCHEMA.field(name).type)
+        for name, column in columns.items()
+    ]
+    return pa.Table.from_arrays(arrays, schema=FLOW_SCHEMA)
+
+
+def _addresses(column: Array) -> pa.Array:
+    packed = np.ascontiguousarray(column)
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(packed), [None, pa.py_buffer(packed.tobytes())])
+
+
+def loss_table(now: Array, before: Array, loss: Loss) -> pa.Table:
+    """Two states of a counter array, indexed by slot * 2 + direction -> LOSS_SCHEMA, a row for each that grew."""
+    packets = now["packets"] - before["packets"]
+    bytes_ = now["bytes"] - before["bytes"]
+    (grown,) = np.nonzero(packets)
+    columns = [
+        (grown // 2).astype(np.uint16),
+        (grown % 2).astype(np.uint8),
+        np.full(len(grown), int(loss), np.uint8),
+        packets[grown],
+        bytes_[grown],
+    ]
+    return pa.Table.from_arrays([pa.array(column) for column in columns], schema=LOSS_SCHEMA)
