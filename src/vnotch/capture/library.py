@@ -13,11 +13,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
+from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ALLOW_LIST, FLOW_KEY, FLOW_VALUE, Array
 from vnotch.errors import HostError, InputError
-from vnotch.flow import FLOW_SCHEMA, Exclusion, Outcome
+from vnotch.flow import Exclusion
 
 LIBRARY = Path(__file__).parent / "native" / "libvnotch.so"
 
@@ -26,32 +25,6 @@ ABI = 1
 
 READ_MORE, READ_INTERFACE, READ_DAMAGED, CAPTURE_TICK, CAPTURE_FULL, CAPTURE_DRAINED = 0, 2, 3, 4, 5, 6
 """What capture_read and capture_end return."""
-
-MAX_SLOTS = 4096
-
-_ENI_ALLOW_LIST = 2
-
-
-class Eni(ctypes.Structure):
-    """bpf/vnotch.h: struct eni."""
-
-    _fields_ = (
-        ("flags", ctypes.c_uint32),
-        ("dns_v4", ctypes.c_uint8 * 4),
-        ("router_v4", ctypes.c_uint8 * 4 * 2),
-        ("router_v6", ctypes.c_uint8 * 16),
-    )
-
-
-class AllowKey(ctypes.Structure):
-    """bpf/vnotch.h: struct allow_key."""
-
-    _fields_ = (
-        ("slot", ctypes.c_uint16),
-        ("port", ctypes.c_uint16),
-        ("proto", ctypes.c_uint8),
-        ("pad", ctypes.c_uint8 * 3),
-    )
 
 
 class LocalNetwork(ctypes.Structure):
@@ -116,26 +89,15 @@ class _Parsed(ctypes.Structure):
     )
 
 
-FLOW_DTYPE: np.dtype[np.void] = np.dtype(
-    [
-        ("src", "V16"),
-        ("dst", "V16"),
-        ("sport", "<u2"),
-        ("dport", "<u2"),
-        ("slot", "<u2"),
-        ("proto", "u1"),
-        ("bits", "u1"),  # dir 1, outcome 2, v6 1, from the lowest
-        ("rule", "<u4"),
-        ("hash", "<u4"),
-        ("packets", "<u8"),
-        ("bytes", "<u8"),
-        ("first_ns", "<u8"),
-        ("last_ns", "<u8"),
-        ("tcp_flags", "<u4"),
-        ("pad", "<u4"),
-    ]
+FLOW = np.dtype(
+    {
+        "names": ["key", "hash", "value"],
+        "formats": [FLOW_KEY, "<u4", FLOW_VALUE],
+        "offsets": [0, 44, 48],
+        "itemsize": 88,
+    }
 )
-"""bpf/flow_table.h: struct flow, which is struct flow_key, a hash and struct flow_value."""
+"""bpf/flow_table.h: struct flow."""
 
 
 @cache
@@ -149,8 +111,8 @@ def load() -> ctypes.CDLL:
         raise HostError(f"the native library cannot be used: {error}", remedy) from error
     sizes = (ctypes.c_uint32 * 5)()
     lib.capture_sizes(sizes)
-    ours = [ctypes.sizeof(Eni), ctypes.sizeof(LocalNetwork), ctypes.sizeof(Report), ctypes.sizeof(_Parsed)]
-    if abi != ABI or list(sizes) != [*ours, FLOW_DTYPE.itemsize]:
+    ours = [ENI.itemsize, ctypes.sizeof(LocalNetwork), ctypes.sizeof(Report), ctypes.sizeof(_Parsed), FLOW.itemsize]
+    if abi != ABI or list(sizes) != ours:
         raise HostError("the native library is of another version than vnotch", remedy)
     pointer, u8, u16, u32, u64 = ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
     signatures: dict[str, tuple[object, list[object]]] = {
@@ -162,13 +124,13 @@ def load() -> ctypes.CDLL:
         "capture_end": (u32, [pointer, u64]),
         "capture_set_slot": (
             ctypes.c_int32,
-            [pointer, u16, ctypes.POINTER(Eni), ctypes.POINTER(AllowKey), u32, ctypes.POINTER(LocalNetwork), u32],
+            [pointer, u16, pointer, pointer, u32, ctypes.POINTER(LocalNetwork), u32],
         ),
         "capture_look": (None, [pointer, ctypes.POINTER(Report)]),
         "capture_seen": (ctypes.POINTER(u64), [pointer]),
         "capture_parse": (
             u32,
-            [u32, ctypes.POINTER(u8), u32, u32, u32, u16, ctypes.POINTER(Eni), ctypes.POINTER(_Parsed)],
+            [u32, ctypes.POINTER(u8), u32, u32, u32, u16, pointer, ctypes.POINTER(_Parsed)],
         ),
     }
     for name, (result, arguments) in signatures.items():
@@ -192,29 +154,29 @@ class SlotPolicy:
     allow: tuple[tuple[int, int], ...] | None = None
     local: tuple[str, ...] = ()
 
-    def eni(self) -> Eni:
-        """Raises InputError where an address is none."""
-        eni = Eni(flags=0 if self.allow is None else _ENI_ALLOW_LIST)
+    def eni(self) -> Array:
+        """One layout.ENI. Raises InputError where an address is none."""
+        eni = np.zeros(1, ENI)
+        eni["flags"] = 0 if self.allow is None else ENI_ALLOW_LIST
         if len(self.routers_ipv4) > 2:
             raise InputError(f"{len(self.routers_ipv4)} router addresses, an ENI has at most two")
         try:
             if self.dns_ipv4:
-                eni.dns_v4[:] = IPv4Address(self.dns_ipv4).packed
+                eni["dns_v4"] = np.void(IPv4Address(self.dns_ipv4).packed)
             for at, router in enumerate(self.routers_ipv4):
-                eni.router_v4[at][:] = IPv4Address(router).packed
+                eni["router_v4"][0, at] = np.void(IPv4Address(router).packed)
             if self.router_ipv6:
-                eni.router_v6[:] = IPv6Address(self.router_ipv6).packed
+                eni["router_v6"] = np.void(IPv6Address(self.router_ipv6).packed)
         except ValueError as error:
             raise InputError(f"policy of an ENI: {error}") from error
         return eni
 
-    def allow_keys(self, slot: int) -> ctypes.Array[AllowKey]:
-        """Raises InputError where a port or a protocol number is out of range."""
+    def allow_keys(self, slot: int) -> Array:
+        """layout.ALLOW_KEY, one for each port. Raises InputError where a port or a protocol number is out of range."""
         for protocol, port in self.allow or ():
             if not (0 <= protocol <= 255 and 0 <= port <= 65535):
                 raise InputError(f"allow list: protocol {protocol} port {port} is out of range")
-        keys = [AllowKey(slot=slot, port=port, proto=protocol) for protocol, port in self.allow or ()]
-        return (AllowKey * len(keys))(*keys)
+        return np.array([(slot, port, protocol, b"") for protocol, port in self.allow or ()], ALLOW_KEY)
 
     def local_networks(self) -> ctypes.Array[LocalNetwork]:
         return local_networks(self.local)
@@ -274,7 +236,7 @@ def parse_packet(
     buffer = (ctypes.c_uint8 * max(len(data), 1)).from_buffer_copy(data or b"\0")
     length = len(data) if wire_length is None else wire_length
     eni = (policy or SlotPolicy()).eni()
-    load().capture_parse(link_type, buffer, len(data), length, gso_size, gso_segments, eni, parsed)
+    load().capture_parse(link_type, buffer, len(data), length, gso_size, gso_segments, eni.ctypes.data, parsed)
     address = IPv6Address if parsed.v6 else lambda packed: IPv4Address(packed[:4])
     return ParsedPacket(
         exclusion=Exclusion(parsed.exclusion) if parsed.exclusion else None,
@@ -291,34 +253,3 @@ def parse_packet(
         fragment=parsed.fragment,
         fragment_id=parsed.fragment_id,
     )
-
-
-def flow_table(flows: npt.NDArray[np.void]) -> pa.Table:
-    """Flows of FLOW_DTYPE as a table of FLOW_SCHEMA; all is copied."""
-    outcome = flows["bits"] >> 1 & 3
-    excluded = outcome == Outcome.EXCLUDED
-    zero = np.uint8(0)
-    columns: dict[str, npt.NDArray[np.generic]] = {
-        "slot": flows["slot"],
-        "direction": flows["bits"] & 1,
-        "outcome": outcome,
-        "exclusion": np.where(excluded, flows["proto"], zero),
-        "family": np.where(excluded, zero, np.where(flows["bits"] >> 3 & 1, np.uint8(6), np.uint8(4))),
-        "protocol": np.where(excluded, zero, flows["proto"]),
-        "srcport": flows["sport"],
-        "dstport": flows["dport"],
-        "rule": flows["rule"],
-        "packets": flows["packets"],
-        "bytes": flows["bytes"],
-        "start_ns": flows["first_ns"].astype(np.int64),
-        "end_ns": flows["last_ns"].astype(np.int64),
-        "tcp_flags": flows["tcp_flags"].astype(np.uint8),
-    }
-    arrays = []
-    for field in FLOW_SCHEMA:
-        if field.name in ("srcaddr", "dstaddr"):
-            packed = pa.py_buffer(np.ascontiguousarray(flows[field.name[:3]]).tobytes())
-            arrays.append(pa.FixedSizeBinaryArray.from_buffers(field.type, len(flows), [None, packed]))
-        else:
-            arrays.append(pa.array(np.ascontiguousarray(columns[field.name]), type=field.type))
-    return pa.Table.from_arrays(arrays, schema=FLOW_SCHEMA)

@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from vnotch.capture import library
-from vnotch.capture.library import SlotPolicy
+from vnotch.capture.layout import MAX_SLOTS, Array, flow_table
+from vnotch.capture.library import FLOW, SlotPolicy
 from vnotch.errors import HostError, InputError
 from vnotch.flow import LOSS_SCHEMA, Direction
 
@@ -248,7 +249,10 @@ class _Reading:
         policies = self.policies
         policy = policies(interface) if callable(policies) else policies.get(slot, SlotPolicy())
         allow, local = policy.allow_keys(slot), policy.local_networks()
-        if self.lib.capture_set_slot(self.handle, slot, policy.eni(), allow, len(allow), local, len(local)):
+        eni = policy.eni()
+        if self.lib.capture_set_slot(
+            self.handle, slot, eni.ctypes.data, allow.ctypes.data, len(allow), local, len(local)
+        ):
             raise HostError("no memory for an interface of a capture")
 
     def _slot(self, name: str, section: int, index: int) -> int:
@@ -258,25 +262,23 @@ class _Reading:
             if known.section < section and known.name == name and (name or known.index == index):
                 return known.slot
         slot = max((known.slot for known in self.interfaces), default=-1) + 1
-        if slot >= library.MAX_SLOTS:
+        if slot >= MAX_SLOTS:
             at = self.report.offset
-            raise InputError(f"{self.path}: byte {at}: more than {library.MAX_SLOTS} interfaces")
+            raise InputError(f"{self.path}: byte {at}: more than {MAX_SLOTS} interfaces")
         return slot
 
     def _drain(self, summary: CaptureSummary | None = None) -> CaptureDrain:
         """Copy the flows out of the library and empty its table."""
-        count = self.report.flow_count
-        if count:
-            memory = (ctypes.c_char * (count * library.FLOW_DTYPE.itemsize)).from_address(self.report.flows)
-            flows = np.frombuffer(memory, library.FLOW_DTYPE, count)
-        else:
-            flows = np.empty(0, library.FLOW_DTYPE)
-        table = library.flow_table(flows)
+        flows: Array = np.empty(0, FLOW)
+        if count := self.report.flow_count:
+            memory = (ctypes.c_char * (count * FLOW.itemsize)).from_address(self.report.flows)
+            flows = np.frombuffer(memory, FLOW, count).copy()
+        table = flow_table(flows["key"], flows["value"])
         self.lib.capture_drained(self.handle)
         return CaptureDrain(self.report.tick_start_ns // 1_000_000_000, table, summary)
 
     def _summary(self, truncated_at: int | None) -> CaptureSummary:
-        counters = np.ctypeslib.as_array(self.lib.capture_seen(self.handle), (library.MAX_SLOTS, 2, 2))
+        counters = np.ctypeslib.as_array(self.lib.capture_seen(self.handle), (MAX_SLOTS, 2, 2))
         seen = {
             (int(slot), Direction(int(direction))): (
                 int(counters[slot, direction, 0]),
