@@ -62,7 +62,7 @@ class Windows:
     """The open windows of one interval.
 
     `add` and `add_losses` put a drain into the window of `at_ns`, any instant inside the tick that the drain covers.
-    The flip that ends a tick is none: it comes a little after the window's end; the flip before it or the middle will do.
+    The flip that ends a tick is none: it comes a little after the window's end. The flip before it or the middle is.
     `close` after each drain with the time of its flip then gives whole windows.
 
     A window that was closed is never opened again: what is late for it goes to the window after the last closed one

@@ -1,0 +1,252 @@
+"""Records <-> lines: the text form of a typed table of records, and its exact inverse.
+
+A line is the fields of the format joined by one space, `-` for what is absent, no quoting (VPC user guide, "Flow log
+records"). Every record line parses back to the same record, and what would not is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from socket import AF_INET, AF_INET6, inet_pton
+from typing import Any, TypeAlias, TypeGuard
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vnotch.errors import InputError
+from vnotch.fields import ABSENT, SEPARATOR, Field, Format
+
+_LOOKUP_VALUES = 65_536
+_LOOKUP_ROWS = 4_096
+_INTEGER = re.compile(r"0|[1-9][0-9]*")
+_PRINTABLE = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A column with few distinct values: row i has `values[codes[i]]`. A null value is absent.
+
+    Columns that share one array of codes, and constants beside them, are joined before they are spread over the rows.
+    """
+
+    codes: pa.Array
+    values: pa.Array
+
+
+Column: TypeAlias = "pa.Array | Coded | str | int | None"
+"""A column of a record table: an array, coded, or the same value (None: absent) in every row."""
+
+
+def record_lines(table: pa.Table, format: Format) -> pa.Array:
+    """Typed columns (`format.schema`, found by name) -> one string a row, in the format's order.
+
+    At most 2 GiB of text, which is Arrow's bound on one string array.
+    """
+    columns = [table[item.column].combine_chunks() for item in format.fields]
+    return join_columns(columns, table.num_rows)
+
+
+def join_columns(columns: Sequence[Column], rows: int) -> pa.Array:
+    """Columns -> lines of `rows` rows. Integers are printed in decimal, null as `-`."""
+    parts: list[Column] = []
+    for column in columns:
+        _append(parts, _text(column), rows)
+    arrays = [pc.take(part.values, part.codes) if isinstance(part, Coded) else part for part in parts]
+    if not any(isinstance(array, pa.Array | pa.ChunkedArray) for array in arrays):
+        return pa.repeat(pa.scalar(SEPARATOR.join(str(array) for array in arrays)), rows)
+    scalars = [pa.scalar(array) if isinstance(array, str) else array for array in arrays]
+    return _join(scalars)
+
+
+def typed_column(column: Column, type_: pa.DataType, rows: int) -> pa.Array:
+    """A column as one array of the field's type."""
+    if isinstance(column, Coded):
+        return pc.take(column.values, column.codes).cast(type_)
+    if isinstance(column, pa.Array):
+        return column.cast(type_)
+    return pa.repeat(pa.scalar(column, type_), rows)
+
+
+def _append(parts: list[Column], column: Column, rows: int) -> None:
+    """Appends a text column, joined to the one before it where that saves work over the rows."""
+    before = parts[-1] if parts else None
+    if isinstance(before, str) and isinstance(column, str):
+        parts[-1] = before + SEPARATOR + column
+    elif isinstance(before, str) and _is_small(column, rows):
+        parts[-1] = Coded(column.codes, _join([pa.scalar(before), column.values]))
+    elif _is_small(before, rows) and isinstance(column, str):
+        parts[-1] = Coded(before.codes, _join([before.values, pa.scalar(column)]))
+    elif _is_small(before, rows) and _is_small(column, rows) and column.codes is before.codes:
+        parts[-1] = Coded(column.codes, _join([before.values, column.values]))
+    else:
+        parts.append(column)
+
+
+def _is_small(column: Column, rows: int) -> TypeGuard[Coded]:
+    return isinstance(column, Coded) and len(column.values) * 4 <= rows
+
+
+def _join(parts: Sequence[Any]) -> pa.Array:
+    return pc.binary_join_element_wise(*parts, pa.scalar(SEPARATOR), null_handling="replace", null_replacement=ABSENT)
+
+
+def _text(column: Column) -> Column:
+    if column is None:
+        return ABSENT
+    if isinstance(column, Coded):
+        return Coded(column.codes, _text(column.values))
+    if isinstance(column, pa.Array):
+        return column if pa.types.is_string(column.type) else _decimal(column)
+    return str(column)
+
+
+def _decimal(numbers: pa.Array) -> pa.Array:
+    """Integers -> text. Small numbers come from a table of their texts, which takes half the time of printing them."""
+    if len(numbers) >= _LOOKUP_ROWS:
+        bounds = pc.min_max(numbers).as_py()
+        if bounds["min"] is not None and bounds["min"] >= 0 and bounds["max"] < _LOOKUP_VALUES:
+            return pc.take(_small_numbers(), numbers.cast(pa.int32()))
+    return numbers.cast(pa.string())
+
+
+@cache
+def _small_numbers() -> pa.Array:
+    return pa.array([str(number) for number in range(_LOOKUP_VALUES)])
+
+
+def parse_line(line: str, format: Format) -> dict[str, str | int | None]:
+    """A line -> the record: column name to value, None for `-`, in the format's order.
+
+    Raises InputError that names the column where the line is not one that the format could have given.
+    """
+    texts = line.split(SEPARATOR)
+    if len(texts) != len(format.fields):
+        raise InputError(f"{len(texts)} values in a line whose format has {len(format.fields)} fields: {line!r}")
+    return {item.column: _parse_value(item, text, format) for item, text in zip(format.fields, texts, strict=True)}
+
+
+def _parse_value(item: Field, text: str, format: Format) -> str | int | None:
+    if text == ABSENT:
+        if item.required:
+            raise _wrong(item, text, "this field is never absent")
+        return None
+    if pa.types.is_integer(item.type):
+        return _parse_integer(item, text, format)
+    if not _PRINTABLE.fullmatch(text):
+        raise _wrong(item, text, "a value is at least one printable ASCII character, without blanks")
+    if item.values and text not in item.values:
+        raise _wrong(item, text, "one of " + ", ".join(item.values))
+    if item.address and not _is_address(text):
+        raise _wrong(item, text, "an IPv4 or IPv6 address")
+    return text
+
+
+def _parse_integer(item: Field, text: str, format: Format) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise _wrong(item, text, "a decimal number")
+    number = int(text)
+    if number > _largest(item):
+        raise _wrong(item, text, f"at most {_largest(item)}")
+    if item.name == "version" and number != format.version:
+        raise _wrong(item, text, f"lines of this format have version {format.version}")
+    return number
+
+
+def parse_lines(lines: pa.Array | pa.ChunkedArray, format: Format) -> pa.Table:
+    """Lines -> typed table (`format.schema`), one row a line; the inverse of `record_lines`.
+
+    Raises InputError that names the first wrong line, counted from 1, and its column.
+    """
+    table, valid = parse_valid(lines, format)
+    if table.num_rows == len(lines):
+        return table
+    number = pc.index(valid, False).as_py()
+    line = lines[number].as_py()
+    if line is None:
+        raise InputError(f"line {number + 1}: missing")
+    try:
+        parse_line(line, format)
+    except InputError as error:
+        raise InputError(f"line {number + 1}: {error.message}", error.remedy) from None
+    raise AssertionError(f"the two parsers disagree on {line!r}")
+
+
+def parse_valid(lines: pa.Array | pa.ChunkedArray, format: Format) -> tuple[pa.Table, pa.Array]:
+    """Lines -> (typed table of those that are record lines of the format, mask of which they are).
+
+    What `parse_line` refuses is not in the table.
+    """
+    if isinstance(lines, pa.ChunkedArray):
+        lines = lines.combine_chunks()
+    width = len(format.fields)
+    valid = pc.fill_null(pc.equal(pc.count_substring(lines, SEPARATOR), width - 1), False)
+    texts = pc.list_flatten(pc.split_pattern(lines.filter(valid), SEPARATOR))
+    good = np.ones(len(texts) // width, bool)
+    columns = []
+    for position, item in enumerate(format.fields):
+        column, accepted = _parse_column(item, texts.take(np.arange(position, len(texts), width)), format)
+        columns.append(column)
+        good &= accepted.to_numpy(zero_copy_only=False)
+    if not good.all():
+        columns = [column.filter(pa.array(good)) for column in columns]
+        mask = valid.to_numpy(zero_copy_only=False).copy()
+        mask[mask] = good
+        valid = pa.array(mask)
+    return pa.table(columns, schema=format.schema), valid
+
+
+def _parse_column(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Array, pa.Array]:
+    """-> (values, which texts were right). Wrong ones are null, or anything where the field is required."""
+    absent = pc.equal(texts, ABSENT)
+    if pa.types.is_integer(item.type):
+        values, right = _parse_integers(item, pc.if_else(absent, "0", texts), format)
+    else:
+        values, right = texts, _right_texts(item, texts)
+    if item.required:
+        return values, pc.and_(right, pc.invert(absent))
+    return pc.if_else(absent, pa.scalar(None, item.type), values), pc.or_(right, absent)
+
+
+def _parse_integers(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Array, pa.Array]:
+    right = pc.match_substring_regex(texts, f"^({_INTEGER.pattern})$")
+    right = pc.and_(right, pc.less_equal(pc.utf8_length(texts), len(str(_largest(item)))))
+    # 19 digits fit uint64, so the cast cannot fail and the comparison is exact.
+    numbers = pc.if_else(right, texts, "0").cast(pa.uint64())
+    fits = pc.less_equal(numbers, pa.scalar(_largest(item), pa.uint64()))
+    values = pc.if_else(fits, numbers, pa.scalar(0, pa.uint64())).cast(item.type)
+    right = pc.and_(right, fits)
+    if item.name == "version":
+        right = pc.and_(right, pc.equal(values, format.version))
+    return values, right
+
+
+def _right_texts(item: Field, texts: pa.Array) -> pa.Array:
+    """Looks at each distinct text once."""
+    encoded = texts.dictionary_encode()
+    right = [
+        bool(_PRINTABLE.fullmatch(text))
+        and (not item.values or text in item.values)
+        and (not item.address or _is_address(text))
+        for text in encoded.dictionary.to_pylist()
+    ]
+    return pc.take(pa.array(right, pa.bool_()), encoded.indices)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except OSError:
+        return False
+    return True
+
+
+def _largest(item: Field) -> int:
+    return 2**31 - 1 if item.type == pa.int32() else 2**63 - 1
+
+
+def _wrong(item: Field, text: str, right: str) -> InputError:
+    return InputError(f"column {item.column}: {text!r} is not right", right)
