@@ -135,10 +135,10 @@ static __always_inline void count(u32 which)
 	u64 *n = map_lookup(&counts, &which);
 
 	if (n)
-		*n += 1;
+		__sync_fetch_and_add(n, 1);
 }
 
-/* Adds to a counter of this CPU: a tc program is not interrupted by another on the same CPU's counter. */
+/* Adds to a counter of this CPU; atomically, since not every kernel keeps a softirq away from what it interrupts. */
 static __always_inline void add(void *map, u32 index, const struct parsed *p)
 {
 	struct counter *c = map_lookup(map, &index);
@@ -207,10 +207,12 @@ static __always_inline void count_flow(const struct flow_key *key, const struct 
 	add_to_flow(v, p, now);
 }
 
-/* User space removes entries 30 s after their first fragment, so what is there is young. */
+/* User space removes old entries at its next drain; until then they are passed over here. */
 static __always_inline struct fragment_value *fragment_find(void *tables, const struct fragment_key *key, u64 now)
 {
-	return map_lookup(&fragments, key);
+	struct fragment_value *known = map_lookup(&fragments, key);
+
+	return known && (s64)(now - known->ns) <= (s64)FRAGMENT_NS ? known : 0;
 }
 
 static __always_inline void fragment_keep(void *tables, const struct fragment_key *key, const struct fragment_value *value)

@@ -102,6 +102,7 @@ struct counter {
 };
 
 /* A datagram of which fragments are under way, and what its first fragment told of it. */
+#define FRAGMENT_NS 30000000000ULL	/* Linux waits as long for the rest of a datagram (ipfrag_time) */
 struct fragment_key {
 	u8 src[16];
 	u8 dst[16];
@@ -113,7 +114,7 @@ struct fragment_key {
 _Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
 
 struct fragment_value {
-	u64 ns;		/* of the first fragment; user space removes the entry 30 s later */
+	u64 ns;		/* of the first fragment; it counts for FRAGMENT_NS */
 	u16 sport;
 	u16 dport;
 	u8 proto;	/* the transport protocol */

@@ -106,6 +106,14 @@ class Generations:
         if self._meta["pending"][0] == layout.PENDING_EMPTY:
             self._empty()
 
+    def origin(self) -> tuple[int, int]:
+        """(inode of the network namespace, MODE_* of attaching) of the last process that used these maps."""
+        return int(self._meta["netns"][0]), int(self._meta["mode"][0])
+
+    def set_origin(self, netns: int, mode: int) -> None:
+        self._meta["netns"], self._meta["mode"] = netns, mode
+        self._save()
+
     def use_slots(self, count: int) -> None:
         """Slots below `count` are in use: counters are read that far."""
         if count > self._meta["slots"][0]:

@@ -37,7 +37,6 @@ CLSACT_PRIORITY = 1
 CLSACT_HANDLE = 0x766E
 """Says which filter is ours, so that another process can take it over or remove it ("vn")."""
 
-RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTMGRP_LINK = 1
 
@@ -66,17 +65,20 @@ class Namespace:
         return dict(self.run(socket.if_nameindex))
 
     def index(self, device: str) -> int:
-        """The ifindex of an Ethernet interface. Raises KernelError where there is none, InputError for another kind."""
+        """The ifindex of an Ethernet interface. Raises InputError where there is none of this name and kind."""
         try:
             index = self.run(socket.if_nametoindex, device)
             kind = self.run(_link_type, device)
         except OSError as error:
-            number = error.errno or errno.ENODEV
-            number = errno.ENODEV if number == errno.ENXIO else number
-            raise KernelError(f"finding the interface {device} in {self}", number, "check its name: ip link") from error
+            raise InputError(f"{self} has no interface {device}", "check its name: ip link") from error
         if kind != ARPHRD_ETHER:
             raise InputError(f"{device} is not an Ethernet interface", "bind the ENI to a veth, a tap or a NIC")
         return index
+
+    @property
+    def inode(self) -> int:
+        """Tells this namespace from all others that are there now."""
+        return self.run(os.stat, "/proc/thread-self/ns/net").st_ino
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -209,17 +211,19 @@ class LinkWatcher:
         self._socket = namespace.run(_link_socket)
         self._wake_read, self._wake_write = os.pipe()
         self._closed = threading.Event()
+        self._waiting = threading.Lock()
         self.links = namespace.links()
         """ifindex -> name as last told."""
 
     def changes(self, timeout_seconds: float) -> list[LinkChange]:
         """Waits for a change, for at most `timeout_seconds`; empty after that, and for changes that concern no name."""
-        if self._closed.is_set():
-            return []
-        ready, _, _ = select.select([self._socket, self._wake_read], [], [], timeout_seconds)
-        if self._closed.is_set() or not ready:
-            return []
-        deleted = self._read_deleted()
+        with self._waiting:
+            if self._closed.is_set():
+                return []
+            ready, _, _ = select.select([self._socket.fileno(), self._wake_read], [], [], timeout_seconds)
+            if self._closed.is_set() or not ready:
+                return []
+            deleted = self._read_deleted()
         now = self._namespace.links()
         changes = []
         for index, name in self.links.items():
@@ -236,7 +240,7 @@ class LinkWatcher:
 
     def _read_deleted(self) -> set[int]:
         """Empties the socket; the indexes of interfaces that were deleted, since an index may be in use again."""
-        deleted = set()
+        deleted: set[int] = set()
         while True:
             try:
                 data = self._socket.recv(1 << 16)
@@ -251,17 +255,19 @@ class LinkWatcher:
                 if length < 32:
                     break
                 (index,) = struct.unpack_from("=i", data, 20)
-                if kind == RTM_DELLINK:
+                # A bridge tells of ports that leave it in the same message, with its own family.
+                if kind == RTM_DELLINK and data[16] == socket.AF_UNSPEC:
                     deleted.add(index)
-                elif kind == RTM_NEWLINK and index in deleted and index not in self.links:
-                    deleted.discard(index)
                 data = data[(length + 3) & ~3 :]
 
     def close(self) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
-            os.write(self._wake_write, b"x")
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        os.write(self._wake_write, b"x")
+        with self._waiting:  # nobody waits on what is closed now
             self._socket.close()
+            os.close(self._wake_read)
             os.close(self._wake_write)
 
 

@@ -78,6 +78,9 @@ FRAGMENT_VALUE = np.dtype(
 COUNTER = np.dtype([("packets", "<u8"), ("bytes", "<u8")])
 """struct counter."""
 
+FRAGMENT_NS = 30_000_000_000
+"""vnotch.h: FRAGMENT_NS."""
+
 COUNTS = ("unknown_interface", "fragments_full", "spilled")
 """COUNT_*, in order."""
 
@@ -90,10 +93,16 @@ META = np.dtype(
         ("slots", "<u4"),  # slots below this number have been in use
         ("flipped_ns", "<u8"),  # Unix time at which the other one was taken out of use
         ("ring_end", "<u8"),  # where its drain ends in the ring buffer
-        ("reserved", "<u8", (4,)),
+        ("netns", "<u8"),  # inode of the network namespace that is captured
+        ("mode", "<u4"),  # MODE_*: how programs were attached
+        ("reserved", "<u4"),
+        ("more", "<u8", (2,)),
     ]
 )
 """What a new process must know of the maps it takes over. User space alone reads and writes it, in one call."""
+
+MODE_TCX = 1
+MODE_CLSACT = 2
 
 PENDING_NONE = 0
 PENDING_DRAIN = 1

@@ -11,7 +11,7 @@ import errno
 import os
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
@@ -237,7 +237,10 @@ def program_info(fd: int) -> ProgramInfo:
     return _info(fd, ProgramInfo())
 
 
-def _info(fd: int, info: Any) -> Any:
+Info = TypeVar("Info", MapInfo, LinkInfo, ProgramInfo)
+
+
+def _info(fd: int, info: Info) -> Info:
     size = ctypes.c_uint32(ctypes.sizeof(info))
     check(library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "BPF_OBJ_GET_INFO_BY_FD")
     return info

@@ -1,0 +1,526 @@
+"""The kernel's datapath: loaded, attached to interfaces, told what it must know of them, drained.
+
+    datapath = Datapath.open(netns="router", pin_dir=Path("/sys/fs/bpf/vnotch"))
+    datapath.set_interface(7, enforce=True, allow=[(6, 80)])
+    datapath.attach("vn-web", slot=7)
+    drain = datapath.flip_and_drain()       # flows of all interfaces since the flip before
+    ...                                     # written down
+    datapath.commit(drain.generation)
+
+This file and the parts of it that it imports are the only ones that make bpf calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vnotch.capture import layout, libbpf
+from vnotch.capture.generations import Drain, FlowMaps, Generations
+from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact
+from vnotch.capture.layout import ALLOW_KEY, COUNTER, ENI, FRAGMENT_KEY, FRAGMENT_VALUE, MAX_SLOTS, META, SPILL
+from vnotch.capture.pins import PinFolder
+from vnotch.capture.ring import Ring
+from vnotch.errors import HostError, InputError, KernelError, LimitError
+from vnotch.flow import Direction
+
+__all__ = ["Datapath", "Drain"]
+
+log = logging.getLogger(__name__)
+
+OBJECT = Path(__file__).parent / "native" / "vnotch.bpf.o"
+
+PROGRAM_MAPS = (
+    "slots",
+    "enis",
+    "allowed",
+    "seen",
+    "lost",
+    "counts",
+    "fragments",
+    "flows_0",
+    "flows_1",
+    "active",
+    "ring",
+)
+USER_MAPS = ("losses_0", "losses_1", "meta")
+"""Maps that no program knows. `meta` is pinned last: with it, the others are all there."""
+
+# include/uapi/linux/capability.h
+CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39
+
+MODES = {"tcx": layout.MODE_TCX, "clsact": layout.MODE_CLSACT}
+
+HOOKS = (
+    # pin suffix, program, attach type: the names are the host's, the ENI's direction is the other one.
+    ("ingress", "vnotch_ingress", libbpf.ATTACH_TCX_INGRESS),
+    ("egress", "vnotch_egress", libbpf.ATTACH_TCX_EGRESS),
+)
+
+
+@dataclass
+class _Attachment:
+    device: str
+    index: int
+    links: list[int]  # tcx
+    made_qdisc: bool  # clsact
+
+
+class Datapath:
+    """The maps and programs of one agent, for one network namespace.
+
+    With `pin_dir`, all of it outlives the process: the next `open` with the same folder takes it over without losing or
+    counting twice a packet, whenever the process ended, and continues the generations. All methods may be called from
+    any thread; they exclude each other.
+    """
+
+    attach_mode: str
+    """How programs are attached: `tcx` or `clsact`."""
+    taken_over: bool
+    """Whether the maps are those of a process before, which may hold a drain that it did not commit."""
+
+    def __init__(self, netns: str | None) -> None:
+        """`open` is the way to make one."""
+        self._lock = threading.RLock()
+        self._fds: dict[str, int] = {}
+        self._programs: list[int] = []
+        self._attached: dict[int, _Attachment] = {}
+        self._allow: dict[int, set[tuple[int, int]]] = {}
+        self._ring: Ring | None = None
+        self._pins: PinFolder | None = None
+        self._namespace = Namespace(netns)
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        netns: str | None = None,
+        pin_dir: Path | None = None,
+        flows_per_map: int = 131072,
+        ring_bytes: int = 1 << 20,
+        attach_mode: str = "auto",
+    ) -> Datapath:
+        """Loads the programs and makes or takes over the maps; nothing is attached yet, except what a predecessor left.
+
+        `netns`: a name of `ip netns` or a path; None is the caller's own. `pin_dir`: a folder on a bpffs, which is
+        mounted there where it is missing. `attach_mode`: `tcx` (kernel 6.6), `clsact`, or `auto`: tcx where there is
+        one. Maps that are taken over keep the sizes they have.
+
+        Raises HostError (KernelError) with a remedy where this machine cannot do it, InputError for a bad argument.
+        """
+        if attach_mode not in ("auto", *MODES):
+            raise InputError(f"attach mode {attach_mode}: not one of auto, tcx, clsact")
+        if flows_per_map < 1:
+            raise InputError(f"{flows_per_map} flows per map: at least 1 is needed")
+        if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
+            raise InputError(f"ring buffer of {ring_bytes} bytes: a power of two from {mmap.PAGESIZE} on is needed")
+        _check_privileges()
+        self = cls(netns)
+        try:
+            if pin_dir is not None:
+                self._pins = PinFolder(pin_dir)
+            self._open(flows_per_map, ring_bytes, attach_mode)
+        except BaseException:
+            self._close_all()
+            raise
+        return self
+
+    def _open(self, flows_per_map: int, ring_bytes: int, attach_mode: str) -> None:
+        self.taken_over = self._find_pins()
+        self._load(flows_per_map, ring_bytes)
+        if not self.taken_over:
+            for parity in range(2):
+                self._fds[f"losses_{parity}"] = _array(f"losses_{parity}", COUNTER, MAX_SLOTS * 2)
+            self._fds["meta"] = _array("meta", META, 1)
+        ring_size = libbpf.map_info(self._fds["ring"]).max_entries
+        self._ring = Ring(self._fds["ring"], ring_size, SPILL)
+        maps = FlowMaps(
+            active=self._fds["active"],
+            flows=(self._fds["flows_0"], self._fds["flows_1"]),
+            meta=self._fds["meta"],
+            losses=(self._fds["losses_0"], self._fds["losses_1"]),
+            lost=self._fds["lost"],
+        )
+        self._generations = Generations(maps, self._ring)
+        if self.taken_over:
+            self._generations.resume()
+            self._read_allowed()
+        else:
+            self._generations.start()
+        self._choose_mode(attach_mode)
+        if self._pins and not self.taken_over:
+            for name in (*PROGRAM_MAPS, *USER_MAPS):
+                self._pins.pin(name, self._fds[name])
+
+    # ---- Loading ---------------------------------------------------------------------------------------------------
+
+    def _find_pins(self) -> bool:
+        """Opens the pinned maps, if a whole set is there; a set without `meta` was never in use and is removed."""
+        if self._pins is None:
+            return False
+        meta = self._pins.get("meta")
+        if meta is None:
+            for name in self._pins.names():
+                self._pins.remove(name)
+            return False
+        self._fds["meta"] = meta
+        raw = libbpf.map_lookup(meta, (0).to_bytes(4, "little"), libbpf.map_info(meta).value_size)
+        version = int.from_bytes((raw or b"")[:4], "little")
+        if version != layout.LAYOUT_VERSION:
+            raise HostError(
+                f"the maps pinned in {self._pins.path} have layout {version}, this release has {layout.LAYOUT_VERSION}",
+                f"stop the other release, then remove them with what they hold: rm -r {self._pins.path}/*",
+            )
+        for name in (*PROGRAM_MAPS, *USER_MAPS[:-1]):
+            fd = self._pins.get(name)
+            if fd is None:
+                raise HostError(
+                    f"the map {name} is missing among the pins in {self._pins.path}",
+                    f"remove the others with what they hold: rm -r {self._pins.path}/*",
+                )
+            self._fds[name] = fd
+        return True
+
+    def _load(self, flows_per_map: int, ring_bytes: int) -> None:
+        if not OBJECT.exists():
+            raise HostError(f"{OBJECT} is missing", "build it: python hatch_build.py")
+        loaded = libbpf.Object(OBJECT)
+        try:
+            if self.taken_over:
+                for name in PROGRAM_MAPS:
+                    loaded.reuse(name, self._fds[name])
+            else:
+                loaded.set_max_entries("flows_0", flows_per_map)
+                loaded.set_max_entries("flows_1", flows_per_map)
+                loaded.set_max_entries("ring", ring_bytes)
+            loaded.load()
+            if not self.taken_over:
+                self._fds.update({name: loaded.map_fd(name) for name in PROGRAM_MAPS})
+            self._programs = [loaded.program_fd(program) for _, program, _ in HOOKS]
+        finally:
+            loaded.close()
+
+    def _choose_mode(self, wanted: str) -> None:
+        """Settles `attach_mode`. What a predecessor attached otherwise, or elsewhere, is taken away first."""
+        netns, mode = self._namespace.inode, 0
+        names = {number: name for name, number in MODES.items()}
+        if self.taken_over:
+            old_netns, mode = self._generations.origin()
+            if old_netns != netns:
+                log.warning("the pinned maps served another network namespace; its attachments end now")
+                self._drop_pinned_links()
+                for index in self._slot_indexes():
+                    libbpf.map_delete(self._fds["slots"], index.to_bytes(4, "little"))
+                mode = 0
+        if wanted == "auto":
+            wanted = names.get(mode) or ("tcx" if libbpf.has_tcx(self._programs[0]) else "clsact")
+        elif wanted == "tcx" and not libbpf.has_tcx(self._programs[0]):
+            raise HostError(f"Linux {os.uname().release} has no tcx, which needs 6.6", "use the attach mode clsact")
+        self.attach_mode = wanted
+        if mode and names[mode] != wanted:
+            for slot in set(self._slot_indexes().values()):
+                self._unhook(slot, names[mode])
+        self._generations.set_origin(netns, MODES[wanted])
+
+    # ---- Interfaces ------------------------------------------------------------------------------------------------
+
+    def set_interface(
+        self,
+        slot: int,
+        *,
+        enforce: bool = False,
+        allow: Iterable[tuple[int, int]] | None = None,
+        dns_v4: bytes | None = None,
+        routers_v4: Iterable[bytes] = (),
+        router_v6: bytes | None = None,
+    ) -> None:
+        """What the datapath must know of an ENI, before it is attached or while it is.
+
+        `allow`: (protocol, port) pairs that the ENI lets in, None for everything; `enforce`: drop what is rejected.
+        Addresses are packed: VPC base + 2; up to two of VPC base + 1 and subnet base + 1; ::1 of the subnet.
+        """
+        _check_slot(slot)
+        routers = list(routers_v4)
+        ports = set() if allow is None else {(int(protocol), int(port)) for protocol, port in allow}
+        if (
+            len(routers) > 2
+            or any(len(a) != 4 for a in (*routers, dns_v4 or bytes(4)))
+            or len(router_v6 or bytes(16)) != 16
+        ):
+            raise InputError(f"slot {slot}: addresses are not packed IPv4 or IPv6 ones, or more than two routers")
+        for protocol, port in ports:
+            if not (0 <= protocol <= 255 and 0 <= port <= 65535):
+                raise InputError(f"slot {slot}: protocol {protocol} port {port} is out of range")
+        eni = np.zeros(1, ENI)
+        eni["flags"] = (layout.ENI_ENFORCE if enforce else 0) | (layout.ENI_ALLOW_LIST if allow is not None else 0)
+        eni["dns_v4"] = np.void(dns_v4 or bytes(4))
+        for place, address in enumerate(routers):
+            eni["router_v4"][0][place] = np.void(address)
+        eni["router_v6"] = np.void(router_v6 or bytes(16))
+        with self._lock:
+            before = self._allow.get(slot, set())
+            # New ports first, old ones last: no packet meets a list that is shorter than both.
+            for protocol, port in ports - before:
+                self._add_allowed(slot, protocol, port)
+            libbpf.map_update(self._fds["enis"], slot.to_bytes(4, "little"), eni.tobytes())
+            for protocol, port in before - ports:
+                libbpf.map_delete(self._fds["allowed"], _allow_key(slot, protocol, port))
+            self._allow[slot] = ports
+
+    def _add_allowed(self, slot: int, protocol: int, port: int) -> None:
+        try:
+            libbpf.map_update(self._fds["allowed"], _allow_key(slot, protocol, port), (1).to_bytes(4, "little"))
+        except KernelError as error:
+            if error.errno == errno.E2BIG:
+                raise LimitError("the allow lists of all interfaces together have more than 262144 ports") from error
+            raise
+
+    def _read_allowed(self) -> None:
+        entries = libbpf.map_info(self._fds["allowed"]).max_entries
+        keys, values = np.empty(entries, ALLOW_KEY), np.empty(entries, np.uint32)
+        count = libbpf.lookup_batch(self._fds["allowed"], keys, values)
+        for key in keys[:count]:
+            self._allow.setdefault(int(key["slot"]), set()).add((int(key["proto"]), int(key["port"])))
+
+    def attach(self, device: str, slot: int) -> None:
+        """Captures `device` under `slot`, at both hooks, before all other programs there. Attaching again what is
+        attached does nothing; after a takeover it hands the interface over to the new program without a gap.
+
+        Raises InputError where there is no such Ethernet interface or it has another slot, KernelError where the kernel
+        refuses; nothing is attached then.
+        """
+        _check_slot(slot)
+        with self._lock:
+            index = self._namespace.index(device)
+            here = self._attached.get(slot)
+            if here is not None and here.index == index and self._alive(here):
+                here.device = device
+                return
+            other = self._slot_indexes().get(index)
+            if other not in (None, slot) and other in self._attached:
+                raise InputError(f"{device} is captured under slot {other} already")
+            if here is not None or any(i != index and s == slot for i, s in self._slot_indexes().items()):
+                self.detach(slot)
+            self._generations.use_slots(slot + 1)
+            libbpf.map_update(self._fds["slots"], index.to_bytes(4, "little"), slot.to_bytes(4, "little"))
+            attachment = _Attachment(device, index, [], False)
+            try:
+                self._hook(attachment, slot)
+            except BaseException:
+                self._attached[slot] = attachment
+                self.detach(slot)
+                raise
+            self._attached[slot] = attachment
+
+    def _hook(self, attachment: _Attachment, slot: int) -> None:
+        device, index = attachment.device, attachment.index
+        if self.attach_mode == "clsact":
+            attachment.made_qdisc = self._namespace.run(attach_clsact, index, *self._programs)
+            return
+        # Filters that a process left behind when it was killed would count into maps that nobody reads, or drop.
+        self._namespace.run(detach_clsact, index, False)
+        for (name, _, attach_type), program in zip(HOOKS, self._programs, strict=True):
+            pin = f"link_{slot}_{name}"
+            fd = self._pins.get(pin) if self._pins else None
+            if fd is not None:
+                if libbpf.link_info(fd).ifindex == index and libbpf.link_update(fd, program) == 0:
+                    attachment.links.append(fd)
+                    continue
+                os.close(fd)
+                self._pins.remove(pin)  # type: ignore[union-attr]
+            fd = self._namespace.run(
+                libbpf.link_create, program, index, attach_type, f"attaching to {device} ({name}, tcx)"
+            )
+            attachment.links.append(fd)
+            if self._pins:
+                self._pins.pin(pin, fd)
+
+    def _alive(self, attachment: _Attachment) -> bool:
+        """A tcx link outlives its device, with the ifindex 0. A clsact filter goes with it, and so does the index."""
+        return all(libbpf.link_info(fd).ifindex == attachment.index for fd in attachment.links)
+
+    def detach(self, slot: int) -> None:
+        """Ends the capture of a slot; what was counted stays to be drained. A device that is gone is no error."""
+        _check_slot(slot)
+        with self._lock:
+            self._unhook(slot, self.attach_mode)
+            self._attached.pop(slot, None)
+            for index, owner in self._slot_indexes().items():
+                if owner == slot:
+                    libbpf.map_delete(self._fds["slots"], index.to_bytes(4, "little"))
+
+    def _unhook(self, slot: int, mode: str) -> None:
+        here = self._attached.get(slot)
+        if mode == "tcx":
+            for name, _, _ in HOOKS:
+                if self._pins:
+                    self._pins.remove(f"link_{slot}_{name}")
+            for fd in here.links if here else []:
+                os.close(fd)
+            if here:
+                here.links = []
+            return
+        links = self._namespace.links()
+        for index, owner in self._slot_indexes().items():
+            if owner == slot and index in links:
+                self._namespace.run(detach_clsact, index, here is not None and here.made_qdisc)
+
+    def attached(self) -> dict[int, str]:
+        """Slot -> device of what this process has attached and what is still there."""
+        with self._lock:
+            links = self._namespace.links()
+            return {s: a.device for s, a in self._attached.items() if a.index in links and self._alive(a)}
+
+    def _slot_indexes(self) -> dict[int, int]:
+        """ifindex -> slot, from the kernel's map: after a takeover it knows more than this process."""
+        keys, values = np.empty(MAX_SLOTS, np.uint32), np.empty(MAX_SLOTS, np.uint32)
+        count = libbpf.lookup_batch(self._fds["slots"], keys, values)
+        return dict(zip(keys[:count].tolist(), values[:count].tolist(), strict=True))
+
+    def _drop_pinned_links(self) -> None:
+        assert self._pins
+        for name in self._pins.names():
+            if name.startswith("link_"):
+                self._pins.remove(name)
+
+    # ---- Draining --------------------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int:
+        """Of the flow map in use. A slot that is detached now is free when generation + 1 has been committed."""
+        with self._lock:
+            return self._generations.generation
+
+    def flip_and_drain(self) -> Drain:
+        """Takes the flow map out of use and reads it, once no program writes to it any more (a grace period of some
+        10 ms). Until `commit`, and after a takeover of maps that were not committed, it reads the same one again.
+        """
+        with self._lock:
+            drain = self._generations.drain()
+            self._sweep_fragments()
+            return drain
+
+    def commit(self, generation: int) -> None:
+        """The drain of this generation is safe elsewhere; its map is emptied. The next flip needs it. A second call
+        does nothing."""
+        with self._lock:
+            self._generations.commit(generation)
+
+    def _sweep_fragments(self) -> None:
+        room = libbpf.map_info(self._fds["fragments"]).max_entries
+        keys, values = np.empty(room, FRAGMENT_KEY), np.empty(room, FRAGMENT_VALUE)
+        count = libbpf.lookup_batch(self._fds["fragments"], keys, values)
+        oldest = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - layout.FRAGMENT_NS
+        old = np.ascontiguousarray(keys[:count][values["ns"][:count].astype(np.int64) < oldest])
+        if len(old):
+            libbpf.delete_batch(self._fds["fragments"], old)
+
+    # ---- Counters --------------------------------------------------------------------------------------------------
+
+    def seen(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(slot, direction) -> (packets, bytes) that its interface has seen since the slot's first use or `clear`.
+
+        With no traffic under way this is the sum of all drains' flows and losses.
+        """
+        with self._lock:
+            total = self._generations.sum_cpus(self._fds["seen"])
+            places = set(np.nonzero(total["packets"])[0].tolist())
+            places |= {slot * 2 + direction for slot in self._attached for direction in (0, 1)}
+            return {
+                (place // 2, place % 2): (int(total["packets"][place]), int(total["bytes"][place]))
+                for place in sorted(places)
+            }
+
+    def clear(self, slot: int) -> None:
+        """Before a slot is given to another ENI: `seen` begins at zero, lists and flags are gone."""
+        _check_slot(slot)
+        with self._lock:
+            assert slot not in self._attached, f"slot {slot} is attached"
+            self.set_interface(slot)
+            zero = bytes(COUNTER.itemsize * libbpf.possible_cpus())
+            for direction in Direction:
+                libbpf.map_update(self._fds["seen"], (slot * 2 + int(direction)).to_bytes(4, "little"), zero)
+
+    def counts(self) -> dict[str, int]:
+        """Counters of no ENI since the maps were made: packets of interfaces without a slot (passed, not captured),
+        first fragments that found no room, packets that went through the ring buffer."""
+        with self._lock:
+            keys = np.empty(len(layout.COUNTS), np.uint32)
+            values = np.empty((len(layout.COUNTS), libbpf.possible_cpus()), np.uint64)
+            libbpf.lookup_batch(self._fds["counts"], keys, values)
+            return dict(zip(layout.COUNTS, values.sum(axis=1).tolist(), strict=True))
+
+    # ---- Ending ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends this process's part. With pins the capture goes on, without them it ends."""
+        with self._lock:
+            if self._fds and self._pins is None:
+                for slot in list(self._attached):
+                    self.detach(slot)
+            self._close_all()
+
+    def destroy(self) -> None:
+        """Ends the capture, whoever attached it, and removes pins and maps with what they hold."""
+        with self._lock:
+            for slot in {*self._attached, *self._slot_indexes().values()}:
+                self.detach(slot)
+            pins, self._pins = self._pins, None
+            self._close_all()
+            if pins is not None:
+                pins.destroy()
+
+    def _close_all(self) -> None:
+        for attachment in self._attached.values():
+            for fd in attachment.links:
+                os.close(fd)
+        if self._ring is not None:
+            self._ring.close()
+        for fd in (*self._fds.values(), *self._programs):
+            os.close(fd)
+        self._fds, self._programs, self._attached, self._ring = {}, [], {}, None
+        self._namespace.close()
+
+    def __enter__(self) -> Datapath:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_privileges() -> None:
+    status = Path("/proc/self/status").read_text()
+    held = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+
+    def has(capability: int) -> bool:
+        return bool(held >> capability & 1)
+
+    if not (has(CAP_NET_ADMIN) and (has(CAP_SYS_ADMIN) or (has(CAP_BPF) and has(CAP_PERFMON)))):
+        raise HostError(
+            "capturing packets needs more privilege", "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        )
+
+
+def _check_slot(slot: int) -> None:
+    if not 0 <= slot < MAX_SLOTS:
+        raise InputError(f"slot {slot}: not from 0 to {MAX_SLOTS - 1}")
+
+
+def _allow_key(slot: int, protocol: int, port: int) -> bytes:
+    key = np.zeros(1, ALLOW_KEY)
+    key["slot"], key["port"], key["proto"] = slot, port, protocol
+    return key.tobytes()
+
+
+def _array(name: str, value: np.dtype[Any], entries: int) -> int:
+    return libbpf.map_create(libbpf.MAP_TYPE_ARRAY, name, 4, value.itemsize, entries)

@@ -1,0 +1,86 @@
+"""A folder of pins: names in a bpffs that keep maps and links alive when the process that made them is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from vnotch.capture import libbpf
+from vnotch.errors import HostError, KernelError
+
+BPF_FS_MAGIC = 0xCAFE4A11
+STANDARD_MOUNT = Path("/sys/fs/bpf")
+OUR_MOUNT = b"vnotch"
+"""The source of mounts that we made ourselves and take away again."""
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def is_bpffs(path: Path) -> bool:
+    buffer = ctypes.create_string_buffer(256)  # struct statfs; it begins with a long, f_type
+    return _libc().statfs(str(path).encode(), buffer) == 0 and int.from_bytes(buffer.raw[:4], "little") == BPF_FS_MAGIC
+
+
+class PinFolder:
+    """A folder on a bpffs. Where there is none at this place, one is mounted, which needs root.
+
+    Below /sys/fs/bpf that is the usual mount of the whole host; elsewhere the folder itself becomes a mount of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            if STANDARD_MOUNT in path.parents and not is_bpffs(STANDARD_MOUNT):
+                self._mount(STANDARD_MOUNT, b"bpf")
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"the pin folder {path} cannot be made: {error.strerror}", "run as root") from error
+        if not is_bpffs(path):
+            self._mount(path, OUR_MOUNT)
+
+    def _mount(self, path: Path, source: bytes) -> None:
+        if _libc().mount(source, str(path).encode(), b"bpf", ctypes.c_ulong(0), b"mode=0700"):
+            number = ctypes.get_errno()
+            raise HostError(
+                f"{path} is on no bpffs and none can be mounted: {os.strerror(number)}",
+                f"as root: mount -t bpf bpf {path}",
+            )
+
+    def get(self, name: str) -> int | None:
+        return libbpf.get_pin(self.path / name)
+
+    def pin(self, name: str, fd: int) -> None:
+        libbpf.pin(fd, self.path / name)
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir())
+
+    def destroy(self) -> None:
+        """Removes all pins, the folder, and the mount if it is ours."""
+        for name in self.names():
+            self.remove(name)
+        if self.path.is_mount():
+            if _mount_source(self.path) == OUR_MOUNT and _libc().umount2(str(self.path).encode(), 0):
+                raise KernelError(f"unmounting {self.path}", ctypes.get_errno())
+            if self.path.is_mount():
+                return
+        try:
+            self.path.rmdir()
+        except OSError as error:
+            raise KernelError(f"removing {self.path}", error.errno or 0) from error
+
+
+def _mount_source(path: Path) -> bytes | None:
+    """The source field of the last mount at `path` (proc_pid_mountinfo(5))."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields, _, rest = line.partition(b" - ")
+        if fields.split()[4] == os.fsencode(path.resolve()):
+            found = rest.split()[1]
+    return found
