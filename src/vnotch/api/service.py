@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from vnotch.store.accounts import Identity
+
 
 class ApiError(Exception):
     """An answer of the API that is an error, with AWS's code and text (reference: the service's error page)."""
@@ -55,12 +57,17 @@ class Call:
     request_id: str
     now_ms: int
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
+    identity: Identity | None = None  # the principal with its policies, for operations that decide by themselves
+    context: Mapping[str, str] = field(default_factory=dict)  # the condition keys of the request, in lower case
 
 
-Resources = Callable[[Call], list[str]]
-"""The ARNs that an operation touches, for the authorisation step; every one of them must be allowed."""
+Resources = Callable[[Call], list[str]] | str
+"""The ARNs that an operation touches, for the authorisation step; every one of them must be allowed.
 
-ANY_RESOURCE: Resources = lambda call: ["*"]  # noqa: E731
+A function of the call, or the name of a method of the service where the answer is in its state.
+"""
+
+ANY_RESOURCE: Callable[[Call], list[str]] = lambda call: ["*"]  # noqa: E731
 
 Handler = Callable[[Any, Call], dict[str, Any]]
 F = TypeVar("F", bound=Handler)
@@ -98,3 +105,11 @@ class Service:
             if name:
                 found[name] = getattr(self, attribute)
         return found
+
+    def resources(self, handler: Handler, call: Call) -> list[str]:
+        """The ARNs to authorise a call of `handler` on."""
+        resources: Resources = handler.operation_resources  # type: ignore[attr-defined]
+        if isinstance(resources, str):
+            named: Callable[[Call], list[str]] = getattr(self, resources)
+            return named(call)
+        return resources(call)

@@ -1,0 +1,372 @@
+"""The life of a request, as an ASGI application.
+
+    on the event loop   check_head, find_service, read_body     bounded in size, time and number
+    on a pool thread    authenticate, find_operation, parse, authorise, run, write
+
+Each step is a function of one `Exchange` and either adds to it or raises an ApiError, which the service's protocol
+writes. Nothing else reaches the client: an exception that nobody meant is logged under the request id and answered as
+an internal error without a word about it.
+
+`signed_route` gives routes that are not AWS's the same bounds, authentication, authorisation and log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from vnotch.api.access_log import AccessLog
+from vnotch.api.exchange import Bodies, Exchange, Limits
+from vnotch.api.gate import Denied, Gate, signature_of, signature_refused
+from vnotch.api.service import ApiError, Call, Handler, Principal, Service
+from vnotch.api.wire import dialect as dialects
+from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_of
+from vnotch.errors import InputError, LimitError
+from vnotch.iam.sigv4 import Signature, SignatureError
+from vnotch.store.accounts import Accounts
+from vnotch.store.state import State
+
+log = logging.getLogger(__name__)
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+VNOTCH = "vnotch"
+"""The signing name of our own routes."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One service of this server: its handlers and the protocol that it speaks."""
+
+    service: Service
+    protocol: Protocol
+    handlers: dict[str, Handler]
+
+
+class Api:
+    """All that the steps share. One for each app; `app.state.api` holds it."""
+
+    def __init__(self, services: Sequence[Service], accounts: Accounts, access_log: AccessLog, limits: Limits) -> None:
+        self.accounts = accounts
+        self.gate = Gate(accounts)
+        self.access_log = access_log
+        self.bodies = Bodies(limits)
+        self.limits = limits
+        self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="api")
+        self.running = 0
+        self.served = {s.name: Served(s, protocol_of(s.model or s.name), s.handlers()) for s in services}
+        self._by_target = {
+            str(served.protocol.model.metadata["targetPrefix"]): name
+            for name, served in self.served.items()
+            if "targetPrefix" in served.protocol.model.metadata
+        }
+
+    # --- AWS's requests ---
+
+    async def answer(self, request: Request) -> Response:
+        """The endpoint of every request that no other route has taken."""
+        exchange = Exchange.begin(request, dialects.QUERY)
+        try:
+            self.find_service(exchange)
+            await self.receive(exchange)
+            answer = await self.in_pool(exchange, self.answer_sync, exchange)
+        except Exception as error:
+            answer = self.write_error(exchange, error)
+        finally:
+            self.bodies.release(exchange)
+        return self.finish(exchange, answer)
+
+    def answer_sync(self, exchange: Exchange) -> WireAnswer:
+        """The steps that compute and wait for the database; on a thread of the pool."""
+        for step in (self.authenticate, self.find_operation, self.parse, self.authorise):
+            step(exchange)
+        return self.run(exchange)
+
+    async def receive(self, exchange: Exchange) -> None:
+        self.bodies.check_head(exchange)
+        await self.bodies.read(exchange)
+
+    def find_service(self, exchange: Exchange) -> None:
+        """By the credential scope; for unsigned requests by the target, only to word the refusal."""
+        exchange.signature = signature_of(exchange.headers, exchange.query)
+        if isinstance(exchange.signature, Signature):
+            name = exchange.signature.service
+        else:
+            name = self._by_target.get(exchange.header.get("x-amz-target", "").partition(".")[0], "")
+        if "json" in exchange.header.get("content-type", ""):
+            exchange.dialect = dialects.JSON
+        if name in self.served:
+            exchange.served = self.served[name]
+            exchange.dialect = exchange.served.protocol.dialect
+            exchange.entry.service = name
+
+    def authenticate(self, exchange: Exchange) -> None:
+        if isinstance(exchange.signature, SignatureError):
+            if exchange.served is None:
+                self._find_service_by_version(exchange)
+            raise signature_refused(exchange.signature, exchange.dialect)
+        assert exchange.signature is not None
+        exchange.entry.access_key_id = exchange.signature.access_key_id
+        if exchange.served is None:
+            # The signature is verified first: what is served here is nobody's business without a key.
+            service = exchange.signature.service
+            self.gate.authenticate(exchange.signature, exchange.signed(), service, exchange.dialect)
+            names = ", ".join(sorted(self.served))
+            raise exchange.dialect.unknown_action(f"of the service {service} (served here: {names})", "")
+        self.identify(exchange, exchange.served.service.name)
+
+    def _find_service_by_version(self, exchange: Exchange) -> None:
+        """An unsigned form names its service by the Version alone; it only changes the words of the refusal."""
+        text = exchange.query.encode("utf-8", "surrogateescape") + b"&" + exchange.body[:4096]
+        for served in self.served.values():
+            version = str(served.protocol.model.metadata["apiVersion"]).encode()
+            if b"Version=" + version in text:
+                exchange.served, exchange.dialect = served, served.protocol.dialect
+
+    def identify(self, exchange: Exchange, service: str) -> None:
+        assert isinstance(exchange.signature, Signature)
+        exchange.identity = self.gate.authenticate(exchange.signature, exchange.signed(), service, exchange.dialect)
+        exchange.principal = self.gate.principal(exchange.identity)
+        exchange.entry.principal_arn = exchange.identity.arn
+
+    def find_operation(self, exchange: Exchange) -> None:
+        operation = exchange.served.protocol.operation(self.wire_request(exchange))
+        if operation.name not in exchange.served.handlers:
+            raise exchange.dialect.unknown_action(operation.name, exchange.served.protocol.model.metadata["apiVersion"])
+        exchange.operation = operation
+        exchange.entry.action = f"{exchange.served.service.name}:{operation.name}"
+
+    def parse(self, exchange: Exchange) -> None:
+        exchange.params = exchange.served.protocol.parameters(exchange.operation, self.wire_request(exchange))
+
+    def wire_request(self, exchange: Exchange) -> WireRequest:
+        query = exchange.query.encode("utf-8", "surrogateescape")
+        return WireRequest(exchange.request.method, query, exchange.header, exchange.body)
+
+    def authorise(self, exchange: Exchange) -> None:
+        assert exchange.identity is not None
+        exchange.context = self.gate.context(exchange.identity, exchange.circumstances(), self.accounts.region)
+        handler = exchange.served.handlers[exchange.operation.name]
+        if getattr(handler, "operation_unauthorised", False):
+            return
+        resources = exchange.served.service.resources(handler, self.call(exchange))
+        self.require(exchange, exchange.entry.action, resources)
+        if exchange.dialect is dialects.EC2 and exchange.params.get("DryRun"):
+            raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
+
+    def require(self, exchange: Exchange, action: str, resources: Iterable[str]) -> None:
+        """Authorises `action` on every resource and notes the decision; ApiError where one is denied."""
+        identity, context = exchange.identity, exchange.context
+        assert identity is not None
+        exchange.entry.resources = tuple(resources)
+        decision = self.gate.authorise(identity, action, exchange.entry.resources, context, exchange.dialect)
+        exchange.entry.decision, exchange.entry.decided_by = decision.outcome.value, str(decision.statement)
+
+    def call(self, exchange: Exchange) -> Call:
+        assert exchange.principal is not None
+        assert isinstance(exchange.signature, Signature)
+        return Call(
+            service=exchange.served.service.name,
+            operation=exchange.operation.name,
+            params=exchange.params,
+            principal=exchange.principal,
+            account=self.accounts.account,
+            region=self.accounts.region,
+            request_id=exchange.request_id,
+            now_ms=int(exchange.now_s * 1000),
+            headers=exchange.header,
+            identity=exchange.identity,
+            context=exchange.context,
+        )
+
+    def run(self, exchange: Exchange) -> WireAnswer:
+        result = exchange.served.handlers[exchange.operation.name](self.call(exchange))
+        answer: WireAnswer = exchange.served.protocol.answer(exchange.operation, result or {}, exchange.request_id)
+        return answer
+
+    # --- the end of every request ---
+
+    async def in_pool(self, exchange: Exchange, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs `function` on a pool thread; more than the bound of waiting requests are turned away."""
+        if self.running >= self.limits.threads + self.limits.waiting:
+            raise exchange.dialect.throttled()
+        self.running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, functools.partial(function, *arguments))
+        finally:
+            self.running -= 1
+
+    def api_error(self, exchange: Exchange, error: Exception) -> ApiError:
+        """What the client is told of an exception."""
+        if isinstance(error, Denied):
+            statement = error.decision.statement
+            exchange.entry.decision = error.decision.outcome.value
+            exchange.entry.decided_by = str(statement) if statement is not None else ""
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, InputError):
+            return ApiError("InvalidParameterValue", error.message)
+        if isinstance(error, LimitError):
+            return exchange.dialect.throttled(error.message)
+        log.error("request %s %s failed", exchange.request_id, exchange.entry.action, exc_info=error)
+        return exchange.dialect.internal()
+
+    def write_error(self, exchange: Exchange, error: Exception) -> WireAnswer:
+        told = self.api_error(exchange, error)
+        exchange.entry.error_code = told.code
+        if exchange.served is not None:
+            answer: WireAnswer = exchange.served.protocol.error(told, exchange.request_id)
+            return answer
+        if exchange.dialect is dialects.JSON:
+            return json_error(told)
+        return protocol_of("iam").error(told, exchange.request_id)
+
+    def finish(self, exchange: Exchange, answer: WireAnswer) -> Response:
+        entry = exchange.entry
+        entry.status, entry.response_bytes = answer.status, len(answer.body)
+        entry.duration_ms = round((time.perf_counter() - exchange.started_s) * 1000, 3)
+        self.access_log.add(entry)
+        headers = {**answer.headers, "x-amzn-requestid": exchange.request_id, "x-amz-request-id": exchange.request_id}
+        if entry.status in (408, 413) or (entry.status >= 400 and not exchange.body):
+            headers["connection"] = "close"  # what is left of a refused body must not be read as the next request
+        return Response(answer.body, answer.status, headers)
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def json_error(error: ApiError) -> WireAnswer:
+    body = orjson.dumps({"__type": error.code, "message": error.message, **error.members})
+    return WireAnswer(error.status, body, {"content-type": "application/x-amz-json-1.1"})
+
+
+# --- routes of our own ---
+
+
+@dataclass
+class SignedRequest:
+    """A request to one of our own routes whose signature has been verified. The endpoint must call `authorise`."""
+
+    api: Api
+    exchange: Exchange
+    principal: Principal
+    path_params: dict[str, str]
+    query_params: dict[str, str]
+    authorised: bool = field(default=False)
+
+    @property
+    def request_id(self) -> str:
+        return self.exchange.request_id
+
+    @property
+    def now_ms(self) -> int:
+        return int(self.exchange.now_s * 1000)
+
+    @property
+    def account(self) -> str:
+        return self.api.accounts.account
+
+    @property
+    def region(self) -> str:
+        return self.api.accounts.region
+
+    def authorise(self, action: str, *resources: str) -> None:
+        """Raises ApiError (AccessDeniedException) unless the principal may do `action` (vnotch:PutStatus) on all."""
+        self.exchange.entry.action = action
+        assert self.exchange.identity is not None
+        gate, circumstances = self.api.gate, self.exchange.circumstances()
+        self.exchange.context = gate.context(self.exchange.identity, circumstances, self.region)
+        self.api.require(self.exchange, action, resources)
+        self.authorised = True
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object; ApiError where it is none. An empty body is an empty object."""
+        try:
+            content = orjson.loads(self.exchange.body) if self.exchange.body else {}
+        except orjson.JSONDecodeError:
+            raise ApiError("SerializationException", "The body is not valid JSON in UTF-8.") from None
+        if not isinstance(content, dict):
+            raise ApiError("SerializationException", "The body must be a JSON object.")
+        return content
+
+    async def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs a function that waits (the database) on a thread of the API's pool."""
+        return await self.api.in_pool(self.exchange, function, *arguments)
+
+
+Endpoint = Callable[[SignedRequest], Awaitable[dict[str, Any]]]
+
+
+def signed_route(path: str, endpoint: Endpoint, methods: Sequence[str] = ("GET",)) -> Route:
+    """A route for `extra_routes`, signed with the service name `vnotch`.
+
+    `endpoint` is a coroutine function: it gets a `SignedRequest`, calls its `authorise` before it does anything, and
+    returns the JSON object of a 200 answer. An ApiError becomes its status and `{"__type": code, "message": text}`.
+    """
+
+    async def answer(request: Request) -> Response:
+        api: Api = request.app.state.api
+        exchange = Exchange.begin(request, dialects.JSON)
+        exchange.entry.service = VNOTCH
+        try:
+            await api.receive(exchange)
+            exchange.signature = signature_of(exchange.headers, exchange.query)
+            if isinstance(exchange.signature, SignatureError):
+                raise signature_refused(exchange.signature, exchange.dialect)
+            exchange.entry.access_key_id = exchange.signature.access_key_id
+            await api.in_pool(exchange, api.identify, exchange, VNOTCH)
+            assert exchange.principal is not None
+            signed = SignedRequest(
+                api, exchange, exchange.principal, dict(request.path_params), dict(request.query_params)
+            )
+            content = await endpoint(signed)
+            if not signed.authorised:
+                raise AssertionError(f"the endpoint of {path} did not authorise the request")
+            result = WireAnswer(200, orjson.dumps(content), {"content-type": "application/json"})
+        except Exception as error:
+            told = api.api_error(exchange, error)
+            exchange.entry.error_code = told.code
+            result = json_error(told)
+        finally:
+            api.bodies.release(exchange)
+        return api.finish(exchange, result)
+
+    return Route(path, answer, methods=list(methods))
+
+
+def build_app(
+    state: State,
+    services: Sequence[Service],
+    accounts: Accounts,
+    extra_routes: Iterable[BaseRoute] = (),
+    access_log: AccessLog | None = None,
+    limits: Limits | None = None,
+) -> Starlette:
+    """The application. `extra_routes` come first (see `signed_route`); every other path is AWS's."""
+    api = Api(services, accounts, access_log or AccessLog(), limits or Limits())
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        api.close()
+
+    routes = [*extra_routes, Route("/{path:path}", api.answer, methods=METHODS)]
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.state.api = api
+    app.state.control = state
+    return app
+
+
+__all__ = ["Api", "Limits", "SignedRequest", "build_app", "signed_route"]

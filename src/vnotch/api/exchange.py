@@ -1,0 +1,136 @@
+"""One request on its way through the app: what came, what is known of it so far, and the bounds on what may come."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from vnotch.api.access_log import AccessEntry
+from vnotch.api.gate import Circumstances
+from vnotch.api.service import Principal
+from vnotch.api.wire.dialect import Dialect
+from vnotch.iam import sigv4
+from vnotch.store.accounts import Identity
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the server. All of it is refused with a 4xx or, where we are full, a 503."""
+
+    body_bytes: int = 16 * 1024 * 1024
+    body_seconds: float = 30.0
+    bodies_bytes: int = 256 * 1024 * 1024  # of all requests at once
+    headers: int = 100
+    header_bytes: int = 32 * 1024  # names and values together, with the request line
+    threads: int = 16
+    waiting: int = 512  # requests that wait for a thread
+
+
+@dataclass
+class Exchange:
+    """Filled in step by step; see `app.STEPS`."""
+
+    request: Request
+    dialect: Dialect
+    headers: list[tuple[str, str]]
+    query: str
+    path: str
+    entry: AccessEntry
+    request_id: str = ""
+    body: bytes = b""
+    started_s: float = field(default_factory=time.perf_counter)
+    now_s: float = field(default_factory=time.time)
+    signature: sigv4.Signature | sigv4.SignatureError | None = None
+    served: Any = None  # app.Served, once the service is known
+    identity: Identity | None = None
+    principal: Principal | None = None
+    context: dict[str, str] = field(default_factory=dict)  # condition keys
+    operation: Any = None  # botocore's OperationModel
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, request: Request, dialect: Dialect) -> Exchange:
+        scope = request.scope
+        request_id = str(uuid.uuid4())
+        now_s = time.time()
+        remote = scope["client"][0] if scope.get("client") else ""
+        return cls(
+            request=request,
+            dialect=dialect,
+            # A signature covers bytes: what is no UTF-8 must come out again as it came.
+            headers=[(n.decode("ascii", "replace"), v.decode("utf-8", "surrogateescape")) for n, v in scope["headers"]],
+            query=scope["query_string"].decode("utf-8", "surrogateescape"),
+            path=(scope.get("raw_path") or scope["path"].encode()).decode("utf-8", "surrogateescape"),
+            entry=AccessEntry(int(now_s * 1000), request_id, remote, scope["method"]),
+            request_id=request_id,
+            now_s=now_s,
+        )
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """Headers by name; of a repeated one the last, which no step relies on without a check."""
+        return dict(self.headers)
+
+    def circumstances(self) -> Circumstances:
+        return Circumstances(
+            self.entry.remote, self.request.scope["scheme"] == "https", self.header.get("user-agent", ""), self.now_s
+        )
+
+    def signed(self) -> sigv4.Request:
+        """What the signature has to cover."""
+        digest = hashlib.sha256(self.body).hexdigest()
+        return sigv4.Request(self.request.method, self.path, self.query, self.headers, digest)
+
+
+class Bodies:
+    """Reads bodies within `Limits`; one counter for all requests, used on the event loop's thread alone."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.held_bytes = 0
+
+    def check_head(self, exchange: Exchange) -> None:
+        """Refuses headers that are too many or too large, and a body that says itself that it is."""
+        size = (
+            len(exchange.path) + len(exchange.query) + sum(len(name) + len(value) for name, value in exchange.headers)
+        )
+        if len(exchange.headers) > self.limits.headers or size > self.limits.header_bytes:
+            raise exchange.dialect.too_large("The request line and headers are too large.")
+        lengths = [value for name, value in exchange.headers if name == "content-length"]
+        if lengths and lengths[0].isdecimal() and int(lengths[0]) > self.limits.body_bytes:
+            raise exchange.dialect.too_large(f"The body is larger than {self.limits.body_bytes} bytes.")
+        encoding = exchange.header.get("content-encoding", "identity")
+        if encoding not in ("identity", ""):
+            raise exchange.dialect.malformed("A Content-Encoding is not supported.")
+
+    async def read(self, exchange: Exchange) -> None:
+        """Reads the body into the exchange; give its bytes back with `release` when the request is over."""
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                await self._read(exchange)
+        except TimeoutError:
+            raise exchange.dialect.too_slow() from None
+        except ClientDisconnect:
+            raise exchange.dialect.malformed("The client went away before the body was complete.") from None
+
+    async def _read(self, exchange: Exchange) -> None:
+        chunks: list[bytes] = []
+        async for chunk in exchange.request.stream():
+            exchange.entry.request_bytes += len(chunk)
+            self.held_bytes += len(chunk)
+            if exchange.entry.request_bytes > self.limits.body_bytes:
+                raise exchange.dialect.too_large(f"The body is larger than {self.limits.body_bytes} bytes.")
+            if self.held_bytes > self.limits.bodies_bytes:
+                raise exchange.dialect.throttled("Too many large requests at once.")
+            chunks.append(chunk)
+        exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def release(self, exchange: Exchange) -> None:
+        self.held_bytes -= exchange.entry.request_bytes

@@ -1,0 +1,185 @@
+"""Checks typed parameters against the constraints of the model: required, enum, length, range, pattern.
+
+A shape is compiled once into a function `check(value, path, found)` that appends a `Violation` for each constraint that
+is not kept; a shape below which nothing is constrained compiles to None and costs nothing. Paths are linked pairs
+(`(parent, part)`), which are made into tuples only where there is something to report.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from botocore.model import Shape
+
+from vnotch.api.wire.dialect import Path, Violation
+
+Link = tuple[Any, Any] | None
+Check = Callable[[Any, Link, list[Violation]], None]
+
+VIOLATIONS_MAX = 20
+"""Enough to tell the caller; a million bad list items must not make a million objects."""
+
+
+def path_of(link: Link) -> Path:
+    parts: list[str | int] = []
+    while link is not None:
+        link, part = link
+        parts.append(part)
+    return tuple(reversed(parts))
+
+
+class Constraints:
+    """Compiled checks of one service. `names` gives a structure member the name by which it is reported."""
+
+    def __init__(self, patterns: bool, names: Callable[[str, Shape], str]) -> None:
+        self._patterns = patterns
+        self._names = names
+        self._checks: dict[str, Check | None] = {}
+
+    def check(self, shape: Shape, value: Any) -> list[Violation]:
+        """What `value` (typed as `shape`) does not keep; empty where all is well."""
+        found: list[Violation] = []
+        _call(self._compiled(shape), value, None, found)
+        return found
+
+    def _compiled(self, shape: Shape) -> Check | None:
+        # botocore gives a member's own traits (its name) to a copy of the shape; constraints are the shape's.
+        if shape.name not in self._checks:
+            # A recursive shape finds this forwarding function while it is being compiled.
+            self._checks[shape.name] = lambda value, link, found: _call(self._checks[shape.name], value, link, found)
+            self._checks[shape.name] = self._compile(shape)
+        return self._checks[shape.name]
+
+    def _compile(self, shape: Shape) -> Check | None:
+        if shape.type_name == "structure":
+            return self._structure(shape)
+        if shape.type_name == "list":
+            return self._list(shape)
+        if shape.type_name == "map":
+            return self._map(shape)
+        return self._scalar(shape)
+
+    def _structure(self, shape: Shape) -> Check | None:
+        reported = {name: self._names(name, member) for name, member in shape.members.items()}
+        required = tuple(shape.required_members)
+        checks = {name: check for name, member in shape.members.items() if (check := self._compiled(member))}
+        if not required and not checks:
+            return None
+
+        def check(value: Any, link: Link, found: list[Violation]) -> None:
+            for name in required:
+                if name not in value:
+                    found.append(Violation("required", path_of((link, reported[name])), None))
+            for name, member in value.items():
+                if name in checks:
+                    checks[name](member, (link, reported[name]), found)
+
+        return check
+
+    def _list(self, shape: Shape) -> Check | None:
+        size = _bounds(shape, "length")
+        item = self._compiled(shape.member)
+        if size is None and item is None:
+            return None
+
+        def check(value: Any, link: Link, found: list[Violation]) -> None:
+            if size is not None:
+                size(value, len(value), link, found)
+            if item is not None:
+                for index, member in enumerate(value, 1):
+                    item(member, (link, index), found)
+                    if len(found) > VIOLATIONS_MAX:
+                        return
+
+        return check
+
+    def _map(self, shape: Shape) -> Check | None:
+        size = _bounds(shape, "length")
+        key_check, value_check = self._compiled(shape.key), self._compiled(shape.value)
+        if size is None and key_check is None and value_check is None:
+            return None
+
+        def check(value: Any, link: Link, found: list[Violation]) -> None:
+            if size is not None:
+                size(value, len(value), link, found)
+            for key, member in value.items():
+                if key_check is not None:
+                    key_check(key, link, found)
+                if value_check is not None:
+                    value_check(member, (link, key), found)
+                if len(found) > VIOLATIONS_MAX:
+                    return
+
+        return check
+
+    def _scalar(self, shape: Shape) -> Check | None:
+        if shape.type_name in ("integer", "long", "float", "double"):
+            span = _bounds(shape, "value")
+            return None if span is None else lambda value, link, found: span(value, value, link, found)
+        if shape.type_name not in ("string", "blob"):
+            return None
+        size = _bounds(shape, "length")
+        choices = tuple(shape.metadata.get("enum") or ())
+        allowed = frozenset(choices)
+        source = shape.metadata.get("pattern") if self._patterns and shape.type_name == "string" else None
+        pattern = java_pattern(source) if source else None
+        if size is None and not choices and pattern is None:
+            return None
+
+        def check(value: Any, link: Link, found: list[Violation]) -> None:
+            before = len(found)
+            if size is not None:
+                size(value, len(value), link, found)
+            if choices and value not in allowed:
+                found.append(Violation("enum", path_of(link), value, choices))
+            # A value that is too long is not matched at all: the length bounds what the pattern may cost.
+            if pattern is not None and len(found) == before and not pattern.fullmatch(value):
+                found.append(Violation("pattern", path_of(link), value, source))
+
+        return check
+
+
+def _call(check: Check | None, value: Any, link: Link, found: list[Violation]) -> None:
+    if check is not None:
+        check(value, link, found)
+
+
+def _bounds(shape: Shape, kind: str) -> Callable[[Any, Any, Link, list[Violation]], None] | None:
+    low, high = shape.metadata.get("min"), shape.metadata.get("max")
+    if low in (None, 0) and high is None and not (kind == "value" and low == 0):
+        return None
+
+    def check(value: Any, measure: Any, link: Link, found: list[Violation]) -> None:
+        if low is not None and measure < low:
+            found.append(Violation(f"{kind}_min", path_of(link), value, low))
+        elif high is not None and measure > high:
+            found.append(Violation(f"{kind}_max", path_of(link), value, high))
+
+    return check
+
+
+@lru_cache(maxsize=1024)
+def java_pattern(source: str) -> re.Pattern[str]:
+    r"""A pattern of the models, which are in Java's dialect, for Python's `re`: `\w` is ASCII, `\p{L}` a category."""
+    # The STS model writes the astral planes with \u escapes of five and six digits, which no dialect reads as meant.
+    translated = source.replace(r"\u10000-\u10FFFF", r"\U00010000-\U0010FFFF")
+    translated = re.sub(r"\\p\{(\w+)\}", lambda match: _category_ranges(match[1]), translated)
+    return re.compile(translated, re.ASCII)
+
+
+@lru_cache(maxsize=16)
+def _category_ranges(category: str) -> str:
+    """The inside of a character class: all code points whose Unicode category begins with `category`."""
+    members = [point for point in range(sys.maxunicode + 1) if unicodedata.category(chr(point)).startswith(category)]
+    ranges: list[list[int]] = []
+    for point in members:
+        if ranges and point == ranges[-1][1] + 1:
+            ranges[-1][1] = point
+        else:
+            ranges.append([point, point])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)

@@ -1,0 +1,187 @@
+"""One service's wire protocol: request -> operation and typed parameters; result or error -> answer.
+
+    protocol_of("ec2")  -> FormProtocol   ec2    form in, XML out
+    protocol_of("iam")  -> FormProtocol   query  form in, XML out, result and metadata wrapped
+    protocol_of("logs") -> JsonProtocol   json   X-Amz-Target and JSON in, JSON out
+
+Nothing here is written for one operation; everything is compiled from the service model at first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from botocore.model import OperationModel, ServiceModel
+
+from vnotch.api.service import ApiError
+from vnotch.api.wire import dialect as dialects
+from vnotch.api.wire.constraints import Constraints
+from vnotch.api.wire.dialect import Dialect
+from vnotch.api.wire.form import FormReader, form_pairs, parameter_tree
+from vnotch.api.wire.json import JsonReader, JsonWriter
+from vnotch.api.wire.models import error_statuses, operation_of, own_name, service_model
+from vnotch.api.wire.xml import XmlWriter
+
+
+@dataclass(frozen=True)
+class WireRequest:
+    """What of an HTTP request the protocols look at. `query` and `body` as they came; header names in lower case."""
+
+    method: str
+    query: bytes
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class WireAnswer:
+    """An HTTP answer but for its request id header."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Protocol:
+    """What the steps of a request use."""
+
+    dialect: Dialect
+
+    def __init__(self, model: ServiceModel) -> None:
+        self.model = model
+
+    def operation(self, request: WireRequest) -> OperationModel:
+        """The operation that a request names; ApiError for one that the model does not know."""
+        raise NotImplementedError
+
+    def parameters(self, operation: OperationModel, request: WireRequest) -> dict[str, Any]:
+        """The typed and checked parameters; ApiError in the words of the service."""
+        raise NotImplementedError
+
+    def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
+        raise NotImplementedError
+
+    def error(self, error: ApiError, request_id: str) -> WireAnswer:
+        raise NotImplementedError
+
+    def status_of(self, error: ApiError) -> int:
+        """The model knows the HTTP status of some errors; a handler need not."""
+        if error.status != 400:
+            return error.status
+        return error_statuses(self.model.service_name).get(error.code, 400)
+
+
+# Parameters of the form itself and of a presigned query, which are no operation's.
+_FORM_OWN = frozenset({"Action", "Version"})
+
+
+class FormProtocol(Protocol):
+    """The `ec2` and the `query` protocol."""
+
+    def __init__(self, model: ServiceModel) -> None:
+        super().__init__(model)
+        ec2 = model.metadata["protocol"] == "ec2"
+        self.dialect = dialects.EC2 if ec2 else dialects.QUERY
+        self._reader = FormReader(self.dialect, ec2)
+        self._writer = XmlWriter(model, ec2)
+        self._content_type = "text/xml;charset=UTF-8" if ec2 else "text/xml"
+        # EC2 reports parameters by their wire names (ResourceId), but a missing one by the name in the model.
+        self._constraints = Constraints(self.dialect.patterns_enforced, lambda name, shape: name)
+
+    def operation(self, request: WireRequest) -> OperationModel:
+        pairs = self._pairs(request)
+        action, version = pairs.get("Action", ""), pairs.get("Version", "")
+        if not action:
+            raise self.dialect.missing_action()
+        operation = operation_of(self.model, action)
+        if operation is None or version != self.model.metadata["apiVersion"]:
+            raise self.dialect.unknown_action(action, version)
+        return operation
+
+    def parameters(self, operation: OperationModel, request: WireRequest) -> dict[str, Any]:
+        pairs = {name: value for name, value in self._pairs(request).items() if name not in _FORM_OWN}
+        parameters = self._reader.read(operation.input_shape, parameter_tree(pairs, self.dialect))
+        if operation.input_shape is not None:
+            found = self._constraints.check(operation.input_shape, parameters)
+            if found:
+                raise self.dialect.violations(operation.name, found)
+        return parameters
+
+    def _pairs(self, request: WireRequest) -> dict[str, str]:
+        pairs = form_pairs(request.query, self.dialect) if request.query else {}
+        pairs = {name: value for name, value in pairs.items() if not name.startswith("X-Amz-")}
+        if request.method == "GET":
+            if request.body:
+                raise self.dialect.malformed("A GET request has no body.")
+            return pairs
+        if request.method != "POST":
+            raise self.dialect.malformed(f"The method {request.method} is not supported.")
+        content_type = request.headers.get("content-type", "application/x-www-form-urlencoded")
+        if request.body and content_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+            raise self.dialect.malformed("The body must be application/x-www-form-urlencoded.")
+        for name, value in form_pairs(request.body, self.dialect).items():
+            if name in pairs:
+                raise self.dialect.malformed(f"The parameter {name[:200]} is given more than once.")
+            pairs[name] = value
+        return pairs
+
+    def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
+        body = self._writer.answer(operation, result, request_id).encode()
+        return WireAnswer(200, body, {"content-type": self._content_type})
+
+    def error(self, error: ApiError, request_id: str) -> WireAnswer:
+        body = self._writer.error(error, request_id).encode()
+        return WireAnswer(self.status_of(error), body, {"content-type": self._content_type})
+
+
+class JsonProtocol(Protocol):
+    """The `json` protocol, 1.0 and 1.1."""
+
+    def __init__(self, model: ServiceModel) -> None:
+        super().__init__(model)
+        self.dialect = dialects.JSON
+        self._target_prefix = str(model.metadata["targetPrefix"]) + "."
+        self._content_type = f"application/x-amz-json-{model.metadata.get('jsonVersion', '1.0')}"
+        self._reader = JsonReader(self.dialect)
+        self._writer = JsonWriter()
+        self._constraints = Constraints(self.dialect.patterns_enforced, own_name)
+
+    def operation(self, request: WireRequest) -> OperationModel:
+        target = request.headers.get("x-amz-target", "")
+        if request.method != "POST" or not target.startswith(self._target_prefix):
+            raise self.dialect.unknown_action(target, "")
+        operation = operation_of(self.model, target.removeprefix(self._target_prefix))
+        if operation is None:
+            raise self.dialect.unknown_action(target, "")
+        return operation
+
+    def parameters(self, operation: OperationModel, request: WireRequest) -> dict[str, Any]:
+        parameters = self._reader.read(operation.input_shape, request.body)
+        if operation.input_shape is not None:
+            found = self._constraints.check(operation.input_shape, parameters)
+            if found:
+                raise self.dialect.violations(operation.name, found)
+        return parameters
+
+    def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
+        return WireAnswer(
+            200, self._writer.answer(operation.output_shape, result), {"content-type": self._content_type}
+        )
+
+    def error(self, error: ApiError, request_id: str) -> WireAnswer:
+        return WireAnswer(self.status_of(error), self._writer.error(error), {"content-type": self._content_type})
+
+
+@lru_cache(maxsize=32)
+def protocol_of(service: str) -> Protocol:
+    """The protocol of the service whose model botocore calls `service`."""
+    model = service_model(service)
+    kinds = {"ec2": FormProtocol, "query": FormProtocol, "json": JsonProtocol}
+    # A service may speak several; the first that we speak is the one of its metadata, or one of the list.
+    spoken = [kind for kind in (model.metadata["protocol"], *model.metadata.get("protocols", ())) if kind in kinds]
+    if not spoken:
+        raise NotImplementedError(f"no protocol of {service} is spoken: {model.metadata['protocol']}")
+    return kinds[spoken[0]](model)

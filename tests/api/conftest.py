@@ -1,0 +1,135 @@
+"""A running API on a loopback port, and clients for it.
+
+    def test_something(api):
+        api.serve(Ec2(api.state))                       # before the first client
+        vpc = api.client("ec2").create_vpc(CidrBlock="10.0.0.0/16")
+
+`api` serves IAM and STS from the start. `api.client("logs", key=(id, secret))` signs with another key.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import uvicorn
+from botocore.config import Config
+from starlette.routing import BaseRoute
+
+from vnotch.api.access_log import AccessLog
+from vnotch.api.app import Limits, build_app
+from vnotch.api.iam import Iam
+from vnotch.api.service import Service
+from vnotch.api.sts import Sts
+from vnotch.store.accounts import Accounts
+from vnotch.store.state import State
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+ADMINISTRATOR_FILE = "credentials.json"
+
+
+class RunningApi:
+    """State, accounts and a server in a thread that starts with the first look at `endpoint`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = State.open(folder / "state")
+        # Tables of every part, whichever of them a test module has imported.
+        for module in ("vnotch.store.accounts", "vnotch.store.network", "vnotch.store.log_groups"):
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name != module:
+                    raise
+        self.state.create_tables()
+        self.accounts = Accounts(self.state, ACCOUNT, REGION)
+        self.accounts.ensure_administrator(folder / ADMINISTRATOR_FILE)
+        self.access_log = AccessLog(folder / "access.log")
+        self.flow_log_for: Callable[[str, str, str], tuple[str, str] | None] = lambda *_: None
+        self.services: list[Service] = [
+            Iam(self.accounts),
+            Sts(self.accounts, flow_log_for=lambda *question: self.flow_log_for(*question)),
+        ]
+        self.routes: list[BaseRoute] = []
+        self.limits = Limits()
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._socket: socket.socket | None = None
+
+    def serve(self, *services: Service, routes: Sequence[BaseRoute] = ()) -> None:
+        assert self._server is None, "serve() comes before the first client"
+        self.services.extend(services)
+        self.routes.extend(routes)
+
+    @property
+    def endpoint(self) -> str:
+        if self._server is None:
+            self._start()
+        assert self._socket is not None
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    @property
+    def administrator_key(self) -> tuple[str, str]:
+        content = json.loads((self.folder / ADMINISTRATOR_FILE).read_text())
+        return content["access_key_id"], content["secret_access_key"]
+
+    def client(self, service: str, key: tuple[str, ...] | None = None, region: str = REGION, **config: Any) -> Any:
+        """A boto3 client; `key` is (id, secret) or (id, secret, session token), by default the administrator's."""
+        key_id, secret, *token = key or self.administrator_key
+        settings = {"retries": {"max_attempts": 0}, "read_timeout": 20, "connect_timeout": 5, **config}
+        return boto3.session.Session().client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=region,
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            aws_session_token=token[0] if token else None,
+            config=Config(**settings),
+        )
+
+    def _start(self) -> None:
+        app = build_app(self.state, self.services, self.accounts, self.routes, self.access_log, self.limits)
+        # The protocol must be named: asyncio sets TCP_NODELAY on TCP's sockets alone, and without it an answer in two
+        # pieces waits 40 ms for a delayed ACK.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http="h11", ws="none", lifespan="on"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while not self._server.started:
+            assert time.monotonic() < deadline and self._thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+
+    def restart(self) -> None:
+        """A new server on the same folder, as after a stop."""
+        self.stop()
+        self._server = None
+        self.accounts = Accounts(self.state)
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(10)
+            assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        self.stop()
+        self.access_log.close()
+        self.state.close()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[RunningApi]:
+    running = RunningApi(tmp_path)
+    yield running
+    running.close()
