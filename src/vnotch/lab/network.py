@@ -156,24 +156,7 @@ class Network:
         pairs = [(eni.address, eni.public_address) for eni in self.topology.enis if eni.public_address]
         _work(self.router, "set up the internet gateway", lambda: translate_internet_gateway(GATEWAY_DEVICE, pairs))
 
-    # --- taking down
-
-    def remove(self, name: str) -> None:
-        """Removes a namespace and the devices in it, also a half-made one."""
-        if not (namespaces.RUN / name).exists():
-            return
-
-        def drop_links() -> None:
-            # A namespace that somebody still sits in lives on without a name; its links to the others do not.
-            with IPRoute() as routes:
-                for link in routes.get_links():
-                    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth":
-                        routes.link("delete", index=link["index"])
-
-        with suppress(KernelError):  # the file may be there without its mount: a build cut off between the two
-            _work(name, f"remove the links of {name}", drop_links)
-        namespaces.remove(name)
-
+    # --- looking
     def devices(self) -> dict[str, bool]:
         """Host sides in the router namespace, by name: whether each is up."""
 
@@ -314,6 +297,23 @@ class Network:
 
 T = TypeVar("T")
 _NODAD = 0x02  # IFA_F_NODAD: nobody else can have the address, so it is usable at once
+
+
+def remove_namespace(name: str) -> None:
+    """Removes a namespace and the devices in it, also a half-made one."""
+    if not (namespaces.RUN / name).exists():
+        return
+
+    def drop_links() -> None:
+        # A namespace that somebody still sits in lives on without a name; its links to the others do not.
+        with IPRoute() as routes:
+            for link in routes.get_links():
+                if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth":
+                    routes.link("delete", index=link["index"])
+
+    with suppress(KernelError):  # the file may be there without its mount: a build cut off between the two
+        _work(name, f"remove the links of {name}", drop_links)
+    namespaces.remove(name)
 
 
 def _index(routes: IPRoute, name: str) -> int:

@@ -26,7 +26,9 @@ NAME_MAX = DEVICE_NAME_MAX - len(DEVICE_PREFIX)
 RESERVED_NAMES = ("router", "internet", "igw")
 INTERFACES_MAX = 200
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
-SERVICES = {"http": 80, "app": 8080, "mysql": 3306, "ssh": 22, "dns": 53}
+DNS_PORT = 53
+SERVICES = {"http": 80, "app": 8080, "mysql": 3306, "ssh": 22, "dns": DNS_PORT}
+ZONES = tuple("abcdef")
 ROLES = ("visitor", "site", "scanner")
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
@@ -43,7 +45,7 @@ class Vpc:
 
 @dataclass(frozen=True)
 class Subnet:
-    """`default_route` is `internet`, the name of a NAT gateway, or `none`."""
+    """`zone` is the letter; `default_route` is `internet`, the name of a NAT gateway, or `none`."""
 
     name: str
     cidr: IPv4Network

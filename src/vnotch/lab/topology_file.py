@@ -24,6 +24,7 @@ from vnotch.lab.topology import (
     TIME_ADDRESS,
     TRANSIT,
     UDP,
+    ZONES,
     Address,
     Eni,
     Network,
@@ -46,7 +47,14 @@ _NAT = ("name", "subnet", "address", "public_address")
 _INTERNET = ("public_cidr", "cidrs")
 _OUTSIDE = ("name", "role", "address", "ipv6", "services")
 _ROUTE_RIGHT = 'default_route is "internet", "none" or the name of a NAT gateway'
+_ZONE_RIGHT = "the letter of an availability zone, a to f"
 _ALLOW_RIGHT = 'entries are "tcp/PORT", "udp/PORT", "icmp" or "icmpv6"'
+
+
+def default_topology_path() -> Path:
+    """Where the mock environment is: beside this module where vnotch is installed, else in the source tree."""
+    installed = Path(__file__).with_name("mock-environment.toml")
+    return installed if installed.exists() else Path(__file__).parents[3] / "examples" / "mock-environment.toml"
 
 
 def load_topology(path: Path) -> Topology:
@@ -136,7 +144,9 @@ class _Reader:
                 self.apart(table, "cidr", cidr, other.cidr, f"subnet {other.name!r}")
                 if ipv6 and other.ipv6_cidr:
                     self.apart(table, "ipv6_cidr", ipv6, other.ipv6_cidr, f"subnet {other.name!r}")
-            zone = table.optional_text("zone", 'for instance zone = "us-east-1a"') or "us-east-1a"
+            zone = table.optional_text("zone", _ZONE_RIGHT) or "a"
+            if zone not in ZONES:
+                table.refuse("zone", f"unknown zone {zone!r}", _ZONE_RIGHT)
             route = table.optional_text("default_route", _ROUTE_RIGHT) or "none"
             subnets.append(Subnet(name, cidr, ipv6, zone, route))
         return tuple(subnets)
