@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute
 
 from vnotch.api.access_log import AccessLog
 from vnotch.api.app import Limits, build_app
+from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
 from vnotch.api.service import Service
 from vnotch.api.sts import Sts
@@ -98,16 +99,14 @@ class RunningApi:
 
     def _start(self) -> None:
         app = build_app(self.state, self.services, self.accounts, self.routes, self.access_log, self.limits)
-        # The protocol must be named: asyncio sets TCP_NODELAY on TCP's sockets alone, and without it an answer in two
-        # pieces waits 40 ms for a delayed ACK.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http="h11", ws="none", lifespan="on"))
+        self._socket = listen("127.0.0.1", 0)
+        self._server = http_server(app)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
         deadline = time.monotonic() + 10
         while not self._server.started:
-            assert time.monotonic() < deadline and self._thread.is_alive(), "the server did not start"
+            assert time.monotonic() < deadline, "the server did not start"
+            assert self._thread.is_alive(), "the server ended at its start"
             time.sleep(0.005)
 
     def restart(self) -> None:

@@ -67,7 +67,8 @@ class Constraints:
     def _structure(self, shape: Shape) -> Check | None:
         reported = {name: self._names(name, member) for name, member in shape.members.items()}
         required = tuple(shape.required_members)
-        checks = {name: check for name, member in shape.members.items() if (check := self._compiled(member))}
+        compiled = {name: self._compiled(member) for name, member in shape.members.items()}
+        checks = {name: member for name, member in compiled.items() if member is not None}
         if not required and not checks:
             return None
 

@@ -1,0 +1,99 @@
+"""The HTTP server under the app: uvicorn with h11, bounded also where the app does not see a request yet.
+
+uvicorn bounds the size of a request's head and the time between requests, but not the time that a head may take; a
+client that sends a byte now and then would hold its connection for ever. `BoundedProtocol` gives each head
+`HEAD_SECONDS`. Bodies are bounded by the app (`api.exchange.Bodies`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from vnotch.errors import HostError
+
+HEAD_SECONDS = 10
+HEAD_BYTES_MAX = 64 * 1024
+KEEP_ALIVE_SECONDS = 75
+"""Longer than SDKs keep idle connections in their pools without looking."""
+CONNECTIONS_MAX = 2_000
+SHUTDOWN_SECONDS = 5
+
+_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class BoundedProtocol(H11Protocol):
+    """H11Protocol with a deadline for each request's head."""
+
+    head_seconds: float = HEAD_SECONDS
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is None and self.conn.their_state is h11.IDLE:
+            self._start_deadline()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._cancel_deadline()
+
+    def _start_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self.head_seconds, self._too_late)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        if not self.transport.is_closing():
+            self.transport.write(_LATE)
+            self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket for `http_server`; HostError with the remedy where the port is taken or not ours to take."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol must be named: asyncio sets TCP_NODELAY on sockets that say they are TCP, and without it an answer
+    # written in two pieces waits 40 ms for a delayed ACK.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        remedy = "choose another port, or stop the other server" if error.errno == errno.EADDRINUSE else None
+        raise HostError(f"cannot listen on {host}:{port}: {error.strerror}", remedy) from None
+    return bound
+
+
+def http_server(app: Any, *, keep_alive_seconds: int = KEEP_ALIVE_SECONDS) -> uvicorn.Server:
+    """A server for the app; run it with `server.run(sockets=[listen(host, port)])` or `server.serve(...)`."""
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        timeout_keep_alive=keep_alive_seconds,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    return uvicorn.Server(config)
