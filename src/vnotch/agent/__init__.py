@@ -1,0 +1,10 @@
+"""The agent: captures, closes windows, spools and delivers, on every host that has interfaces of the VPC.
+
+Reading order: `durable`, `journal`, `progress`, `tracks`, `interfaces`, `spooling` (what is kept and made), `loop` (the
+steps and why a crash loses and repeats nothing), `configuration` (what is told to and by the server), `process`
+(threads and signals). It opens no database.
+"""
+
+from vnotch.agent.process import Agent, AgentConfig, run
+
+__all__ = ["Agent", "AgentConfig", "run"]

@@ -1,0 +1,236 @@
+"""The interfaces under capture: which slot each one has, and whether it is attached.
+
+A slot is the number by which the kernel's maps name an interface. Which interface a slot stands for is saved before the
+first packet can be counted under it and outlives the interface: flows of an interface that is gone may still be in a
+map, in the journal or in an open window. So a slot is given out again only when two drains have followed the detaching
+(no map can hold it then) and the journal holds none of the drains up to the second (no window can hold it either).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, Protocol
+
+from vnotch.agent.durable import replace_file, set_aside
+from vnotch.errors import KernelError, VnotchError
+from vnotch.inventory import Interface
+
+SLOTS_MAX = 4096
+"""MAX_SLOTS of bpf/vnotch.h."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """`retired_number`: the number of the first drain after the detaching; None while the interface is captured.
+
+    `flow_log_ids` are the flow logs that covered it then: its last windows are theirs still.
+    """
+
+    interface: Interface
+    retired_number: int | None = None
+    flow_log_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """How an interface is attached: `attached`, `absent` (no such device) or `failed`; `message` says why."""
+
+    interface_id: str
+    state: str
+    message: str | None = None
+    mode: str | None = None
+
+
+class Attaching(Protocol):
+    """What is needed of the datapath here (capture.kernel.Datapath)."""
+
+    attach_mode: str
+
+    def set_interface(self, slot: int, **values: Any) -> None: ...
+    def attach(self, device: str, slot: int) -> None: ...
+    def detach(self, slot: int) -> None: ...
+    def clear(self, slot: int) -> None: ...
+
+
+class Interfaces:
+    """Slots and attachments. One thread uses it: the one that uses the datapath."""
+
+    def __init__(self, path: Path, datapath: Attaching) -> None:
+        self._path = path
+        self._datapath = datapath
+        self._slots: dict[int, Slot] = _load(path)
+        self._states: dict[str, State] = {}
+
+    # Reading
+
+    @property
+    def by_slot(self) -> dict[int, Interface]:
+        """Slot -> interface, those that are gone but may still be in a window included."""
+        return {number: slot.interface for number, slot in self._slots.items()}
+
+    def retired_of(self, flow_log_id: str) -> tuple[str, ...]:
+        """Interfaces that are gone and that the flow log covered."""
+        return tuple(
+            slot.interface.interface_id
+            for slot in self._slots.values()
+            if slot.retired_number is not None and flow_log_id in slot.flow_log_ids
+        )
+
+    def states(self) -> list[dict[str, Any]]:
+        return [asdict(state) for _, state in sorted(self._states.items())]
+
+    @property
+    def has_unattached(self) -> bool:
+        return any(state.state != "attached" for state in self._states.values())
+
+    # Changing
+
+    def apply(self, wanted: Iterable[Interface], covering: Mapping[str, Iterable[str]], next_number: int) -> None:
+        """Brings slots and attachments to what the configuration wants.
+
+        `covering`: interface -> flow logs that covered it before; `next_number`: the number of the next drain.
+        Failures are in `states`, never raised. Raises OSError where slots cannot be saved; nothing was attached then.
+        """
+        by_id = {interface.interface_id: interface for interface in wanted}
+        slots = dict(self._slots)
+        leaving = [
+            number
+            for number, slot in slots.items()
+            if slot.retired_number is None and slot.interface.interface_id not in by_id
+        ]
+        for number in leaving:
+            covered = tuple(covering.get(slots[number].interface.interface_id, ()))
+            slots[number] = Slot(slots[number].interface, next_number, covered)
+        numbers = {slot.interface.interface_id: number for number, slot in slots.items()}
+        moved: list[int] = []
+        refused: list[str] = []
+        for interface_id, interface in by_id.items():
+            slot_number = numbers.get(interface_id, _free_slot(slots))
+            if slot_number is None:
+                refused.append(interface_id)
+                continue
+            if slot_number in slots and slots[slot_number].interface.device != interface.device:
+                moved.append(slot_number)
+            slots[slot_number] = Slot(interface)
+        self._save(slots)
+        for number in leaving + moved:
+            self._detach(number)
+        self._states = {name: state for name, state in self._states.items() if name in by_id}
+        for interface_id in refused:
+            self._states[interface_id] = State(interface_id, "failed", f"all {SLOTS_MAX} slots are in use")
+        for number, slot in slots.items():
+            if slot.retired_number is None:
+                self._attach(number, slot.interface)
+
+    def retry(self) -> bool:
+        """Tries again what is absent or failed; -> whether a state changed."""
+        before = dict(self._states)
+        for number, slot in self._slots.items():
+            state = self._states.get(slot.interface.interface_id)
+            if slot.retired_number is None and (state is None or state.state != "attached"):
+                self._attach(number, slot.interface)
+        return self._states != before
+
+    def gone(self, device: str) -> None:
+        """The device went away: its attachment went with it."""
+        for number, slot in self._slots.items():
+            if slot.retired_number is None and slot.interface.device == device:
+                self._detach(number)
+                self._attach(number, slot.interface)
+
+    def reclaim(self, first_number: int, forget: Callable[[int], None]) -> None:
+        """Frees slots that no map, no drain from `first_number` on and no window can hold. `forget(slot)` is called."""
+        kept = {
+            number: slot
+            for number, slot in self._slots.items()
+            if slot.retired_number is None or slot.retired_number + 1 >= first_number
+        }
+        free = self._slots.keys() - kept.keys()
+        for number in free:
+            self._datapath.clear(number)
+            forget(number)
+        if free:
+            self._save(kept)
+
+    # One interface
+
+    def _attach(self, number: int, interface: Interface) -> None:
+        interface_id = interface.interface_id
+        try:
+            self._datapath.set_interface(number, **kernel_values(interface))
+            self._datapath.attach(interface.device, number)
+            state = State(interface_id, "attached", None, self._datapath.attach_mode)
+        except KernelError as error:
+            state = State(interface_id, "absent" if error.errno == errno.ENODEV else "failed", str(error))
+        except (VnotchError, ValueError) as error:
+            state = State(interface_id, "failed", str(error))
+        if self._states.get(interface_id) != state:
+            log.info("%s on %s: %s %s", interface_id, interface.device, state.state, state.message or "")
+        self._states[interface_id] = state
+
+    def _detach(self, number: int) -> None:
+        try:
+            self._datapath.detach(number)
+        except VnotchError as error:
+            log.warning("detaching slot %d: %s", number, error)
+
+    def _save(self, slots: Mapping[int, Slot]) -> None:
+        document = {str(number): asdict(slot) for number, slot in sorted(slots.items())}
+        replace_file(self._path, json.dumps(document).encode())
+        self._slots = dict(slots)
+
+
+def _free_slot(slots: Mapping[int, Slot]) -> int | None:
+    return next((number for number in range(SLOTS_MAX) if number not in slots), None)
+
+
+def kernel_values(interface: Interface) -> dict[str, Any]:
+    """What the datapath must know of an interface (struct eni and the allow list of bpf/vnotch.h), as plain values.
+
+    The DNS server is the VPC's base plus two, the router's addresses are base plus one of VPC and subnet and ::1 of the
+    subnet (VPC user guide: Amazon DNS server, reserved addresses of a subnet). Raises ValueError for a bad CIDR.
+    """
+    vpc_v4, _ = _networks(interface.vpc_cidrs)
+    subnet_v4, subnet_v6 = _networks(interface.subnet_cidrs)
+    return {
+        "enforce": interface.enforce,
+        "allow": interface.allow,
+        "dns_v4": (vpc_v4[0].network_address + 2).packed if vpc_v4 else None,
+        "routers_v4": tuple((network.network_address + 1).packed for network in (*vpc_v4[:1], *subnet_v4[:1])),
+        "router_v6": (subnet_v6[0].network_address + 1).packed if subnet_v6 else None,
+    }
+
+
+def _networks(cidrs: Iterable[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:
+    networks = [ip_network(cidr) for cidr in cidrs]
+    return (
+        [network for network in networks if isinstance(network, IPv4Network)],
+        [network for network in networks if isinstance(network, IPv6Network)],
+    )
+
+
+def _load(path: Path) -> dict[int, Slot]:
+    try:
+        document = json.loads(path.read_bytes())
+        return {int(number): _slot(item) for number, item in document.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.error("%s is set aside: %s", set_aside(path), error)
+        return {}
+
+
+def _slot(item: Mapping[str, Any]) -> Slot:
+    def frozen(value: Any) -> Any:
+        return tuple(frozen(part) for part in value) if isinstance(value, list) else value
+
+    interface = Interface(**{name: frozen(value) for name, value in item["interface"].items()})
+    return Slot(interface, item["retired_number"], frozen(item["flow_log_ids"]))

@@ -1,0 +1,328 @@
+"""The agent's loop: from drains to the spool. One thread runs it, and only this thread uses the datapath.
+
+A step takes the next drain through these stages, each durable before the next:
+
+    1 flip and drain    the kernel's map A goes out of use, B counts; A is read and not emptied
+    2 journal           the drain and the windows it goes into, one file, fsynced
+    3 commit            A is emptied; the next flip may use it
+    4 close             windows that have ended become batches, written to the spool under the next commit number
+    5 progress          one file is replaced: this commit number, the closed windows with the last drain in them, which
+                        interfaces have had a record, the ledger with the last drain in it
+    6 release           the batches of the commit become visible to delivery
+    7 prune             drains all of whose windows are spooled leave the journal
+
+Killed at any point, nothing is lost and nothing is delivered twice:
+
+- before 2 is whole: the drain is in the map only. The map was not emptied, so the next start drains it again.
+- between 2 and 3: the drain is in the journal and in the map. The next start replays the journal; the datapath gives
+  the same generation again, which the journal's last entry knows, so it is not added again and only committed.
+- between 3 and 5: the journal has the drain. The batches that 4 wrote carry a commit number above the one in the
+  progress file; the spool removes them at the next start, unseen, and the replay makes them again.
+- between 5 and 6: the progress file has the commit number, so the spool shows its batches at the next start. The
+  replay leaves out each drain that the progress file marks as done for its window.
+- between 6 and 7: as before; drains that are done are removed at the next prune.
+- the courier's side: a batch is removed from the spool after the destination has acknowledged it. Killed in between it
+  is sent again under the same batch id, which the log service has in the same transaction as the data.
+
+Two drains never have one number, since numbers go on from the journal and the progress file. A window of a time that
+comes twice, because the clock was set back, is told from the first by the drains in it: a mark says *this window, up to
+this drain*. Which interface a slot stands for is saved before it is attached (`interfaces.py`).
+
+A disk that is full costs durability but no packet: a drain that the journal cannot take is kept in memory, committed
+and counted (`journal_failures`); batches that find no room are dropped and counted; progress that cannot be saved is
+tried again at the next step, with its batches held back until then.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vnotch.agent.interfaces import Interfaces
+from vnotch.agent.journal import Entry, Journal, boot_id
+from vnotch.agent.progress import Progress
+from vnotch.agent.spooling import Spooling, spooling_of
+from vnotch.agent.tracks import Tracks
+from vnotch.capture.generations import Drain
+from vnotch.deliver.spool import Spool
+from vnotch.errors import LimitError
+from vnotch.flow import Direction
+from vnotch.inventory import AgentConfiguration, FlowLog
+from vnotch.ledger import Ledger
+from vnotch.window import MAX_FLOWS, tick_seconds
+
+LEDGER_WINDOWS = 4
+LEDGER_INTERVAL_SECONDS = 60
+"""Windows of the ledger where no flow log is in use."""
+
+DELETED = "flow-log-deleted"
+
+_SECOND_NS = 1_000_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Datapath(Protocol):
+    """What the loop needs of capture.kernel.Datapath."""
+
+    attach_mode: str
+    taken_over: bool
+
+    def set_interface(self, slot: int, **values: Any) -> None: ...
+    def attach(self, device: str, slot: int) -> None: ...
+    def detach(self, slot: int) -> None: ...
+    def clear(self, slot: int) -> None: ...
+    def flip_and_drain(self) -> Drain: ...
+    def commit(self, generation: int) -> None: ...
+    def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
+
+
+class Capture:
+    """The steps of the loop, and what they keep."""
+
+    def __init__(
+        self,
+        folder: Path,
+        datapath: Datapath,
+        *,
+        spool_bytes_max: int,
+        spool_seconds_max: int,
+        flows_max: int = MAX_FLOWS,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._datapath = datapath
+        self._now_ns = now_ns
+        self._boot_id = boot_id()
+        self._progress_path = folder / "progress.json"
+        self._progress = Progress.load(self._progress_path)
+        self._journal = Journal(folder / "journal")
+        self._tracks = Tracks(self._progress, flows_max)
+        self.interfaces = Interfaces(folder / "slots.json", datapath)
+        self.spool = Spool(
+            folder / "spool",
+            bytes_max=spool_bytes_max,
+            seconds_max=spool_seconds_max,
+            complete_commit=self._progress.commit,
+        )
+        self.configuration: AgentConfiguration | None = None
+        self._ledger = Ledger(LEDGER_WINDOWS)
+        if self._progress.ledger is not None and datapath.taken_over:
+            # With new maps `seen` begins at zero, and the ledger with it.
+            self._ledger = Ledger.from_json(self._progress.ledger, LEDGER_WINDOWS)
+        self._number = max(self._progress.ledger_through, self._journal.last_number or 0)
+        self._last_flip_ns: int | None = None
+        self._drained_before: tuple[str, int, int] | None = None
+        self._unsaved = False
+        self._held: list[int] = []
+        self.journal_failures = 0
+        self.unclaimed_packets = 0
+        self.refused: dict[str, str] = {}
+        """Flow log -> why none of its records can be made."""
+        self._replay()
+
+    @property
+    def tick_seconds(self) -> int:
+        return tick_seconds(self._tracks.intervals)
+
+    @property
+    def flow_log_ids(self) -> set[str] | None:
+        """The flow logs that the agent serves now; None before it has a configuration."""
+        if self.configuration is None:
+            return None
+        return {flow_log.flow_log_id for flow_log in self.configuration.flow_logs}
+
+    # Starting again
+
+    def _replay(self) -> None:
+        for entry in self._journal.replay():
+            lost = self._tracks.replay(entry)
+            if entry.number > self._progress.ledger_through and self._datapath.taken_over:
+                self._ledger.add(entry.flows, entry.losses, entry.ledger_start_s)
+                if lost is not None:
+                    self._ledger.lose(lost, entry.ledger_start_s)
+            self._drained_before = (entry.boot_id, entry.generation, entry.flipped_ns)
+        if len(self._journal):
+            log.info("%d drains of before are in the journal", len(self._journal))
+
+    # The configuration
+
+    def apply(self, configuration: AgentConfiguration) -> None:
+        """Brings everything to a new configuration. Raises OSError where slots cannot be saved: try again."""
+        before = self._progress.flow_logs
+        wanted = {flow_log.flow_log_id: flow_log for flow_log in configuration.flow_logs}
+        if not wanted.keys() <= before.keys():
+            # What was captured before a flow log came is none of its business.
+            self.step()
+        covering: dict[str, list[str]] = {}
+        for flow_log in before.values():
+            for interface_id in flow_log.interface_ids:
+                covering.setdefault(interface_id, []).append(flow_log.flow_log_id)
+        self.interfaces.apply(configuration.interfaces, covering, self._number + 1)
+        self._progress.flow_logs = wanted | self._departing(configuration, wanted)
+        self._tracks.follow(self._progress.flow_logs.values(), self._number + 1)
+        self.configuration = configuration
+        self._save()
+
+    def _departing(self, configuration: AgentConfiguration, wanted: Mapping[str, FlowLog]) -> dict[str, FlowLog]:
+        """Flow logs that are no longer ours because their last interface here is gone: its windows are theirs still.
+
+        A flow log that is gone while an interface that it covered is here was deleted: delivery stops.
+        """
+        here = {interface.interface_id for interface in configuration.interfaces}
+        departing = {}
+        for flow_log_id, flow_log in self._progress.flow_logs.items():
+            if flow_log_id in wanted:
+                continue
+            if here.isdisjoint(flow_log.interface_ids) and self.interfaces.retired_of(flow_log_id):
+                departing[flow_log_id] = flow_log
+            else:
+                self.spool.discard_flow_log(flow_log_id, DELETED)
+                self._progress.recorded.pop(flow_log_id, None)
+        return departing
+
+    # One step
+
+    def step(self, *, close_all: bool = False) -> bool:
+        """One drain through all stages; -> whether there is something new in the spool.
+
+        Raises KernelError where the datapath fails; nothing is lost by that, the next step takes the same packets.
+        """
+        drain = self._drain()
+        now_ns = self._now_ns()
+        self._take(drain, self._instant(drain.flipped_ns))
+        self._datapath.commit(drain.generation)
+        self.spool.expire(now_ns / _SECOND_NS)
+        return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
+
+    def _drain(self) -> Drain:
+        drain = self._datapath.flip_and_drain()
+        if self._drained_before == (self._boot_id, drain.generation, drain.flipped_ns):
+            # Journaled before the crash and not committed: the same packets once more.
+            self._datapath.commit(drain.generation)
+            drain = self._datapath.flip_and_drain()
+        self._drained_before = None
+        return drain
+
+    def _instant(self, flipped_ns: int) -> int:
+        """An instant of the tick that the drain covers: of the tick that just ended where a boundary was passed."""
+        tick_ns = self.tick_seconds * _SECOND_NS
+        boundary_ns = flipped_ns // tick_ns * tick_ns
+        last_ns, self._last_flip_ns = self._last_flip_ns, flipped_ns
+        if last_ns is not None and last_ns < boundary_ns:
+            return boundary_ns - 1
+        return flipped_ns
+
+    def _take(self, drain: Drain, at_ns: int) -> None:
+        self._number += 1
+        starts, lost = self._tracks.add(drain.flows, drain.losses, at_ns)
+        interval = LEDGER_INTERVAL_SECONDS
+        ledger_start_s = at_ns // _SECOND_NS // interval * interval
+        if track := self._tracks.ledger_track:
+            ledger_start_s = starts[track]
+        self._ledger.add(drain.flows, drain.losses, ledger_start_s)
+        if lost is not None:
+            self._ledger.lose(lost, ledger_start_s)
+        entry = Entry(
+            number=self._number,
+            boot_id=self._boot_id,
+            generation=drain.generation,
+            flipped_ns=drain.flipped_ns,
+            starts=starts,
+            ledger_start_s=ledger_start_s,
+            flows=drain.flows,
+            losses=drain.losses,
+        )
+        try:
+            self._journal.append(entry)
+        except OSError as error:
+            self.journal_failures += 1
+            log.error("drain %d is in memory only, the journal does not take it: %s", self._number, error)
+
+    # Closing
+
+    def _close(self, now_ns: int | None, now_s: float) -> bool:
+        closed = self._tracks.close(now_ns, self._number)
+        made = Spooling()
+        if closed:
+            self._progress.commit += 1
+            self._held.append(self._progress.commit)
+            made = spooling_of(closed, self._progress, self.interfaces, self.spool)
+            self.refused = made.refused
+            self.unclaimed_packets += made.unclaimed_packets
+            try:
+                self.spool.write(self._progress.commit, made.batches, now_s)
+            except LimitError as error:
+                log.error("%s", error)
+        due = closed or self._unsaved or self._journal.has_any(self._tracks.is_done)
+        if due and self._save():
+            for stream in made.told:
+                self.spool.told(*stream)
+            self._prune()
+        return bool(closed)
+
+    def _save(self) -> bool:
+        """Makes the progress final and what it names visible; False where the disk does not take it."""
+        self._progress.ledger = self._ledger.to_json()
+        self._progress.ledger_through = self._number
+        try:
+            self._progress.save(self._progress_path)
+        except OSError as error:
+            self._unsaved = True
+            log.error("progress cannot be saved, batches are held back: %s", error)
+            return False
+        self._unsaved = False
+        for commit in self._held:
+            self.spool.release(commit)
+        self._held.clear()
+        return True
+
+    def _prune(self) -> None:
+        self._journal.remove(self._tracks.is_done)
+        first_number = self._journal.first_number or self._number + 1
+        self._tracks.forget_done(first_number)
+        self.interfaces.reclaim(first_number, self._ledger.forget)
+        if self.flow_log_ids is not None:
+            self._forget_departed(self.flow_log_ids)
+
+    def _forget_departed(self, wanted: set[str]) -> None:
+        flow_logs = self._progress.flow_logs
+        gone = [name for name in flow_logs if name not in wanted and not self.interfaces.retired_of(name)]
+        for flow_log_id in gone:
+            del flow_logs[flow_log_id]
+            self._progress.recorded.pop(flow_log_id, None)
+        if gone:
+            self._tracks.follow(flow_logs.values(), self._number + 1)
+
+    # Showing
+
+    def status(self) -> dict[str, Any]:
+        """The parts of the status that the capture knows: interfaces, ledger, spool, its own losses of durability."""
+        names = {slot: interface.interface_id for slot, interface in self.interfaces.by_slot.items()}
+        ledger = self._ledger.to_json(names)
+        ledger["seen"] = [
+            {
+                "slot": slot,
+                "interface_id": names.get(slot),
+                "direction": Direction(direction).name.lower(),
+                "packets": packets,
+                "bytes": size,
+            }
+            for (slot, direction), (packets, size) in sorted(self._datapath.seen().items())
+        ]
+        return {
+            "interfaces": self.interfaces.states(),
+            "ledger": ledger,
+            "spool": self.spool.counters(),
+            "capture": {
+                "tick_seconds": self.tick_seconds,
+                "drains": self._number,
+                "journal_drains": len(self._journal),
+                "journal_failures": self.journal_failures,
+                "journal_damaged": self._journal.damaged_files,
+                "late_packets": self._tracks.late,
+                "unclaimed_packets": self.unclaimed_packets,
+            },
+        }

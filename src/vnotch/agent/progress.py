@@ -1,0 +1,90 @@
+"""How far the agent has come, durably: the one file whose replacement makes a closed window final.
+
+`commit` is the last complete commit of the spool. `tracks` says, for each track (see `vnotch.agent.tracks`), which
+windows are spooled and up to which drain; `flow_logs` are those served, `flow_log_tracks` which track each of them
+reads and `recorded` which interfaces it has had a record of; `ledger` is the ledger with all drains up to
+`ledger_through`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vnotch.agent.durable import replace_file, set_aside
+from vnotch.inventory import FlowLog
+
+
+@dataclass
+class Track:
+    """`from_number`: the first drain that belongs to it. `done`: window start -> last drain in it that is spooled."""
+
+    from_number: int
+    closed_until_s: int | None = None
+    done: dict[int, int] = field(default_factory=dict)
+
+    def is_done(self, number: int, start_s: int) -> bool:
+        return number < self.from_number or number <= self.done.get(start_s, 0)
+
+
+@dataclass
+class Progress:
+    incarnation: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Part of each batch id, so that an agent whose folder was removed never repeats one."""
+    commit: int = 0
+    ledger_through: int = 0
+    ledger: dict[str, Any] | None = None
+    tracks: dict[str, Track] = field(default_factory=dict)
+    flow_logs: dict[str, FlowLog] = field(default_factory=dict)
+    flow_log_tracks: dict[str, str] = field(default_factory=dict)  # flow log -> track
+    recorded: dict[str, set[str]] = field(default_factory=dict)  # flow log -> interfaces that it has a record of
+
+    @classmethod
+    def load(cls, path: Path) -> Progress:
+        """What was saved; a new one where nothing was, or where the file cannot be read (it is set aside)."""
+        try:
+            return cls._from_json(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            set_aside(path)
+            return cls()
+
+    def save(self, path: Path) -> None:
+        """Raises OSError where the disk does not take it; then the old progress stands."""
+        document = {
+            **vars(self),
+            "flow_logs": {name: asdict(flow_log) for name, flow_log in self.flow_logs.items()},
+            "tracks": {name: vars(track) for name, track in self.tracks.items()},
+            "recorded": {name: sorted(found) for name, found in self.recorded.items()},
+        }
+        replace_file(path, json.dumps(document).encode())
+
+    @classmethod
+    def _from_json(cls, document: Mapping[str, Any]) -> Progress:
+        tracks = {
+            name: Track(
+                int(track["from_number"]),
+                track["closed_until_s"],
+                {int(start_s): int(number) for start_s, number in track["done"].items()},
+            )
+            for name, track in document["tracks"].items()
+        }
+        return cls(
+            incarnation=str(document["incarnation"]),
+            commit=int(document["commit"]),
+            ledger_through=int(document["ledger_through"]),
+            ledger=document["ledger"],
+            tracks=tracks,
+            flow_logs={name: _flow_log(item) for name, item in document["flow_logs"].items()},
+            flow_log_tracks=dict(document["flow_log_tracks"]),
+            recorded={name: set(found) for name, found in document["recorded"].items()},
+        )
+
+
+def _flow_log(item: Mapping[str, Any]) -> FlowLog:
+    return FlowLog(**{**item, "interface_ids": tuple(item["interface_ids"])})

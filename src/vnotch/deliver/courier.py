@@ -1,0 +1,212 @@
+"""The courier: carries batches from the spool to their destination, without ever making the capture wait.
+
+A small pool of threads serves the flow logs in turn, one batch at a time, and one thread at a time for a flow log. A
+flow log whose destination fails waits alone, longer after each failure, at random within the wait so that many agents
+do not come back at once; the others go on. The outcome of the last attempt is the flow log's delivery status, in AWS's
+words (VPC user guide, DeliverLogsStatus and DeliverLogsErrorMessage).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vnotch.deliver.batch import Batch, Entry
+from vnotch.deliver.endpoint import BatchRefused
+from vnotch.deliver.logs import Delivered
+from vnotch.deliver.spool import Spool
+from vnotch.errors import DeliveryError
+
+WORKERS = 4
+BACKOFF_SECONDS = 0.5
+BACKOFF_SECONDS_MAX = 30.0
+
+REFUSED = "refused"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Delivery:
+    """How delivery of one flow log goes. `message` is AWS's DeliverLogsErrorMessage, `detail` what really happened."""
+
+    status: str = "SUCCESS"
+    message: str | None = None
+    detail: str | None = None
+    failures: int = 0  # in a row
+    attempts_failed: dict[str, int] = field(default_factory=dict)  # by message, in all
+    batches: int = 0
+    events: Delivered = field(default_factory=Delivered)
+    due: float = 0.0  # on the monotonic clock: not before
+    busy: bool = False
+
+
+class Courier:
+    """Carries. `deliver` does one batch and raises DeliveryError; `on_status` is told of each change of a status."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        deliver: Callable[[Batch], Delivered],
+        *,
+        workers: int = WORKERS,
+        backoff_seconds: float = BACKOFF_SECONDS,
+        backoff_seconds_max: float = BACKOFF_SECONDS_MAX,
+        on_status: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spool = spool
+        self._deliver = deliver
+        self._backoff_seconds = backoff_seconds
+        self._backoff_seconds_max = backoff_seconds_max
+        self._on_status = on_status
+        self._monotonic = monotonic
+        self._deliveries: dict[str, Delivery] = {}
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"vnotch-courier-{number}", daemon=True)
+            for number in range(workers)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Lets batches under way end, for at most this long; what is not delivered stays in the spool."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def wake(self) -> None:
+        """There is something new in the spool."""
+        with self._wake:
+            self._wake.notify_all()
+
+    def hurry(self) -> None:
+        """Ends all waits for a next try, once."""
+        with self._wake:
+            for delivery in self._deliveries.values():
+                delivery.due = 0.0
+            self._wake.notify_all()
+
+    def wait_until_empty(self, timeout_seconds: float) -> bool:
+        """Waits until nothing is left to deliver; False where the time ran out first."""
+        deadline = time.monotonic() + timeout_seconds
+        with self._wake:
+            while self._spool.waiting():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._wake.wait(min(left, 0.1))
+        return True
+
+    def forget(self, flow_log_id: str) -> None:
+        """The flow log is gone: its status with it."""
+        with self._wake:
+            if (delivery := self._deliveries.get(flow_log_id)) and not delivery.busy:
+                del self._deliveries[flow_log_id]
+
+    def statuses(self) -> dict[str, tuple[str, str | None]]:
+        """Flow log -> (SUCCESS or FAILED, message), for those that had an attempt."""
+        with self._wake:
+            tried = {
+                name: delivery for name, delivery in self._deliveries.items() if delivery.batches or delivery.failures
+            }
+            return {name: (delivery.status, delivery.message) for name, delivery in tried.items()}
+
+    def counters(self) -> dict[str, dict[str, Any]]:
+        with self._wake:
+            return {
+                name: {key: value for key, value in asdict(delivery).items() if key not in ("due", "busy")}
+                for name, delivery in self._deliveries.items()
+            }
+
+    # The threads
+
+    def _work(self) -> None:
+        while (flow_log_id := self._next()) is not None:
+            entry = self._spool.lease(flow_log_id)
+            outcome: Delivered | DeliveryError | None = None
+            try:
+                if entry is not None:
+                    outcome = self._carry(entry)
+            finally:
+                changed = self._note(flow_log_id, outcome)
+            if changed:
+                self._on_status()
+
+    def _next(self) -> str | None:
+        """The flow log to serve next, marked busy; waits for one. None when the courier stops."""
+        with self._wake:
+            while not self._stopping:
+                now = self._monotonic()
+                waits = []
+                for flow_log_id in self._spool.waiting():
+                    delivery = self._deliveries.setdefault(flow_log_id, Delivery())
+                    if not delivery.busy:
+                        waits.append((delivery.due, flow_log_id))
+                if waits and min(waits)[0] <= now:
+                    flow_log_id = min(waits)[1]
+                    self._deliveries[flow_log_id].busy = True
+                    return flow_log_id
+                self._wake.wait(min(waits)[0] - now if waits else None)
+        return None
+
+    def _carry(self, entry: Entry) -> Delivered | DeliveryError | None:
+        batch = self._spool.read(entry)
+        if batch is None:
+            return None
+        try:
+            delivered = self._deliver(batch)
+        except BatchRefused as error:
+            self._spool.discard(entry, REFUSED)
+            return error
+        except DeliveryError as error:
+            self._spool.give_back(entry)
+            return error
+        except Exception as error:
+            # A mistake of ours must not end the thread; AWS calls it by the same name.
+            log.exception("delivery of %s", entry.name)
+            self._spool.give_back(entry)
+            return DeliveryError(f"{type(error).__name__}: {error}")
+        self._spool.acknowledge(entry)
+        return delivered
+
+    def _note(self, flow_log_id: str, outcome: Delivered | DeliveryError | None) -> bool:
+        """Keeps the outcome of an attempt. True where the status changed."""
+        with self._wake:
+            delivery = self._deliveries[flow_log_id]
+            before = (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
+            delivery.busy = False
+            # In turn: who was served goes behind those that wait since before.
+            delivery.due = self._monotonic()
+            if isinstance(outcome, Delivered):
+                delivery.status, delivery.message, delivery.detail, delivery.failures = "SUCCESS", None, None, 0
+                delivery.batches += 1
+                for name, value in vars(outcome).items():
+                    setattr(delivery.events, name, getattr(delivery.events, name) + value)
+            elif outcome is not None:
+                delivery.status, delivery.message, delivery.detail = "FAILED", outcome.status, outcome.message
+                delivery.failures += 1
+                delivery.attempts_failed[outcome.status] = delivery.attempts_failed.get(outcome.status, 0) + 1
+                if not isinstance(outcome, BatchRefused):
+                    delivery.due += self._backoff(delivery.failures)
+                if delivery.failures == 1:
+                    log.warning("flow log %s: %s: %s", flow_log_id, outcome.status, outcome.message)
+            self._wake.notify_all()
+            return before != (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
+
+    def _backoff(self, failures: int) -> float:
+        longest = min(self._backoff_seconds_max, self._backoff_seconds * 2.0 ** min(failures - 1, 16))
+        return longest * random.uniform(0.5, 1.0)

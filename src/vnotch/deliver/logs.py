@@ -1,0 +1,190 @@
+"""The log-group destination: CloudWatch Logs' PutLogEvents, here or on AWS.
+
+Facts (CloudWatch Logs API reference, PutLogEvents): a call takes at most 1,048,576 bytes, counted as the UTF-8 bytes of
+the messages plus 26 for each event; at most 10,000 events; all within 24 hours; in chronological order. Events that are
+too old or too new are left out by the service, which says which ones, and the rest is taken.
+
+The group and the stream are made when the service says that they are missing, so on the first traffic and not before
+(VPC user guide), again after someone deleted them, and with no further call in the steady state.
+
+botocore signs and sends. The body of PutLogEvents is written here, by column, because botocore would walk over every
+event in Python twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from botocore.exceptions import BotoCoreError, ClientError
+
+from vnotch.deliver.batch import Batch
+from vnotch.deliver.endpoint import BatchRefused, Endpoint, ExpiredCredentials, Key, code_of, delivery_error
+from vnotch.deliver.role import Roles
+from vnotch.errors import DestinationUnavailable
+
+CALL_BYTES_MAX = 1_048_576
+EVENT_OVERHEAD_BYTES = 26
+CALL_EVENTS_MAX = 10_000
+CALL_SPAN_MS = 24 * 3600 * 1000
+
+BATCH_HEADER = "x-vnotch-batch-id"
+
+
+@dataclass
+class Delivered:
+    """What became of a batch's events. The sum of all members is the batch's number of events."""
+
+    accepted: int = 0
+    too_old: int = 0
+    too_new: int = 0
+    expired: int = 0
+    too_large: int = 0
+
+
+class LogGroups:
+    """Delivers batches to log groups. Safe to use from several threads for different flow logs."""
+
+    def __init__(self, endpoint: Endpoint, roles: Roles) -> None:
+        self._endpoint = endpoint
+        self._roles = roles
+        self._clients: dict[str, tuple[Key, _Client]] = {}
+
+    def deliver(self, batch: Batch) -> Delivered:
+        """Delivers the whole batch, or raises with the batch to be delivered again as a whole.
+
+        A part that had already arrived is recognised by the service by its batch id. Raises AccessError,
+        RateLimitedError, DestinationUnavailable; BatchRefused where trying again is of no use.
+        """
+        result = Delivered()
+        events, result.too_large = without_too_large(batch.events)
+        for number, part in enumerate(parts(events)):
+            try:
+                self._client(batch).put(batch, number, part, result)
+            except ExpiredCredentials:
+                # Once: credentials that are refused when they are new are no matter of time.
+                self.forget(batch.flow_log_id)
+                self._client(batch).put(batch, number, part, result)
+        return result
+
+    def forget(self, flow_log_id: str) -> None:
+        self._clients.pop(flow_log_id, None)
+        self._roles.forget(flow_log_id)
+
+    def _client(self, batch: Batch) -> _Client:
+        key = self._roles.key(batch.flow_log_id, batch.role_arn)
+        known = self._clients.get(batch.flow_log_id)
+        if known is None or known[0] != key:
+            known = (key, _Client(self._endpoint.client("logs", key)))
+            self._clients[batch.flow_log_id] = known
+        return known[1]
+
+
+class _Client:
+    """One role session's client of the log service. Used by one thread at a time."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._body = b""
+        self._batch_id = ""
+        # Before signing, so that the signature covers the body and the header.
+        client.meta.events.register("before-call.cloudwatch-logs.PutLogEvents", self._fill)
+
+    def _fill(self, params: dict[str, Any], **_: Any) -> None:
+        params["body"] = self._body
+        params["headers"][BATCH_HEADER] = self._batch_id
+
+    def put(self, batch: Batch, number: int, events: pa.Table, result: Delivered) -> None:
+        self._batch_id = f"{batch.batch_id}/{number}"
+        self._body = put_log_events_body(batch.group, batch.stream, events)
+        answer = self._put(batch)
+        if answer is None:
+            self._make(batch)
+            answer = self._put(batch)
+        if answer is None:
+            raise DestinationUnavailable(f"{batch.group} {batch.stream}: made, and missing again")
+        _count(answer.get("rejectedLogEventsInfo", {}), events.num_rows, result)
+
+    def _put(self, batch: Batch) -> dict[str, Any] | None:
+        """The answer; None where the group or the stream is missing."""
+        try:
+            return self._call("put_log_events", logGroupName=batch.group, logStreamName=batch.stream, logEvents=[])
+        except _Missing:
+            return None
+
+    def _make(self, batch: Batch) -> None:
+        self._call("create_log_group", logGroupName=batch.group)
+        try:
+            self._call("create_log_stream", logGroupName=batch.group, logStreamName=batch.stream)
+        except _Missing as error:
+            raise DestinationUnavailable(error.message) from error  # deleted again between the two calls
+
+    def _call(self, name: str, **params: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self._client, name)(**params)
+            return answer
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError):
+                if code_of(error) == "ResourceNotFoundException":
+                    raise _Missing(str(error)) from error
+                if code_of(error) == "ResourceAlreadyExistsException":
+                    return {}
+            raise delivery_error(error) from error
+
+
+class _Missing(BatchRefused):
+    """The log group or the log stream is not there."""
+
+
+def _count(rejected: dict[str, int], events: int, result: Delivered) -> None:
+    # Both end indexes are exclusive and count from the oldest event; an event may be both too old and past retention.
+    too_old = min(int(rejected.get("tooOldLogEventEndIndex", 0)), events)
+    expired = min(max(int(rejected.get("expiredLogEventEndIndex", 0)) - too_old, 0), events - too_old)
+    too_new = min(events - int(rejected.get("tooNewLogEventStartIndex", events)), events - too_old - expired)
+    result.too_old += too_old
+    result.expired += expired
+    result.too_new += too_new
+    result.accepted += events - too_old - expired - too_new
+
+
+def without_too_large(events: pa.Table) -> tuple[pa.Table, int]:
+    """The events that a call can hold at all (1 byte and more, and not above its bound), and how many were left out."""
+    length = pc.binary_length(events["message"])
+    fits = pc.and_(pc.greater(length, 0), pc.less_equal(length, CALL_BYTES_MAX - EVENT_OVERHEAD_BYTES))
+    kept = events.filter(fits)
+    return kept, events.num_rows - kept.num_rows
+
+
+def parts(events: pa.Table) -> Iterator[pa.Table]:
+    """Cuts events into calls within AWS's limits; the same events are always cut in the same way."""
+    times = events["timestamp"].to_numpy()
+    ends = np.cumsum(pc.binary_length(events["message"]).to_numpy().astype(np.int64) + EVENT_OVERHEAD_BYTES)
+    start = 0
+    while start < events.num_rows:
+        before = int(ends[start - 1]) if start else 0
+        end = min(
+            start + CALL_EVENTS_MAX,
+            int(np.searchsorted(ends, before + CALL_BYTES_MAX, side="right")),
+            int(np.searchsorted(times, times[start] + CALL_SPAN_MS, side="right")),
+        )
+        yield events.slice(start, end - start)
+        start = end
+
+
+def put_log_events_body(group: str, stream: str, events: pa.Table) -> bytes:
+    """The JSON body of PutLogEvents."""
+    messages = events["message"].combine_chunks()
+    # A message that JSON must escape is not one of a flow log in AWS's formats; the general way costs ten times more.
+    if pc.any(pc.match_substring_regex(messages, r'["\\\x00-\x1f\x7f]')).as_py():
+        messages = pa.array([json.dumps(message)[1:-1] for message in messages.to_pylist()], pa.string())
+    timestamps = pc.cast(events["timestamp"].combine_chunks(), pa.string())
+    items = pc.binary_join_element_wise('{"timestamp":', timestamps, ',"message":"', messages, '"}', "")
+    whole = pa.ListArray.from_arrays(pa.array([0, len(items)], pa.int32()), items)
+    joined = pc.binary_join(whole, ",")[0].as_py()
+    names = f'"logGroupName":{json.dumps(group)},"logStreamName":{json.dumps(stream)}'
+    return f'{{{names},"logEvents":[{joined}]}}'.encode()
