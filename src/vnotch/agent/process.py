@@ -62,6 +62,7 @@ class AgentConfig:
     backoff_seconds_max: float = BACKOFF_SECONDS_MAX  # between two tries of a destination that fails
     flush_on_exit: bool = False  # close all windows when stopped, and wait until everything is delivered
     flush_seconds: float = 20.0  # but no longer than this
+    capture_file: Path | None = None  # played in place of the kernel
     detach_on_exit: bool = False  # leave no program, map or pin; otherwise capture goes on until the next start
 
 
@@ -71,30 +72,24 @@ def run(config: AgentConfig, started: Callable[[], None] = lambda: None) -> bool
     -> whether nothing was left to deliver at the end. Raises HostError (a second agent of the name, missing privilege,
     a folder that cannot be written) and InputError (no key) before anything is captured.
     """
-    from vnotch.capture.kernel import Datapath  # looks for libbpf, which nothing before needs
-
     key = load_key(config.key_file)
     lock = lock_folder(config.folder, config.name)
     try:
-        datapath = Datapath.open(
-            netns=config.netns,
-            pin_dir=config.pin_dir or PINS / config.name,
-            flows_per_map=config.flows_per_map,
-            attach_mode=config.attach_mode,
-        )
+        datapath = open_datapath(config)
         try:
             endpoint = Endpoint(config.endpoint_url, config.region)
             groups = LogGroups(endpoint, Roles(endpoint, key))
             server = [ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(2)]
             agent = Agent(config, datapath, groups.deliver, server[0], server[1], forget=groups.forget)
-            watcher = _watch_links(config.netns, agent)
+            watcher = None if config.capture_file else _watch_links(config.netns, agent)
             for number in (signal.SIGINT, signal.SIGTERM):
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(number, lambda *_: agent.stop())
             try:
                 return agent.run(started)
             finally:
-                watcher.close()
+                if watcher is not None:
+                    watcher.close()
         finally:
             if config.detach_on_exit:
                 datapath.destroy()
@@ -109,6 +104,22 @@ def _remove_empty(*folders: Path) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):  # another agent's pins are there, or it is gone
             folder.rmdir()
+
+
+def open_datapath(config: AgentConfig) -> Any:
+    """The kernel's datapath, or the capture file that is played in its place (without root, and without libbpf)."""
+    if config.capture_file is not None:
+        from vnotch.capture.playback import Playback
+
+        return Playback(config.capture_file)
+    from vnotch.capture.kernel import Datapath  # looks for libbpf, which nothing before needs
+
+    return Datapath.open(
+        netns=config.netns,
+        pin_dir=config.pin_dir or PINS / config.name,
+        flows_per_map=config.flows_per_map,
+        attach_mode=config.attach_mode,
+    )
 
 
 def lock_folder(folder: Path, name: str) -> int:

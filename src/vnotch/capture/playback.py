@@ -1,0 +1,175 @@
+"""A capture file in place of the kernel: it is played in its own time, and drains as the datapath does.
+
+An interface of the file is found by its name (pcapng's if_name), as a device is. Play begins when every interface of the
+file has been attached, so that nothing is played past one that is not known yet; times are moved so that the first
+packet is now. What is not attached any more is counted by nobody, as on the wire.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vnotch.capture.kernel import Drain
+from vnotch.capture.library import SlotPolicy
+from vnotch.capture.pcap import CaptureInterface, read_capture
+from vnotch.errors import InputError, KernelError
+from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA
+
+STEP_SECONDS = 1
+"""The grain in which a file is played: flows are counted for each second of it."""
+
+
+@dataclass(frozen=True)
+class _Second:
+    start_ns: int  # in the file's time
+    flows: pa.Table  # slots are the file's
+
+
+class Playback:
+    """Has the methods of `Datapath` that the agent's loop uses. One thread."""
+
+    attach_mode = "capture-file"
+    taken_over = False
+
+    def __init__(self, path: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
+        """Reads the descriptions of the interfaces. Raises InputError where the file is no whole capture."""
+        self._path = path
+        self._now_ns = now_ns
+        self._file_slots: dict[str, int] = {}
+        for drain in read_capture(path, tick_seconds=3600, policies=self._note):
+            if drain.summary is not None and not drain.summary.packets:
+                raise InputError(f"{path} holds no packets")
+        self._policies: dict[str, SlotPolicy] = {}  # by device
+        self._slots: dict[int, int] = {}  # the file's slot -> the agent's
+        self._attached: dict[int, str] = {}  # the agent's slot -> device
+        self._configured: dict[int, SlotPolicy] = {}
+        self._seconds: list[_Second] | None = None
+        self._begun_ns = 0
+        self._first_ns = 0
+        self._played = 0
+        self._generation = 0
+        self._pending: Drain | None = None
+        self._seen: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def _note(self, interface: CaptureInterface) -> SlotPolicy:
+        self._file_slots[interface.name] = interface.slot
+        return SlotPolicy()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the whole file has been drained."""
+        return self._seconds is not None and self._played == len(self._seconds)
+
+    # Interfaces, as in Datapath
+
+    def set_interface(
+        self,
+        slot: int,
+        *,
+        enforce: bool = False,
+        allow: Iterable[tuple[int, int]] | None = None,
+        dns_v4: bytes | None = None,
+        routers_v4: Iterable[bytes] = (),
+        router_v6: bytes | None = None,
+    ) -> None:
+        """As Datapath.set_interface; `enforce` has no meaning, what is in a file has happened."""
+        self._configured[slot] = SlotPolicy(
+            dns_ipv4=socket.inet_ntoa(dns_v4) if dns_v4 else None,
+            routers_ipv4=tuple(socket.inet_ntoa(router) for router in routers_v4),
+            router_ipv6=socket.inet_ntop(socket.AF_INET6, router_v6) if router_v6 else None,
+            allow=None if allow is None else tuple(allow),
+        )
+
+    def attach(self, device: str, slot: int) -> None:
+        """Raises KernelError (no such device) where the file has no interface of that name."""
+        if device not in self._file_slots:
+            raise KernelError(f"{device} in {self._path}", errno.ENODEV)
+        self._attached[slot] = device
+        self._slots[self._file_slots[device]] = slot
+        self._policies[device] = self._configured.get(slot, SlotPolicy())
+        if self._seconds is None and len(self._attached) == len(self._file_slots):
+            self._begin()
+
+    def detach(self, slot: int) -> None:
+        device = self._attached.pop(slot, None)
+        if device is not None:
+            self._slots.pop(self._file_slots[device], None)
+
+    def clear(self, slot: int) -> None:
+        for direction in (0, 1):
+            self._seen.pop((slot, direction), None)
+
+    def _begin(self) -> None:
+        def policy(interface: CaptureInterface) -> SlotPolicy:
+            return self._policies[interface.name]
+
+        drains = read_capture(self._path, tick_seconds=STEP_SECONDS, policies=policy)
+        self._seconds = [
+            _Second(drain.start_s * 1_000_000_000, drain.flows) for drain in drains if drain.flows.num_rows
+        ]
+        self._first_ns = min(pc.min(second.flows["start_ns"]).as_py() for second in self._seconds)
+        self._begun_ns = self._now_ns()
+
+    # Draining, as in Datapath
+
+    def flip_and_drain(self) -> Drain:
+        """What was played since the last drain that was committed; one that was not is given again."""
+        if self._pending is None:
+            now_ns = self._now_ns()
+            due = self._due(now_ns)
+            shift_ns = self._begun_ns - self._first_ns
+            flows = pa.concat_tables([FLOW_SCHEMA.empty_table(), *(self._live(item.flows, shift_ns) for item in due)])
+            self._pending = Drain(self._generation + 1, now_ns, flows, LOSS_SCHEMA.empty_table())
+            self._played += len(due)
+        return self._pending
+
+    def commit(self, generation: int) -> None:
+        """The drain of that generation is safe: play goes on behind it."""
+        assert self._pending is not None, "a drain comes before its commit"
+        assert generation == self._pending.generation, "drains are committed in order"
+        for row in (
+            self._pending.flows.group_by(["slot", "direction"])
+            .aggregate([("packets", "sum"), ("bytes", "sum")])
+            .to_pylist()
+        ):
+            place = row["slot"], row["direction"]
+            packets, size = self._seen.get(place, (0, 0))
+            self._seen[place] = packets + row["packets_sum"], size + row["bytes_sum"]
+        self._generation, self._pending = generation, None
+
+    def seen(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Packets and bytes by slot and direction: of a file, those that were played and committed."""
+        return dict(self._seen)
+
+    def close(self) -> None:
+        """Ends the play."""
+        self._seconds = []
+
+    destroy = close
+
+    def _due(self, now_ns: int) -> list[_Second]:
+        """The seconds of the file that have passed and were not drained."""
+        if self._seconds is None:
+            return []
+        played_ns = self._first_ns + now_ns - self._begun_ns
+        whole_ns = STEP_SECONDS * 1_000_000_000
+        return [second for second in self._seconds[self._played :] if second.start_ns + whole_ns <= played_ns]
+
+    def _live(self, flows: pa.Table, shift_ns: int) -> pa.Table:
+        """The flows of attached interfaces under the agent's slots, in today's time."""
+        known = pa.array(list(self._slots), pa.uint16())
+        ours = pa.array(list(self._slots.values()), pa.uint16())
+        places = pc.index_in(flows["slot"], value_set=known)
+        flows = flows.set_column(0, FLOW_SCHEMA.field("slot"), pc.take(ours, places)).filter(pc.is_valid(places))
+        for name in ("start_ns", "end_ns"):
+            moved = pc.add(flows[name], pa.scalar(shift_ns, pa.int64()))
+            flows = flows.set_column(flows.schema.get_field_index(name), FLOW_SCHEMA.field(name), moved)
+        return flows.cast(FLOW_SCHEMA)
