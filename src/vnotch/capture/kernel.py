@@ -132,6 +132,8 @@ class Datapath:
             self._open(flows_per_map, ring_bytes, attach_mode)
         except BaseException:
             self._close_all()
+            if self._pins is not None and not self._pins.names():
+                self._pins.destroy()  # nothing was pinned: nothing is left behind
             raise
         return self
 

@@ -14,6 +14,9 @@ STANDARD_MOUNT = Path("/sys/fs/bpf")
 OUR_MOUNT = b"vnotch"
 """The source of mounts that we made ourselves and take away again."""
 
+PRELOADED = {"maps.debug", "progs.debug"}
+"""What a kernel with CONFIG_BPF_PRELOAD puts into each bpffs; it cannot be removed and is nobody's pin."""
+
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
@@ -59,7 +62,7 @@ class PinFolder:
         (self.path / name).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        return sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir())
+        return sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir() and entry.name not in PRELOADED)
 
     def destroy(self) -> None:
         """Removes all pins, the folder, and the mount if it is ours."""
