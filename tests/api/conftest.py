@@ -36,6 +36,8 @@ from vnotch.store.state import State
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
 ADMINISTRATOR_FILE = "credentials.json"
+SESSION = boto3.session.Session()
+"""One for all clients: it keeps the service models, which take most of a second to read."""
 
 
 class RunningApi:
@@ -87,7 +89,7 @@ class RunningApi:
         """A boto3 client; `key` is (id, secret) or (id, secret, session token), by default the administrator's."""
         key_id, secret, *token = key or self.administrator_key
         settings = {"retries": {"max_attempts": 0}, "read_timeout": 20, "connect_timeout": 5, **config}
-        return boto3.session.Session().client(
+        return SESSION.client(
             service,
             endpoint_url=self.endpoint,
             region_name=region,
