@@ -11,9 +11,4 @@ from vnotch.api.ec2_zones import Zones
 
 
 class Ec2(Vpcs, Subnets, NetworkInterfaces, FlowLogs, Tags, Zones):
-    """`Ec2(state, region, any_interval=False, authorise=None)`.
-
-    `region` is the one region there is; `any_interval` allows aggregation intervals of 1 to 900 s; `authorise(call,
-    action, resource, conditions)` is asked for the permissions that an operation needs beside its own (iam:PassRole,
-    ec2:CreateTags) and raises ApiError where they are missing.
-    """
+    """`Ec2(state, accounts, any_interval=False)`: `any_interval` allows aggregation intervals of 1 to 900 s."""

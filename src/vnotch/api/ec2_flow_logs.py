@@ -98,9 +98,8 @@ class FlowLogs(Ec2Part):
     )
     def create_flow_logs(self, call: Call) -> dict[str, Any]:
         request = FlowLogRequest.of(call, self.any_interval)
-        if self.authorise:
-            context = {"iam:PassedToService": SERVICE_PRINCIPAL}
-            self.authorise(call, "iam:PassRole", request.deliver_logs_permission_arn, context)
+        conditions = {"iam:passedtoservice": SERVICE_PRINCIPAL}
+        self.require(call, "iam:PassRole", request.deliver_logs_permission_arn, conditions)
         tags = tags_at_creation(self, call, FLOW_LOG)
         refuse_dry_run(call)
         with self.state.write() as session:

@@ -16,13 +16,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from vnotch.api.filters import Table, constant, parse, tag_value
+from vnotch.api.gate import Gate
 from vnotch.api.paging import Page
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Service, operation
+from vnotch.api.wire.dialect import EC2
 from vnotch.store import network
+from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
-
-Authorise = Callable[[Call, str, str, Mapping[str, str]], None]
-"""(call, action, resource ARN, condition keys): returns where the caller may, raises ApiError where it may not."""
 
 
 class Ec2Part(Service):
@@ -31,13 +31,19 @@ class Ec2Part(Service):
     name = "ec2"
     model = "ec2"
 
-    def __init__(
-        self, state: State, region: str, *, any_interval: bool = False, authorise: Authorise | None = None
-    ) -> None:
+    def __init__(self, state: State, accounts: Accounts, *, any_interval: bool = False) -> None:
         self.state = state
-        self.region = region
+        self.region = accounts.region
         self.any_interval = any_interval
-        self.authorise = authorise
+        self._gate = Gate(accounts)
+
+    def require(self, call: Call, action: str, resource: str, conditions: Mapping[str, str]) -> None:
+        """Asks for a permission that the operation needs beside its own (iam:PassRole, ec2:CreateTags).
+
+        `conditions` are the condition keys of that action, in lower case. Raises UnauthorizedOperation.
+        """
+        assert call.identity is not None  # the app gives every call its identity
+        self._gate.authorise(call.identity, action, [resource], {**call.context, **conditions}, EC2)
 
 
 F = TypeVar("F", bound=Handler)
@@ -64,6 +70,7 @@ def ec2_operation(
                 refuse_dry_run(call)
             return handler(part, call)
 
+        handle.operation_answers_dry_run = True  # type: ignore[attr-defined]
         return handle
 
     return mark

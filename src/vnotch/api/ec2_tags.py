@@ -39,8 +39,8 @@ def tags_at_creation(part: Ec2Part, call: Call, kind: Kind) -> dict[str, str]:
             tags[key] = value
     if len(tags) > TAGS_MAX:
         raise _too_many()
-    if tags and part.authorise:
-        part.authorise(call, "ec2:CreateTags", arn(call, kind.name), {"ec2:CreateAction": call.operation})
+    if tags:
+        part.require(call, "ec2:CreateTags", arn(call, kind.name), {"ec2:createaction": call.operation})
     return tags
 
 

@@ -47,6 +47,7 @@ class ConfigurationWatch:
         self._seen = 0
         self._checking: asyncio.Task[None] | None = None
         self._again = False
+        self._closed = False
         self.turned_away = 0
         state.on_change.append(self._heard)
 
@@ -61,6 +62,8 @@ class ConfigurationWatch:
             raise TooManyWaiters
         self._loop = asyncio.get_running_loop()
         waiter, mine = Waiter(known), self._waiters[agent]
+        if self._closed:
+            waiter.woken.set()
         if len(mine) >= WAITERS_OF_AGENT_MAX:
             mine[0].woken.set()
         mine.append(waiter)
@@ -72,6 +75,17 @@ class ConfigurationWatch:
             mine.remove(waiter)
             if not mine:
                 self._waiters.pop(agent, None)
+
+    def close(self) -> None:
+        """Lets all polls answer, so that the server can stop. From any thread; new polls answer at once."""
+        self._closed = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.woken.set()
 
     def _heard(self) -> None:
         """On any thread, after a committed write."""
