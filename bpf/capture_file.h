@@ -559,9 +559,11 @@ static inline void reader_skip(struct reader *reader)
 	reader->offset += reader->record;
 }
 
-/* The file has ended, with `left` bytes after `offset`. READ_MORE: it ended where a file may end. */
+/* The file has ended, with `left` bytes after `offset`. READ_MORE: it ended where a file may end. Damage stays damage. */
 static int reader_end(struct reader *reader, u64 left)
 {
+	if (reader->message[0])
+		return READ_DAMAGED;
 	if (!reader->format)
 		return damaged(reader, 0, "not a capture file: it has %llu bytes", reader->offset + left);
 	if (reader->format == FORMAT_CLASSIC ? !reader->interface_count : !reader->offset)

@@ -183,27 +183,27 @@ class _Reading:
                     break
             elif status == library.READ_INTERFACE:
                 self._describe()
-            elif status == library.CAPTURE_DRAINED or status == library.READ_DAMAGED:
+            elif status == library.READ_DAMAGED:
                 break
             else:
                 if self.report.tick_open:
                     yield self._drain()
                 if status == library.CAPTURE_TICK:
                     self.lib.capture_begin_tick(self.handle)
-        damage = self.report.message.decode() if status == library.READ_DAMAGED else None
         while (status := self.lib.capture_end(self.handle, self.end - self.start)) == library.CAPTURE_FULL:
             self._look()
             yield self._drain()
         self._look()
-        if status == library.READ_DAMAGED and damage is None:
-            damage = self.report.message.decode()
-        at = self.report.damaged_at
+        at: int | None = None
+        damage = ""
         if self.fault is not None:
             at, damage = self.report.offset + self.end - self.start, self.fault
-        yield self._drain(self._summary(None if damage is None else at))
-        if damage is not None:
-            inside = " of the decompressed data" if isinstance(self.source, gzip.GzipFile) else ""
-            raise InputError(f"{self.path}: byte {at}{inside}: {damage}")
+        elif status == library.READ_DAMAGED:
+            at, damage = self.report.damaged_at, self.report.message.decode()
+        yield self._drain(self._summary(at))
+        if at is not None:
+            where = " of the decompressed data" if isinstance(self.source, gzip.GzipFile) else ""
+            raise InputError(f"{self.path}: byte {at}{where}: {damage}")
 
     def _read(self) -> int:
         """Hand the library what is in the buffer; `start` moves over what it took."""
