@@ -1,7 +1,7 @@
 """The committer: one thread that turns many callers' events into one transaction at a time.
 
 Callers put batches into a queue bounded by bytes and wait on a future. The committer takes all that waits, up to a
-size, writes it in one durable transaction and only then resolves the futures; while it commits, the next callers gather.
+size, writes it in one durable transaction and only then resolves the futures; meanwhile the next callers gather.
 The same thread runs the upkeep between commits, because the catalog takes one writer.
 """
 
@@ -140,7 +140,7 @@ class BatchKeys:
 
 
 OnCommit = Callable[[Sequence[StreamDelta], int], None]
-"""Called by the committer after each commit with what it added and the last sequence number, before the callers hear."""
+"""Called after each commit with what it added and the last sequence number, before the callers hear."""
 
 
 class Committer(threading.Thread):

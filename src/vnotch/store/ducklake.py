@@ -86,8 +86,8 @@ class Catalog:
             self._root.execute(f"LOAD '{extension_path(name)}'")
         # A DuckLake commit is small statements on the SQLite catalog; META_ options go to that database.
         self._root.execute(
-            f"ATTACH 'ducklake:sqlite:{_quoted(folder / 'catalog.sqlite')}' AS lake (DATA_PATH '{_quoted(self.data)}/', "
-            f"META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS})"
+            f"ATTACH 'ducklake:sqlite:{_quoted(folder / 'catalog.sqlite')}' AS lake "
+            f"(DATA_PATH '{_quoted(self.data)}/', META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS})"
         )
         self.writer = self._root.cursor()
         self.writer.execute("USE lake")

@@ -44,7 +44,7 @@ MEMORY_BYTES = 512_000_000
 THREADS = 2
 
 INLINED_EVENTS = 40
-"""Commits of up to so many events go into the SQLite catalog as rows. A row there costs 0.1 ms, a Parquet file 10 ms."""
+"""Commits of up to so many events go into the SQLite catalog as rows. A row there costs 0.1 ms, a file 10 ms."""
 
 INLINED_BATCHES = 100
 
@@ -157,7 +157,8 @@ class Lake:
         A batch whose key is already stored is answered as stored, and not stored again. Raises LakeFull at once; the
         future raises LakeUnavailable or StreamGone.
         """
-        assert events.num_rows and events.schema.equals(PUT_SCHEMA), "the caller checks the shape"
+        assert events.num_rows
+        assert events.schema.equals(PUT_SCHEMA)
         times = pc.min_max(events["timestamp_ms"]).as_py()
         size = pc.sum(pc.binary_length(events["message"])).as_py() + EVENT_OVERHEAD_BYTES * events.num_rows
         put = Put(group_id, stream_id, events, ingestion_ms, batch_key, times["min"], times["max"], size)
@@ -241,7 +242,7 @@ class Lake:
     def events_after(
         self, group_id: int, sequence: int, *, limit: int, without_streams: Sequence[int] = ()
     ) -> pa.Table:
-        """Events of a group that were stored after `sequence`, in the order in which they were stored: for following."""
+        """Events of a group that were stored after `sequence`, in the order of storing: for following."""
         where, parameters = _where(group_id, None, without_streams, None)
         return self.arrow(
             f"SELECT {', '.join(EVENT_SCHEMA.names)} FROM events WHERE sequence > ? AND {where} "

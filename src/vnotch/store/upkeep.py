@@ -1,8 +1,8 @@
 """Upkeep of the log store: merging, expiry, disk budget, cleaning up. Runs on the committer's thread, in short steps.
 
 Small commits make small files. Files are merged in two tiers, so that a row is rewritten about twice in its life and no
-step holds the commits up for long: many files below `SMALL_BYTES` into one, then those below half of `TARGET_BYTES` into
-files of about `TARGET_BYTES`. A row inlined in the catalog is written out when there are enough of them.
+step holds the commits up for long: many files below `SMALL_BYTES` into one, then those below half of `TARGET_BYTES`
+into files of about `TARGET_BYTES`. A row inlined in the catalog is written out when there are enough of them.
 
 What is deleted or merged away stays on disk until no reader can need it: snapshots older than `READER_SECONDS` expire,
 and the files that only they named go one round later.
@@ -80,7 +80,7 @@ class Upkeep:
         self.listener: ExpiryListener | None = None
         self.dead: set[tuple[int, int | None]] = set()
         self.on_buried: Callable[[Sequence[tuple[int, int | None]]], None] | None = None
-        self._due = {name: 0.0 for name in ("merge", "clean", "expire")}
+        self._due = dict.fromkeys(("merge", "clean", "expire"), 0.0)
 
     def step(self, keys: BatchKeys, batch_key_seconds: int, *, everything: bool = False) -> None:
         """Does what is due; with `everything` all of it."""
@@ -122,7 +122,7 @@ class Upkeep:
         total = 0
         for (name,) in names:
             sql = f'SELECT count(*) FROM __ducklake_metadata_lake."{name}" WHERE end_snapshot IS NULL'
-            total += self.catalog.writer.execute(sql).fetchone()[0]
+            total += (self.catalog.writer.execute(sql).fetchone() or (0,))[0]
         return total
 
     def files(self, table: str) -> list[tuple[str, int, int, int]]:
@@ -217,9 +217,7 @@ class Upkeep:
         dead = sorted(self.dead, key=str)[:500]
         if not dead:
             return
-        self._delete(
-            "deleted", " OR ".join(f"group_id = {g}" if s is None else f"stream_id = {s}" for g, s in dead)
-        )
+        self._delete("deleted", " OR ".join(f"group_id = {g}" if s is None else f"stream_id = {s}" for g, s in dead))
         self.dead.difference_update(dead)
         if self.on_buried is not None:
             self.on_buried(dead)

@@ -1,0 +1,22 @@
+"""The service `logs`: CloudWatch Logs for flow logs.
+
+The operations are in one class a noun: log groups, log streams, tags, log events.
+"""
+
+from __future__ import annotations
+
+from vnotch.api.logs_events import LogEvents
+from vnotch.api.logs_groups import LogGroups, LogStreams
+from vnotch.store.lake import Lake
+from vnotch.store.log_totals import LogTotals
+from vnotch.store.state import State
+
+
+class Logs(LogGroups, LogStreams, LogEvents):
+    """`lake` must be open and `state` have its tables; the totals of streams catch up with the lake here."""
+
+    name = "logs"
+    model = "logs"
+
+    def __init__(self, state: State, lake: Lake) -> None:
+        super().__init__(state, lake, LogTotals(state, lake))

@@ -1,0 +1,279 @@
+"""Log groups and log streams of CloudWatch Logs: create, delete, describe, retention (API reference 2014-03-28)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from vnotch.api.logs_part import (
+    ON_ALL_GROUPS,
+    ON_GROUP,
+    ON_STREAM,
+    PAGE_MAX,
+    LogsPart,
+    constraint,
+    existing_group,
+    existing_stream,
+    group_arn,
+    group_in,
+    group_name,
+    integer_between,
+    invalid,
+    name_from_identifier,
+    page_token,
+    refuse_unknown,
+    stream_arn,
+    stream_name,
+    token_position,
+)
+from vnotch.api.service import ApiError, Call, operation
+from vnotch.store.log_groups import (
+    LAST_MS,
+    LogGroup,
+    LogGroupTag,
+    LogStream,
+    delete_group,
+    delete_stream,
+    find_group,
+    starts_with,
+)
+
+LOG_GROUPS_MAX = 1_000_000
+"""Quota of log groups per account and Region."""
+
+TAGS_MAX = 50
+TAG_TEXT = re.compile(r"[^\W_]|[\s_.:/=+\-@]")
+RETENTION_DAYS = (
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
+)  # fmt: skip
+CLASSES = ("STANDARD", "INFREQUENT_ACCESS")
+"""The classes that vnotch makes. DELIVERY and ESSENTIALS are refused: their limits are not published."""
+
+
+class LogGroups(LogsPart):
+    @operation("CreateLogGroup", ON_GROUP)
+    def create_log_group(self, call: Call) -> dict[str, Any]:
+        name = group_name(call)
+        if name.startswith("aws/"):
+            raise invalid("Log groups starting with AWS/ are reserved for AWS.")
+        refuse_unknown(call, "kmsKeyId")
+        log_class = call.params.get("logGroupClass") or "STANDARD"
+        if log_class not in CLASSES:
+            raise constraint("logGroupClass", log_class, f"satisfy enum value set: [{', '.join(CLASSES)}]")
+        tags = checked_tags(call.params.get("tags") or {})
+        with self.state.write() as session:
+            if find_group(session, name) is not None:
+                raise _group_exists()
+            if (session.scalar(select(func.count()).select_from(LogGroup)) or 0) >= LOG_GROUPS_MAX:
+                raise ApiError("LimitExceededException", "Resource limit exceeded.")
+            group = LogGroup(
+                name=name,
+                creation_ms=call.now_ms,
+                log_class=log_class,
+                deletion_protection=bool(call.params.get("deletionProtectionEnabled")),
+            )
+            session.add(group)
+            session.flush()
+            session.add_all(LogGroupTag(group_id=group.id, key=key, value=value) for key, value in tags.items())
+        return {}
+
+    @operation("DeleteLogGroup", ON_GROUP)
+    def delete_log_group(self, call: Call) -> dict[str, Any]:
+        with self.state.write() as session:
+            group = existing_group(session, group_name(call))
+            _refuse_protected(group)
+            delete_group(session, group)
+        self.lake.delete(group.id)
+        return {}
+
+    @operation("DescribeLogGroups", ON_ALL_GROUPS)
+    def describe_log_groups(self, call: Call) -> dict[str, Any]:
+        refuse_unknown(call, "includeLinkedAccounts", "accountIdentifiers")
+        params = call.params
+        asked = {
+            name: params[name]
+            for name in ("logGroupNamePrefix", "logGroupNamePattern", "logGroupIdentifiers", "logGroupClass")
+            if params.get(name)
+        }
+        if {"logGroupNamePrefix", "logGroupNamePattern"} <= asked.keys():
+            raise invalid("LogGroup name prefix and LogGroup name pattern are mutually exclusive parameters.")
+        if "logGroupIdentifiers" in asked and len(asked) > 1:
+            raise invalid("logGroupIdentifiers cannot be combined with other filters.")
+        limit = integer_between(call, "limit", 1, PAGE_MAX, PAGE_MAX)
+        wanted = select(LogGroup).order_by(LogGroup.name).limit(limit + 1)
+        if prefix := asked.get("logGroupNamePrefix"):
+            wanted = wanted.where(*starts_with(LogGroup.name, prefix))
+        if pattern := asked.get("logGroupNamePattern"):
+            # instr and not LIKE, which in SQLite takes no notice of case.
+            wanted = wanted.where(func.instr(LogGroup.name, pattern) > 0)
+        if log_class := asked.get("logGroupClass"):
+            wanted = wanted.where(LogGroup.log_class == log_class)
+        if identifiers := asked.get("logGroupIdentifiers"):
+            names = [name_from_identifier(call, "logGroupIdentifiers", item) for item in identifiers]
+            wanted = wanted.where(LogGroup.name.in_(names))
+        if (after := token_position(call, asked)) is not None:
+            wanted = wanted.where(LogGroup.name > after)
+        with self.state.read() as session:
+            groups = list(session.scalars(wanted))
+        page = groups[:limit]
+        answer: dict[str, Any] = {"logGroups": [_describe_group(call, group) for group in page]}
+        if len(groups) > limit:
+            answer["nextToken"] = page_token(call, asked, page[-1].name)
+        return answer
+
+    @operation("PutRetentionPolicy", ON_GROUP)
+    def put_retention_policy(self, call: Call) -> dict[str, Any]:
+        days = call.params.get("retentionInDays")
+        if days not in RETENTION_DAYS:
+            listed = ", ".join(str(allowed) for allowed in RETENTION_DAYS)
+            raise constraint("retentionInDays", days, f"satisfy enum value set: [{listed}]")
+        with self.state.write() as session:
+            existing_group(session, group_name(call)).retention_days = days
+        return {}
+
+    @operation("DeleteRetentionPolicy", ON_GROUP)
+    def delete_retention_policy(self, call: Call) -> dict[str, Any]:
+        with self.state.write() as session:
+            existing_group(session, group_name(call)).retention_days = None
+        return {}
+
+    @operation("PutLogGroupDeletionProtection", ON_GROUP)
+    def put_log_group_deletion_protection(self, call: Call) -> dict[str, Any]:
+        name = name_from_identifier(call, "logGroupIdentifier", call.params["logGroupIdentifier"])
+        with self.state.write() as session:
+            existing_group(session, name).deletion_protection = bool(call.params["deletionProtectionEnabled"])
+        return {}
+
+
+class LogStreams(LogsPart):
+    @operation("CreateLogStream", ON_STREAM)
+    def create_log_stream(self, call: Call) -> dict[str, Any]:
+        name = stream_name(call)
+        try:
+            with self.state.write() as session:
+                group = existing_group(session, group_name(call))
+                session.add(LogStream(group_id=group.id, name=name, creation_ms=call.now_ms))
+        except IntegrityError:
+            raise ApiError("ResourceAlreadyExistsException", "The specified log stream already exists") from None
+        return {}
+
+    @operation("DeleteLogStream", ON_STREAM)
+    def delete_log_stream(self, call: Call) -> dict[str, Any]:
+        with self.state.write() as session:
+            group = existing_group(session, group_name(call))
+            stream = existing_stream(session, group, stream_name(call))
+            _refuse_protected(group)
+            delete_stream(session, stream)
+        self.lake.delete(group.id, stream.id)
+        return {}
+
+    @operation("DescribeLogStreams", ON_GROUP)
+    def describe_log_streams(self, call: Call) -> dict[str, Any]:
+        name = group_in(call)
+        prefix = call.params.get("logStreamNamePrefix")
+        order = call.params.get("orderBy") or "LogStreamName"
+        if order not in ("LogStreamName", "LastEventTime"):
+            raise constraint("orderBy", order, "satisfy enum value set: [LogStreamName, LastEventTime]")
+        if prefix and order == "LastEventTime":
+            raise invalid("Cannot order by LastEventTime with a logStreamNamePrefix.")
+        limit = integer_between(call, "limit", 1, PAGE_MAX, PAGE_MAX)
+        descending = bool(call.params.get("descending"))
+        asked = {"group": name, "prefix": prefix, "order": order, "descending": descending}
+        with self.state.read() as session:
+            group = existing_group(session, name)
+            streams = _streams(session, group.id, asked, token_position(call, asked), limit + 1)
+        page = streams[:limit]
+        answer: dict[str, Any] = {"logStreams": [_describe_stream(call, name, stream) for stream in page]}
+        if len(streams) > limit:
+            answer["nextToken"] = page_token(call, asked, [page[-1].last_ms or 0, page[-1].name])
+        return answer
+
+
+def _streams(
+    session: Session, group_id: int, asked: dict[str, Any], after: list[Any] | None, limit: int
+) -> list[LogStream]:
+    """One page in the order asked for. Streams without events come before all others in the order of time."""
+    by_time = asked["order"] == "LastEventTime"
+    down = asked["descending"]
+    columns = [LAST_MS, LogStream.name] if by_time else [LogStream.name]
+    wanted = (
+        select(LogStream)
+        .where(LogStream.group_id == group_id)
+        .order_by(*(column.desc() if down else column for column in columns))
+        .limit(limit)
+    )
+    if asked["prefix"]:
+        wanted = wanted.where(*starts_with(LogStream.name, asked["prefix"]))
+    if after is not None:
+        last_ms, name = after
+        beyond = LogStream.name < name if down else LogStream.name > name
+        if by_time:
+            later = last_ms > LAST_MS if down else last_ms < LAST_MS
+            beyond = or_(later, and_(last_ms == LAST_MS, beyond))
+        wanted = wanted.where(beyond)
+    return list(session.scalars(wanted))
+
+
+def checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    if len(tags) > TAGS_MAX:
+        raise constraint("tags", tags, f"have length less than or equal to {TAGS_MAX}")
+    for key, value in tags.items():
+        if not 1 <= len(key) <= 128 or len(value) > 256 or not _tag_text(key) or not _tag_text(value):
+            raise invalid(
+                f"The tag {key!r} is not valid: keys have 1 to 128, values up to 256 letters, digits, _.:/=+-@"
+            )
+        if key.lower().startswith("aws:"):
+            raise invalid("Tag keys that begin with aws: are reserved.")
+    return tags
+
+
+def _tag_text(text: str) -> bool:
+    return all(TAG_TEXT.fullmatch(character) for character in text)
+
+
+def _group_exists() -> ApiError:
+    return ApiError("ResourceAlreadyExistsException", "The specified log group already exists")
+
+
+def _refuse_protected(group: LogGroup) -> None:
+    if group.deletion_protection:
+        # The code is the one that the service model has for DeleteLogGroup and for nothing else there.
+        raise ApiError("ValidationException", "The log group is protected from deletion: disable the protection first.")
+
+
+def _describe_group(call: Call, group: LogGroup) -> dict[str, Any]:
+    arn = group_arn(call, group.name)
+    described: dict[str, Any] = {
+        "logGroupName": group.name,
+        "creationTime": group.creation_ms,
+        "metricFilterCount": 0,
+        "arn": f"{arn}:*",
+        "storedBytes": group.stored_bytes,
+        "logGroupClass": group.log_class,
+        "logGroupArn": arn,
+        "deletionProtectionEnabled": group.deletion_protection,
+    }
+    if group.retention_days is not None:
+        described["retentionInDays"] = group.retention_days
+    return described
+
+
+def _describe_stream(call: Call, group: str, stream: LogStream) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "logStreamName": stream.name,
+        "creationTime": stream.creation_ms,
+        "arn": stream_arn(call, group, stream.name),
+        "storedBytes": 0,  # AWS: always zero since 2019
+    }
+    if stream.last_ms is not None:
+        described |= {
+            "firstEventTimestamp": stream.first_ms,
+            "lastEventTimestamp": stream.last_ms,
+            "lastIngestionTime": stream.ingestion_ms,
+            "uploadSequenceToken": f"{stream.ingestion_ms:056d}",
+        }
+    return described
