@@ -51,6 +51,7 @@ class State:
     def read(self) -> Iterator[Session]:
         with self._sessions() as session:
             yield session
+            session.expunge_all()  # rows that were read stay readable; a rollback would expire them
             session.rollback()
 
     @contextmanager
