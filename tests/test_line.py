@@ -51,7 +51,8 @@ def test_every_record_parses_back_to_itself(case: tuple[pa.Table, Format]):
     assert [parse_line(line, format_) for line in lines.to_pylist()] == table.to_pylist()
 
 
-ALPHABET = st.sampled_from("- 0 1 2 00 +1 OK NODATA ACCEPT REJECT 10.0.0.1 ::1 10.0.0.256".split())
+WORDS = "- 0 1 2 00 +1 OK NODATA ACCEPT REJECT 10.0.0.1 ::1 10.0.0.256"
+ALPHABET = st.sampled_from(WORDS.split())
 TEXTS = ALPHABET | st.integers(0, 2**64).map(str) | st.text(max_size=3)
 
 
@@ -67,6 +68,8 @@ def test_the_two_parsers_agree_on_anything(lines: list[str | None]):
     table, valid = parse_valid(pa.array(lines, pa.string()), format_)
     assert valid.to_pylist() == [record is not None for record in expected]
     good = [record for record in expected if record is not None]
+    sliced, sliced_valid = parse_valid(pa.array(["x", *lines, "2 - 0 OK"], pa.string()).slice(1, len(lines)), format_)
+    assert (sliced, sliced_valid) == (table, valid)
     assert table.to_pylist() == good
     assert record_lines(table, format_).to_pylist() == [
         line for line, record in zip(lines, expected, strict=True) if record is not None

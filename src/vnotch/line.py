@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vnotch.address import Values
 from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Field, Format
 
+_SPACE = ord(SEPARATOR)
 _LOOKUP_VALUES = 65_536
 _LOOKUP_ROWS = 4_096
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
@@ -183,20 +185,45 @@ def parse_valid(lines: pa.Array | pa.ChunkedArray, format: Format) -> tuple[pa.T
     if isinstance(lines, pa.ChunkedArray):
         lines = lines.combine_chunks()
     width = len(format.fields)
-    valid = pc.fill_null(pc.equal(pc.count_substring(lines, SEPARATOR), width - 1), False)
-    texts = pc.list_flatten(pc.split_pattern(lines.filter(valid), SEPARATOR))
-    good = np.ones(len(texts) // width, bool)
+    texts, mask = _split(pc.fill_null(lines, ""), width)
     columns = []
+    good = np.ones(len(texts) // width, bool)
     for position, item in enumerate(format.fields):
-        column, accepted = _parse_column(item, texts.take(np.arange(position, len(texts), width)), format)
+        places = pa.array(np.arange(position, len(texts), width, dtype=np.int32))
+        column, accepted = _parse_column(item, texts.take(places), format)
         columns.append(column)
         good &= accepted.to_numpy(zero_copy_only=False)
     if not good.all():
         columns = [column.filter(pa.array(good)) for column in columns]
-        mask = valid.to_numpy(zero_copy_only=False).copy()
         mask[mask] = good
-        valid = pa.array(mask)
-    return pa.table(columns, schema=format.schema), valid
+    return pa.table(columns, schema=format.schema), pa.array(mask)
+
+
+def _split(lines: pa.Array, width: int) -> tuple[pa.Array, Values]:
+    """-> (all values of the lines that have `width` of them, one after another; mask of which lines those are).
+
+    The values lie in the lines' own bytes with the spaces taken out, so splitting is arithmetic on their places.
+    """
+    offsets, data, spaces = _spaces(lines)
+    mask = np.diff(np.searchsorted(spaces, offsets)) == width - 1
+    if not mask.all():
+        offsets, data, spaces = _spaces(lines.filter(pa.array(mask)))
+    rows = len(offsets) - 1
+    ends = np.concatenate([spaces.reshape(rows, width - 1), offsets[1:].reshape(rows, 1)], axis=1)
+    taken_out = np.arange(rows)[:, np.newaxis] * (width - 1) + np.arange(width)
+    places = np.concatenate([[0], (ends - taken_out).reshape(-1)]).astype(np.int32)
+    packed = np.ascontiguousarray(data[data != _SPACE])
+    return pa.StringArray.from_buffers(rows * width, pa.py_buffer(places), pa.py_buffer(packed)), mask
+
+
+def _spaces(lines: pa.Array) -> tuple[Values, Values, Values]:
+    """-> (where each line begins and the last ends, the bytes of all lines, where those are spaces)."""
+    _, offset_buffer, data_buffer = lines.buffers()
+    if len(lines) == 0 or data_buffer is None:
+        return np.zeros(len(lines) + 1, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.int64)
+    offsets = np.frombuffer(offset_buffer, np.int32)[lines.offset : lines.offset + len(lines) + 1].astype(np.int64)
+    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    return offsets - offsets[0], data, np.flatnonzero(data == _SPACE)
 
 
 def _parse_column(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Array, pa.Array]:
@@ -212,8 +239,9 @@ def _parse_column(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Arra
 
 
 def _parse_integers(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Array, pa.Array]:
-    right = pc.match_substring_regex(texts, f"^({_INTEGER.pattern})$")
-    right = pc.and_(right, pc.less_equal(pc.utf8_length(texts), len(str(_largest(item)))))
+    leads = pc.and_(pc.starts_with(texts, "0"), pc.not_equal(texts, "0"))
+    short = pc.less_equal(pc.binary_length(texts), len(str(_largest(item))))
+    right = pc.and_(pc.and_(pc.ascii_is_decimal(texts), short), pc.invert(leads))
     # 19 digits fit uint64, so the cast cannot fail and the comparison is exact.
     numbers = pc.if_else(right, texts, "0").cast(pa.uint64())
     fits = pc.less_equal(numbers, pa.scalar(_largest(item), pa.uint64()))
