@@ -1,0 +1,152 @@
+"""The policy evaluator against the cases of cases.toml, and properties that must hold of any policy."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vnotch.iam.conditions import wildcard
+from vnotch.iam.policy import Caller, Kind, Outcome, Policy, PolicyError, evaluate, evaluate_trust, parse_policy
+
+CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
+
+
+def policy(statements: list[dict[str, Any]], kind: Kind = Kind.IDENTITY, name: str = "p") -> Policy:
+    return parse_policy(json.dumps({"Version": "2012-10-17", "Statement": statements}), kind, name)
+
+
+@pytest.mark.parametrize("case", CASES["case"], ids=lambda case: case["name"])
+def test_identity_case(case: dict[str, Any]) -> None:
+    sets = case.get("policies") or [case["statements"]]
+    policies = [policy(statements, name=f"p{n}") for n, statements in enumerate(sets)]
+    session = policy(case["session"], name="session") if "session" in case else None
+    decision = evaluate(policies, case["action"], case["resource"], case.get("context", {}), session=session)
+    assert decision.outcome.value == case["expect"]
+    assert (decision.statement is None) == (decision.outcome is Outcome.IMPLICIT_DENY)
+
+
+@pytest.mark.parametrize("row", [row for table in CASES["condition"] for row in table["rows"]], ids=str)
+def test_condition(row: list[Any]) -> None:
+    operator, key, values, given_value, holds = row
+    condition = {operator: {key: values if len(values) > 1 else values[0]}}
+    statement = {"Effect": "Allow", "Action": "*", "Resource": "*", "Condition": condition}
+    value = tuple(given_value) if isinstance(given_value, list) else given_value
+    context = {} if value == "-" else {key.lower(): value}
+    assert evaluate([policy([statement])], "ec2:CreateVpc", "*", context).allowed is holds
+
+
+@pytest.mark.parametrize("case", CASES["trust"], ids=lambda case: case["name"])
+def test_trust_case(case: dict[str, Any]) -> None:
+    caller = case["caller"]
+    who = Caller(caller["kind"], caller["name"], caller.get("account", ""), tuple(caller.get("arns", ())))
+    trust = policy(case["statements"], Kind.TRUST)
+    decision = evaluate_trust(trust, "sts:AssumeRole", who, case.get("context", {}))
+    assert decision.outcome.value == case["expect"]
+    if "delegated" in case:
+        assert decision.delegated is case["delegated"]
+
+
+@pytest.mark.parametrize("case", CASES["malformed"], ids=lambda case: f"{case['says']}-{hash(case['document']) % 997}")
+def test_malformed(case: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(case["document"], Kind(case.get("kind", "identity")))
+    assert case["says"] in caught.value.message
+
+
+def test_a_decision_names_its_statement() -> None:
+    statements = [
+        {"Effect": "Allow", "Action": "*", "Resource": "*"},
+        {"Sid": "NoLogs", "Effect": "Deny", "Action": "logs:*", "Resource": "*"},
+    ]
+    decision = evaluate([policy(statements, name="narrow")], "logs:PutLogEvents", "*", {})
+    assert str(decision.statement) == "narrow, statement NoLogs"
+    assert (
+        str(evaluate([policy(statements, name="narrow")], "ec2:CreateVpc", "*", {}).statement) == "narrow, statement 1"
+    )
+
+
+def test_a_policy_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(PolicyError):
+        parse_policy('{"Statement":' + "[" * 50_000 + "]" * 50_000 + "}")
+
+
+# --- properties ---
+
+actions = st.sampled_from(["ec2:CreateVpc", "ec2:DescribeVpcs", "logs:PutLogEvents", "iam:GetRole"])
+action_patterns = st.sampled_from(["*", "ec2:*", "logs:Put*", "ec2:Describe????", "iam:GetRole", "logs:*"])
+arns = st.sampled_from(["*", "arn:aws:logs:us-east-1:1:log-group:a:*", "arn:aws:ec2:us-east-1:1:vpc/vpc-1"])
+statements_ = st.fixed_dictionaries(
+    {"Effect": st.sampled_from(["Allow", "Deny"]), "Action": action_patterns, "Resource": arns}
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(statements_, min_size=1, max_size=5), actions, arns, action_patterns)
+def test_adding_a_deny_never_allows(listed: list[dict[str, Any]], action: str, resource: str, denied: str) -> None:
+    before = evaluate([policy(listed)], action, resource, {})
+    after = evaluate([policy([*listed, {"Effect": "Deny", "Action": denied, "Resource": "*"}])], action, resource, {})
+    assert not (after.allowed and not before.allowed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(statements_, min_size=1, max_size=5), actions, arns)
+def test_the_order_of_statements_and_policies_does_not_matter(
+    listed: list[dict[str, Any]], action: str, resource: str
+) -> None:
+    together = evaluate([policy(listed)], action, resource, {}).outcome
+    assert evaluate([policy(listed[::-1])], action, resource, {}).outcome is together
+    assert evaluate([policy([one]) for one in listed], action, resource, {}).outcome is together
+
+
+def slow_wildcard(pattern: str, text: str) -> bool:
+    """The definition, by cases."""
+    if not pattern:
+        return not text
+    if pattern[0] == "*":
+        return slow_wildcard(pattern[1:], text) or bool(text and slow_wildcard(pattern, text[1:]))
+    return bool(text) and pattern[0] in ("?", text[0]) and slow_wildcard(pattern[1:], text[1:])
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text("ab*?.", max_size=8), st.text("ab.\n", max_size=8))
+def test_wildcards_mean_what_they_say(pattern: str, text: str) -> None:
+    assert (wildcard(pattern).fullmatch(text) is not None) is slow_wildcard(pattern, text)
+
+
+def test_a_pattern_of_many_stars_takes_no_time() -> None:
+    start = time.perf_counter()
+    assert wildcard("*a" * 60 + "b").fullmatch("a" * 5_000) is None
+    assert time.perf_counter() - start < 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["Version", "Statement", "Effect", "Action", "Resource", "Condition", "StringEquals", "x"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_garbage_is_refused_or_a_policy(content: Any) -> None:
+    for kind in Kind:
+        try:
+            parsed = parse_policy(json.dumps(content), kind)
+        except PolicyError:
+            continue
+        assert parsed.statements
