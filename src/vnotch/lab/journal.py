@@ -76,6 +76,8 @@ class Journal:
             return cls(folder=folder, **{key: value for key, value in document.items() if key in known})
         except FileNotFoundError:
             return None
+        except PermissionError as error:
+            raise HostError(f"{path} is not readable", "run it with sudo") from error
         except (ValueError, TypeError) as error:
             raise HostError(f"{path} is not a lab's journal: {error}", "move it away, then vnotch lab down") from error
 

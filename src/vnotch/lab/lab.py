@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,8 +138,8 @@ class Lab:
         `network_ready` is called when the router namespace and the links in it are there and still down: the moment
         to start an agent on it. `interval_seconds` is the flow logs' aggregation interval.
         """
-        wanted = self._wanted()
         check_host()
+        wanted = self._wanted()
         if self.control:
             self.control.require_up()
         with ownership(self.prefix) as owned:
@@ -298,7 +299,8 @@ class Lab:
         devices: dict[str, bool] = {}
         topology = journal.topology()
         if self.router_namespace in names and os.geteuid() == 0:
-            devices = Network(topology, self.prefix).devices()
+            with suppress(HostError):  # half-built: the name is there, the namespace is not
+                devices = Network(topology, self.prefix).devices()
         return Status(
             journal.phase, self.folder, names, devices, self._services_pid(journal), journal.api, topology.enis
         )
