@@ -41,6 +41,8 @@ SUPPLIED_KEYS = frozenset(
         "aws:useragent",
         "aws:userid",
         "aws:username",
+        "ec2:createaction",
+        "iam:passedtoservice",
         "sts:externalid",
         "sts:rolesessionname",
     }
