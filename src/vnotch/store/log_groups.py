@@ -145,7 +145,8 @@ def stream_names(session: Session, ids: Collection[int]) -> dict[int, str]:
     names: dict[int, str] = {}
     for start in range(0, len(wanted), IDS_AT_ONCE):
         part = wanted[start : start + IDS_AT_ONCE]
-        names.update(session.execute(select(LogStream.id, LogStream.name).where(LogStream.id.in_(part))).tuples().all())
+        rows = session.execute(select(LogStream.id, LogStream.name).where(LogStream.id.in_(part)))
+        names.update((row.id, row.name) for row in rows)
     return names
 
 
