@@ -83,13 +83,15 @@ class Pair:
             run(*ip, "neigh", "replace", other, "lladdr", mac, "dev", device)
 
     def enable_ipv6(self) -> None:
-        """From here on the link has multicast listener reports, whenever the kernel feels like it."""
+        """The multicast listener reports that come with it are over when this returns."""
         for namespace in self._namespaces.values():
             namespace.run(_set_ipv6, True)
         for namespace, device, address, mac, other in self._sides(self.host_v6, self.instance_v6):
             ip = ("ip", "-n", namespace)
             run(*ip, "addr", "add", f"{address}/64", "dev", device, "nodad")
             run(*ip, "neigh", "replace", other, "lladdr", mac, "dev", device)
+        time.sleep(0.5)
+        self.settle()
 
     def _sides(self, host: str, instance: str) -> list[tuple[str, str, str, str, str]]:
         """(namespace, device, its address, the other side's MAC and address)"""
@@ -120,6 +122,11 @@ class Pair:
         self.in_host(_offloads_off, self.host_device)
         self.in_instance(_offloads_off, self.instance_device)
 
+    def allow_big_tcp(self) -> None:
+        """Frames of up to 192 kB, whose lengths the IP headers cannot say."""
+        self.in_host(_allow_big_tcp, self.host_device)
+        self.in_instance(_allow_big_tcp, self.instance_device)
+
     def host_counters(self) -> DeviceCounters:
         return self.in_host(_counters, self.host_device)
 
@@ -147,6 +154,9 @@ class Pair:
 
 def _set_ipv6(on: bool) -> None:
     """A child inherits the namespace of the thread that starts it."""
+    for path in Path("/proc/sys/net/ipv6/conf").iterdir():
+        # Reports are sent once and repeated within this time, in ms.
+        run("sysctl", "-qw", f"net.ipv6.conf.{path.name}.mldv2_unsolicited_report_interval=3600000")
     for name in ("all", "default"):
         run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6={int(not on)}")
 
@@ -164,6 +174,17 @@ def _offloads_off(device: str) -> None:
             value = ctypes.create_string_buffer(struct.pack("=II", command, 0))
             request = struct.pack("16sP", device.encode(), ctypes.addressof(value)).ljust(40, b"\0")
             fcntl.ioctl(any_socket, SIOCETHTOOL, request)
+
+
+def _allow_big_tcp(device: str) -> None:
+    """RTM_NEWLINK by hand: the ip program of Debian 12 does not know the IPv4 attributes."""
+    # IFLA_GSO_MAX_SIZE, IFLA_GRO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE, IFLA_GRO_IPV4_MAX_SIZE of if_link.h.
+    attributes = b"".join(struct.pack("=HHI", 8, kind, 196608) for kind in (41, 58, 63, 64))
+    body = struct.pack("=BBHiII", 0, 0, 0, socket.if_nametoindex(device), 0, 0) + attributes
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.send(struct.pack("=IHHII", 16 + len(body), 16, 1 | 4, 1, 0) + body)
+        (answer,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+    assert answer == 0, os.strerror(-answer)
 
 
 def _counters(device: str) -> DeviceCounters:
@@ -203,6 +224,12 @@ def datapath(pair: Pair, mode: str) -> Iterator[Datapath]:
         yield opened
     finally:
         opened.destroy()
+
+
+@pytest.fixture(scope="session")
+def tap_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tap is built, once."""
+    return tmp_path_factory.mktemp("tap")
 
 
 @pytest.fixture

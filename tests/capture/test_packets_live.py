@@ -1,4 +1,4 @@
-"""Packets injected on a real link: what the kernel's program makes of them, at both hooks and both ways of attaching."""
+"""Packets injected on a real link: what the kernel's program makes of them, at both hooks, attached both ways."""
 
 from __future__ import annotations
 
