@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
@@ -169,6 +170,7 @@ def read_damaged(path: Path, **options: Any) -> tuple[list[dict[str, Any]], Capt
     return rows, summary, text
 
 
+@cache
 def address(packed: bytes, family: int) -> str:
     return str(ip_address(packed[:4] if family == 4 else packed))
 
@@ -768,6 +770,19 @@ DAMAGE = {
         "1970 and 2262",
     ),
 }
+
+
+def test_interfaces_have_a_bound(capture: Any) -> None:
+    many = NG.section() + NG.interface("a") * 4096 + GOOD
+    assert read(capture(many))[1].packets == 1
+    _, summary, message = read_damaged(capture(many + NG.interface("a")))
+    assert summary.packets == 1
+    assert "more than 4096 interfaces" in message
+    # Names make interfaces of several sections the same; new names do not fit any more.
+    read(capture(many + NG.section() + NG.interface("a") + GOOD))
+    _, summary, message = read_damaged(capture(many + NG.section() + NG.interface("b")))
+    assert summary.packets == 1
+    assert "more than 4096 interfaces" in message
 
 
 @pytest.mark.parametrize("name", DAMAGE)

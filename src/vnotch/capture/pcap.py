@@ -169,7 +169,7 @@ class _Reading:
         self.report = library.Report()
         self.buffer = np.empty(BUFFER_BYTES, np.uint8)
         self.start = self.end = 0  # what the library has not taken yet, within the buffer
-        self.fault: str | None = None  # the compressed data's
+        self.fault: tuple[int, str] | None = None  # what ended the reading, beside what the library finds: byte, why
 
     def close(self) -> None:
         self.lib.capture_close(self.handle)
@@ -182,7 +182,8 @@ class _Reading:
                 if not self._fill():
                     break
             elif status == library.READ_INTERFACE:
-                self._describe()
+                if not self._describe():
+                    break
             elif status == library.READ_DAMAGED:
                 break
             else:
@@ -197,7 +198,7 @@ class _Reading:
         at: int | None = None
         damage = ""
         if self.fault is not None:
-            at, damage = self.report.offset + self.end - self.start, self.fault
+            at, damage = self.fault
         elif status == library.READ_DAMAGED:
             at, damage = self.report.damaged_at, self.report.message.decode()
         yield self._drain(self._summary(at))
@@ -232,18 +233,21 @@ class _Reading:
             # One read at a time: a longer one that fails half way keeps what it had.
             count = self.source.readinto1(self.buffer.data[self.end :])
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self.fault = f"the gzip data is damaged: {error}"
+            self.fault = self.report.offset + left, f"the gzip data is damaged: {error}"
             return False
         except OSError as error:
             raise HostError(f"{self.path}: {error.strerror}") from error
         self.end += count
         return count > 0
 
-    def _describe(self) -> None:
-        """Give the interface that the file has just described its slot and its policy."""
+    def _describe(self) -> bool:
+        """Give the interface that the file has just described its slot and policy. False: no slot is left."""
         report = self.report
         name = bytes(report.name[: report.name_length]).decode("utf-8", "replace")
         slot = self._slot(name, report.section, report.index)
+        if slot >= MAX_SLOTS:
+            self.fault = report.offset, f"more than {MAX_SLOTS} interfaces"
+            return False
         interface = CaptureInterface(slot, name, report.link, report.snaplen, report.section, report.index)
         self.interfaces.append(interface)
         policies = self.policies
@@ -254,6 +258,7 @@ class _Reading:
             self.handle, slot, eni.ctypes.data, allow.ctypes.data, len(allow), local, len(local)
         ):
             raise HostError("no memory for an interface of a capture")
+        return True
 
     def _slot(self, name: str, section: int, index: int) -> int:
         if section == 0:
@@ -261,11 +266,7 @@ class _Reading:
         for known in self.interfaces:
             if known.section < section and known.name == name and (name or known.index == index):
                 return known.slot
-        slot = max((known.slot for known in self.interfaces), default=-1) + 1
-        if slot >= MAX_SLOTS:
-            at = self.report.offset
-            raise InputError(f"{self.path}: byte {at}: more than {MAX_SLOTS} interfaces")
-        return slot
+        return max((known.slot for known in self.interfaces), default=-1) + 1
 
     def _drain(self, summary: CaptureSummary | None = None) -> CaptureDrain:
         """Copy the flows out of the library and empty its table."""
