@@ -1,0 +1,155 @@
+"""The endpoint as vnotch's own commands see it: address, account, region and the administrator's key.
+
+The key is found where the first start of the server put it, in the data folder, readable by its owner alone. Clients
+are botocore's, unchanged: what works here works for every other AWS client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
+from vnotch.errors import HostError, InputError
+
+
+def default_url(port: int = ENDPOINT_PORT) -> str:
+    return f"http://{ENDPOINT_HOST}:{port}"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    url: str
+    access_key_id: str
+    secret_access_key: str
+    region: str
+    account: str
+
+    @classmethod
+    def find(cls, folders: Folders, url: str | None = None) -> Endpoint:
+        """The endpoint of the server whose data folder this is.
+
+        `url` overrides the address that the server wrote down when it last started.
+
+        Raises HostError where no server has ever started with that folder, or its key belongs to someone else.
+        """
+        path = folders.credentials
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise HostError(
+                f"no vnotch server has started with the data folder {folders.root}",
+                "start one with `vnotch server`, or name its folder with --data-dir",
+            ) from None
+        except PermissionError:
+            raise HostError(
+                f"{path} is readable by its owner alone", "run this as the user who runs the server, or with sudo"
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
+        running = folders.root / "endpoint"
+        if url is None:
+            url = running.read_text().strip() if running.exists() else default_url()
+        return cls(
+            url=url,
+            access_key_id=document["access_key_id"],
+            secret_access_key=document["secret_access_key"],
+            region=document["region"],
+            account=document["account"],
+        )
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of this endpoint; two tries, short timeouts: the server is near."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(retries={"total_max_attempts": 2}, connect_timeout=3, read_timeout=30),
+        )
+
+    def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """A signed call of vnotch's own part of the API (service name `vnotch`).
+
+        Raises HostError where the server does not answer, InputError with its words where it refuses.
+        """
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+        from botocore.exceptions import BotoCoreError
+        from botocore.httpsession import URLLib3Session
+
+        data = b"" if body is None else json.dumps(body).encode()
+        request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": "application/json"})
+        SigV4Auth(Credentials(self.access_key_id, self.secret_access_key), "vnotch", self.region).add_auth(request)
+        try:
+            answer = URLLib3Session(timeout=10).send(request.prepare())
+        except BotoCoreError as error:
+            raise HostError(f"no answer from {self.url}: {error}", "is the server running?") from error
+        try:
+            document = json.loads(answer.content or b"{}")
+        except ValueError:
+            document = {}
+        if answer.status_code >= 300:
+            raise InputError(f"{self.url} refuses {path}: {document.get('message', answer.status_code)}")
+        return dict(document)
+
+    def agent_status(self, agent: str) -> dict[str, Any] | None:
+        """The last status that the agent posted; None where it has posted none."""
+        try:
+            return self.request("GET", f"/vnotch/v1/agents/{agent}/status") or None
+        except InputError:
+            return None
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make any AWS client of this user talk to vnotch."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_REGION": self.region,
+        }
+
+    def is_up(self) -> bool:
+        """Whether something listens there; it may still be something else."""
+        parts = urlsplit(self.url)
+        try:
+            with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=0.5):
+                return True
+        except OSError:
+            return False
+
+    def require_up(self) -> Endpoint:
+        if not self.is_up():
+            raise HostError(f"no vnotch server answers at {self.url}", "start it with `vnotch server` or `vnotch up`")
+        return self
+
+
+def aws_command(endpoint: Endpoint, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The argument list and environment that run the aws CLI against this endpoint.
+
+    `--endpoint-url` is given on the command line because the aws CLI of Debian 12 does not know the variable and
+    would talk to the real AWS. Raises HostError where there is no aws CLI.
+    """
+    import shutil
+    import sys
+
+    beside = Path(sys.executable).with_name("aws")
+    aws = str(beside) if beside.exists() else shutil.which("aws")
+    if aws is None:
+        raise HostError("the aws CLI is not installed", "sudo apt install awscli, or pip install awscli")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    environment |= endpoint.environment()
+    # No pager, so that output in a script or a pipe ends.
+    environment["AWS_PAGER"] = ""
+    return [aws, "--endpoint-url", endpoint.url, *arguments], environment

@@ -1,0 +1,65 @@
+"""What people see: records in colour on a terminal, plain text elsewhere, one line for an error and its remedy.
+
+Record lines come from packets and may hold nothing but what their grammar allows; other log events may hold anything,
+so control characters are shown escaped and can never steer a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from vnotch.errors import VnotchError
+
+PLAIN_WIDTH = 120
+"""Columns of output that goes to no terminal."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+STYLES = {
+    "ACCEPT": "green",
+    "REJECT": "bold red",
+    "NODATA": "dim",
+    "SKIPDATA": "yellow",
+}
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """The text with control characters as visible escapes."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def record_text(message: str) -> Text:
+    """A record line, its action and status in colour, a rejected line as a whole red."""
+    text = Text(plain(message))
+    words = message.split(" ")
+    for word in ("REJECT", "SKIPDATA", "NODATA"):
+        if word in words:
+            text.stylize(STYLES[word])
+            return text
+    text.highlight_words(["ACCEPT"], STYLES["ACCEPT"])
+    return text
+
+
+def step(message: str) -> None:
+    """A line of progress for people; it goes to standard error so that output stays clean for pipes."""
+    err.print(Text("• ", style="cyan") + Text(message))
+
+
+def fail(error: VnotchError) -> int:
+    """Prints the error as one line with its remedy; returns the exit status."""
+    line = Text("vnotch: ", style="bold red") + Text(plain(error.message))
+    if error.remedy:
+        line += Text(" — ") + Text(plain(error.remedy), style="bold")
+    err.print(line)
+    return 2
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()

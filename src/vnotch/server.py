@@ -1,0 +1,180 @@
+"""`vnotch server`: the API endpoint, the log service and the state behind them, wired together. It needs no privilege.
+
+The order of starting is the order in which things can fail cheaply: folder, lock, port, then state and lake. The socket
+is bound before anything is written, so that a port in use leaves no trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from vnotch.api.access_log import AccessLog
+from vnotch.api.agents import Agents
+from vnotch.api.app import build_app
+from vnotch.api.ec2 import Ec2
+from vnotch.api.http import http_server, listen
+from vnotch.api.iam import Iam
+from vnotch.api.logs import Logs
+from vnotch.api.sts import Sts
+from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
+from vnotch.errors import HostError, InputError
+from vnotch.store.accounts import Accounts
+from vnotch.store.lake import Lake
+from vnotch.store.state import State
+
+FREE_BYTES_MIN = 64 << 20
+"""Below this much free disk the server does not start: SQLite and DuckLake both need room to commit."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    folders: Folders
+    host: str = ENDPOINT_HOST
+    port: int = ENDPOINT_PORT
+    account: str | None = None  # fixed at first start
+    region: str | None = None  # fixed at first start
+    any_interval: bool = False  # aggregation intervals from 1 to 900 s beside AWS's 60 and 600
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the data folder and proves that it can be written. Raises HostError with the remedy."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / ".write-probe"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise HostError(
+            f"the data folder {folder} cannot be written: {error.strerror}", "name another with --data-dir"
+        ) from None
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES_MIN:
+        raise HostError(
+            f"only {free >> 20} MB are free where {folder} is, {FREE_BYTES_MIN >> 20} MB are needed",
+            "make room, or name another folder with --data-dir",
+        )
+
+
+def lock_folder(folder: Path) -> int:
+    """One server a folder. Returns the descriptor that holds the lock until the process ends."""
+    descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 32, 0).decode() or "unknown"
+        os.close(descriptor)
+        raise HostError(
+            f"a vnotch server already runs with the data folder {folder} (process {owner.strip()})",
+            "stop it, or name another folder with --data-dir",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Only loopback addresses are taken: without TLS keys and data would cross the network."""
+    if not (host.startswith("127.") or host in ("::1", "localhost")):
+        raise InputError(
+            f"the endpoint cannot be {host}: without TLS it listens on loopback only",
+            "use 127.0.0.1 and put a proxy with TLS before it",
+        )
+    return listen(host, port)
+
+
+def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None) -> None:
+    """Serves until SIGINT or SIGTERM. `started` is called with the endpoint's URL once it answers."""
+    prepare_folder(config.folders.root)
+    lock = lock_folder(config.folders.root)
+    listener = bind(config.host, config.port)
+    try:
+        _serve(config, listener, started)
+    finally:
+        listener.close()
+        os.close(lock)
+
+
+def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str], None]) -> None:
+    folders = config.folders
+    state = State.open(folders.state)
+    try:
+        state.create_tables()
+        accounts = Accounts(state, config.account, config.region)
+        accounts.ensure_administrator(folders.credentials)
+        lake = Lake.open(folders.lake)
+        try:
+            app = compose(config, state, accounts, lake)
+            _run_until_signal(app, listener, lambda: _say_started(config, started))
+        finally:
+            lake.close()
+    finally:
+        (folders.root / "endpoint").unlink(missing_ok=True)
+        state.close()
+
+
+def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake) -> Starlette:
+    """The application with every service on it."""
+    agents = Agents(state, accounts)
+    services = [
+        Ec2(state, accounts, any_interval=config.any_interval),
+        Iam(accounts),
+        Sts(accounts, agents.flow_log_for),
+        Logs(state, lake),
+    ]
+    access_log = AccessLog(config.folders.root / "access.log")
+    return build_app(state, services, accounts, extra_routes=agents.routes(), access_log=access_log)
+
+
+def _say_started(config: ServerConfig, started: Callable[[str], None]) -> None:
+    """Writes the address down for vnotch's own commands, then tells it."""
+    path = config.folders.root / "endpoint"
+    temporary = path.with_name(".endpoint")
+    temporary.write_text(config.url + "\n")
+    temporary.replace(path)
+    started(config.url)
+
+
+class _UvicornServer(uvicorn.Server):
+    """Says when it answers, and leaves signals to us: uvicorn would raise them again after its end."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _run_until_signal(app: Starlette, listener: socket.socket, on_started: Callable[[], None]) -> None:
+    server = _UvicornServer(http_server(app).config, on_started)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
