@@ -132,9 +132,7 @@ class Agents:
         method, interface_id = request.exchange.request.method, request.path_params["interface"]
         method = "GET" if method == "HEAD" else method
         verb = {"GET": "GetBinding", "PUT": "PutBinding", "DELETE": "DeleteBinding"}[method]
-        request.authorise(
-            f"vnotch:{verb}", f"arn:aws:ec2:{request.region}:{request.account}:network-interface/{interface_id}"
-        )
+        _authorise(request, verb, f"arn:aws:ec2:{request.region}:{request.account}:network-interface/{interface_id}")
 
         def get() -> dict[str, Any]:
             with self.state.read() as session:
@@ -155,7 +153,7 @@ class Agents:
     def _agent(self, request: SignedRequest, verb: str) -> str:
         """The agent that the path names, once the caller is authorised for `verb` on it."""
         name = request.path_params["agent"]
-        request.authorise(f"vnotch:{verb}", self.accounts.agent_arn(name))
+        _authorise(request, verb, self.accounts.agent_arn(name))
         return name
 
     def _revision(self, name: str) -> int:
@@ -171,6 +169,14 @@ class Agents:
         if found is None:
             raise bindings.not_found(f"there is no agent {name}")
         return found.to_json()
+
+
+def _authorise(request: SignedRequest, verb: str, resource: str) -> None:
+    try:
+        request.authorise(f"vnotch:{verb}", resource)
+    except ApiError as error:
+        error.status = 403  # AWS's JSON services say 400, where these endpoints say what HTTP says
+        raise
 
 
 T = TypeVar("T")

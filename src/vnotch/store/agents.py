@@ -55,7 +55,7 @@ def agents_on(session: Session, resource_ids: Iterable[str]) -> set[str]:
 def changed_since(session: Session, revision: int) -> dict[str, int]:
     """Agent -> revision, for the agents whose configuration changed after `revision`."""
     rows = session.execute(select(network.Agent.name, network.Agent.revision).where(network.Agent.revision > revision))
-    return dict(rows.tuples().all())
+    return {row.name: row.revision for row in rows}
 
 
 def revision_of(session: Session, agent: str) -> int | None:
