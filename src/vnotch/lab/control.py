@@ -196,6 +196,7 @@ class ControlPlane:
             "device": eni.device,
             "instance_id": instance_id,
             "interface_type": kinds[eni.kind],
+            "requester_id": eni.requester,
             "enforce": eni.enforce,
             "allow": None if eni.allow is None else [list(pair) for pair in eni.allow],
         }
@@ -207,11 +208,12 @@ class ControlPlane:
     def wait_attached(
         self,
         interfaces: Mapping[str, str],
-        seconds: float = ATTACH_SECONDS,
+        seconds: float | None = None,
         attached: Callable[[str], None] | None = None,
     ) -> None:
         """Waits until the agent captures each interface (ENI name -> id). Raises HostError where it cannot, or does
         not within `seconds`."""
+        seconds = ATTACH_SECONDS if seconds is None else seconds
         deadline = time.monotonic() + seconds
         waiting = dict(interfaces)
         state = "pending"

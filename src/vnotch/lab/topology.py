@@ -66,7 +66,8 @@ class Subnet:
 class Eni:
     """An elastic network interface of the lab: of an instance, of a managed service or of a NAT gateway.
 
-    `allow` and `enforce` are those of `inventory.Interface`; `calls` names the ENI whose service this one's uses.
+    `allow` and `enforce` are those of `inventory.Interface`; `calls` names the ENI whose service this one's uses;
+    `requester` the service that a managed one belongs to.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Eni:
     allow: tuple[tuple[int, int], ...] | None = None
     enforce: bool = False
     description: str = ""
+    requester: str | None = None
 
     @property
     def device(self) -> str:

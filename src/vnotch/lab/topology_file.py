@@ -42,11 +42,13 @@ _TOP = ("vpc", "subnet", "instance", "managed", "nat_gateway", "internet", "outs
 _VPC = ("cidr", "ipv6_cidr", "resolver", "metadata", "time")
 _SUBNET = ("name", "cidr", "ipv6_cidr", "zone", "default_route")
 _ENI = ("name", "subnet", "address", "ipv6", "public_address", "services", "calls", "allow", "enforce")
-_MANAGED = (*_ENI, "description")
+_MANAGED = (*_ENI, "description", "requester")
 _NAT = ("name", "subnet", "address", "public_address")
 _INTERNET = ("public_cidr", "cidrs")
 _OUTSIDE = ("name", "role", "address", "ipv6", "services")
 _ROUTE_RIGHT = 'default_route is "internet", "none" or the name of a NAT gateway'
+_DESCRIPTION_RIGHT = "a text, as DescribeNetworkInterfaces shows it"
+_REQUESTER_RIGHT = 'the name of a service, such as "amazon-rds"'
 _ZONE_RIGHT = "the letter of an availability zone, a to f"
 _ALLOW_RIGHT = 'entries are "tcp/PORT", "udp/PORT", "icmp" or "icmpv6"'
 
@@ -186,7 +188,8 @@ class _Reader:
             table.optional_text("calls", "the name of another instance"),
             self.allow(table),
             table.boolean("enforce", False),
-            table.optional_text("description", "a text") or "",
+            table.optional_text("description", _DESCRIPTION_RIGHT) or "",
+            table.optional_text("requester", _REQUESTER_RIGHT),
         )
 
     def outside(self, table: Table, cidrs: tuple[Network, ...]) -> Outside:
