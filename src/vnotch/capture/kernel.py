@@ -28,7 +28,18 @@ import numpy as np
 from vnotch.capture import layout, libbpf
 from vnotch.capture.generations import Drain, FlowMaps, Generations
 from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact
-from vnotch.capture.layout import ALLOW_KEY, COUNTER, ENI, FRAGMENT_KEY, FRAGMENT_VALUE, MAX_SLOTS, META, SPILL
+from vnotch.capture.layout import (
+    ALLOW_KEY,
+    COUNTER,
+    ENI,
+    FLOW_KEY,
+    FLOW_VALUE,
+    FRAGMENT_KEY,
+    FRAGMENT_VALUE,
+    MAX_SLOTS,
+    META,
+    SPILL,
+)
 from vnotch.capture.pins import PinFolder
 from vnotch.capture.ring import Ring
 from vnotch.errors import HostError, InputError, KernelError, LimitError
@@ -55,6 +66,22 @@ PROGRAM_MAPS = (
 )
 USER_MAPS = ("losses_0", "losses_1", "meta")
 """Maps that no program knows. `meta` is pinned last: with it, the others are all there."""
+
+SIZES = {
+    "slots": (4, 4),
+    "enis": (4, ENI.itemsize),
+    "allowed": (ALLOW_KEY.itemsize, 4),
+    "seen": (4, COUNTER.itemsize),
+    "lost": (4, COUNTER.itemsize),
+    "counts": (4, 8),
+    "fragments": (FRAGMENT_KEY.itemsize, FRAGMENT_VALUE.itemsize),
+    "flows_0": (FLOW_KEY.itemsize, FLOW_VALUE.itemsize),
+    "flows_1": (FLOW_KEY.itemsize, FLOW_VALUE.itemsize),
+    "losses_0": (4, COUNTER.itemsize),
+    "losses_1": (4, COUNTER.itemsize),
+    "meta": (4, META.itemsize),
+}
+"""Key and value sizes of the maps that are read or written here."""
 
 # include/uapi/linux/capability.h
 CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39
@@ -144,6 +171,10 @@ class Datapath:
             for parity in range(2):
                 self._fds[f"losses_{parity}"] = _array(f"losses_{parity}", COUNTER, MAX_SLOTS * 2)
             self._fds["meta"] = _array("meta", META, 1)
+        for name, sizes in SIZES.items():
+            info = libbpf.map_info(self._fds[name])
+            # A buffer of another size would be written past its end.
+            assert (info.key_size, info.value_size) == sizes, f"the layout version does not tell of a change of {name}"
         ring_size = libbpf.map_info(self._fds["ring"]).max_entries
         self._ring = Ring(self._fds["ring"], ring_size, SPILL)
         maps = FlowMaps(
