@@ -18,7 +18,7 @@ from vnotch.errors import HostError, InputError
 from vnotch.lab import namespaces
 from vnotch.lab.journal import RUN, Journal, process_start_ticks
 from vnotch.lab.lab import Event, Lab
-from vnotch.lab.topology import Topology
+from vnotch.lab.topology import Eni, Topology
 from vnotch.lab.topology_file import default_topology_path, load_topology, parse_topology
 from vnotch.lab.traffic import run_once
 
@@ -311,9 +311,14 @@ def test_services_that_died_are_started_again(lab: Lab) -> None:
 
 
 def test_an_added_instance_serves_and_is_reached(lab: Lab) -> None:
-    lab.up()
+    services = lab.up().services
     order: list[str] = []
-    added = lab.add("extra", "public", attached=lambda eni: order.append(eni.name))
+
+    def attached(eni: Eni) -> None:
+        time.sleep(1.5)  # an agent may take its time: the name is in the journal, the instance does not serve yet
+        order.append(eni.name)
+
+    added = lab.add("extra", "public", attached=attached)
     assert order == ["extra"]
     assert str(added.eni.address) == "10.0.0.11"
     assert added.instance_id.startswith("i-0")
@@ -326,6 +331,7 @@ def test_an_added_instance_serves_and_is_reached(lab: Lab) -> None:
     assert private.report.count("http-nat").ok == 1
     assert private.report.count("http-inside").ok == 1
     assert {"extra", "worker"} <= {eni.name for eni in lab.status().enis}
+    assert lab.status().services == services, "the process that serves takes them in as it runs"
     assert lab.up().phase == "up", "up still knows the lab as whole"
 
 

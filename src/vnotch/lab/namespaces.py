@@ -86,6 +86,14 @@ def open_namespace(name: str) -> int:
         raise HostError(f"there is no network namespace {name}", "vnotch lab status shows what is there") from None
 
 
+def is_namespace(name: str) -> bool:
+    """Whether the name stands for a namespace; while one is being made it is an empty file."""
+    try:
+        return os.stat(RUN / name).st_dev != os.stat(RUN).st_dev
+    except OSError:
+        return False
+
+
 class Portal:
     """Makes sockets in namespaces for one thread, which is in its own again when a call returns.
 

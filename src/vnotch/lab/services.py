@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from vnotch.config import REGION
 from vnotch.errors import VnotchError
 from vnotch.lab import protocols
 from vnotch.lab.journal import Journal, process_start_ticks, write_json
-from vnotch.lab.namespaces import Portal
+from vnotch.lab.namespaces import Portal, is_namespace
 from vnotch.lab.topology import SERVICES, Eni, Outside, Topology
 
 READY_FILE = "services.json"
@@ -53,23 +54,28 @@ class Services:
     def namespace(self, name: str) -> str:
         return f"{self.prefix}-{name}"
 
-    async def serve(self, journal: Journal) -> list[str]:
-        """Opens what the journal's topology asks for; returns the names that are served."""
+    async def serve(self, journal: Journal) -> tuple[list[str], bool]:
+        """Opens what the journal's topology asks for; the names that are served, and whether these are all.
+
+        The journal names an instance before its namespace is there: such a one is for the next call.
+        """
         topology = self.topology = journal.topology()
         self.instance_ids, self.macs = journal.instance_ids, journal.macs
         self.region = journal.api.get("region", REGION)
         hosts: list[Eni | Outside] = [*topology.enis, *topology.outside]
+        served = []
+        await self._open_once("router", "vpc", lambda: self._start_vpc_services(topology))
         for host in hosts:
+            if not is_namespace(self.namespace(host.name)):
+                continue
             for service in host.services:
-                await self._open_once(host.name, service, self._start_service(host, service))
-        await self._open_once("router", "vpc", self._start_vpc_services(topology))
-        return [host.name for host in hosts]
+                await self._open_once(host.name, service, partial(self._start_service, host, service))
+            served.append(host.name)
+        return served, len(served) == len(hosts)
 
-    async def _open_once(self, name: str, service: str, start: Awaitable[object]) -> None:
-        if (name, service) in self.open:
-            start.close()  # type: ignore[attr-defined]
-        else:
-            self.open[name, service] = await start
+    async def _open_once(self, name: str, service: str, start: Callable[[], Awaitable[object]]) -> None:
+        if (name, service) not in self.open:
+            self.open[name, service] = await start()
 
     async def _start_service(self, host: Eni | Outside, service: str) -> object:
         port = SERVICES[service]
@@ -289,12 +295,12 @@ async def _run(folder: Path) -> None:
         except FileNotFoundError:
             return  # the lab is gone
         if changed != seen and (journal := Journal.load(folder) or journal):
-            names = await services.serve(journal)
+            names, complete = await services.serve(journal)
             write_json(
                 folder / READY_FILE,
                 {"pid": os.getpid(), "start_ticks": process_start_ticks(os.getpid()), "names": names},
             )
-            seen = changed
+            seen = changed if complete else 0
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), _POLL_SECONDS)
 
