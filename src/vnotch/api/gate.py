@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vnotch.api.service import ApiError, Principal
 from vnotch.api.wire.dialect import Dialect
 from vnotch.iam.conditions import Context
-from vnotch.iam.policy import Decision, Kind, Outcome, Policy, evaluate, parse_policies, parse_policy
+from vnotch.iam.policy import Decision, Kind, Outcome, Policy, evaluate, stored_policy
 from vnotch.iam.sigv4 import Fault, Request, Signature, SignatureError, read_signature, verify
 from vnotch.store.accounts import Accounts, Identity
 
@@ -29,7 +29,7 @@ def agent_policy(agent_arn: str) -> Policy:
     """What an agent's key may do: assume the roles that trust flow logs, and speak for itself."""
     own = [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:GetCallerIdentity"], "Resource": "*"}]
     own.append({"Effect": "Allow", "Action": ["vnotch:GetConfiguration", "vnotch:PutStatus"], "Resource": agent_arn})
-    return parse_policy(json.dumps({"Version": "2012-10-17", "Statement": own}), Kind.IDENTITY, "agent")
+    return stored_policy(json.dumps({"Version": "2012-10-17", "Statement": own}), Kind.IDENTITY, "agent")
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class Gate:
         """What the principal's own policies say of one action on one resource."""
         if identity.kind == "agent":
             return evaluate((agent_policy(identity.arn),), action, resource, context)
-        policies = parse_policies([(policy.name, policy.document) for policy in identity.policies])
+        policies = [stored_policy(policy.document, Kind.IDENTITY, policy.name) for policy in identity.policies]
         session = None
         if identity.session_policy is not None:
-            session = parse_policy(identity.session_policy, Kind.IDENTITY, "session policy")
+            session = stored_policy(identity.session_policy, Kind.IDENTITY, "session policy")
         return evaluate(policies, action, resource, context, session=session)
 
     def authorise(
@@ -149,8 +149,3 @@ def signature_of(headers: list[tuple[str, str]], query: str) -> Signature | Sign
         return read_signature(headers, query)
     except SignatureError as error:
         return error
-
-
-def target_service(headers: Mapping[str, str], prefixes: Mapping[str, str]) -> str | None:
-    """The service whose target prefix the X-Amz-Target header has; for unsigned requests, which get an error."""
-    return prefixes.get(headers.get("x-amz-target", "").partition(".")[0])

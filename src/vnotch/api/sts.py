@@ -17,7 +17,7 @@ from vnotch.api.gate import Gate
 from vnotch.api.service import ApiError, Call, Service, operation
 from vnotch.api.wire.dialect import QUERY
 from vnotch.iam.conditions import Context
-from vnotch.iam.policy import Caller, Kind, PolicyError, TrustDecision, evaluate_trust, parse_policy
+from vnotch.iam.policy import Caller, Kind, PolicyError, TrustDecision, evaluate_trust, parse_policy, stored_policy
 from vnotch.store.accounts import Accounts, Identity, Role
 
 FLOW_LOGS_PRINCIPAL = "vpc-flow-logs.amazonaws.com"
@@ -103,7 +103,7 @@ class Sts(Service):
         return self._ask(role, Caller("Service", FLOW_LOGS_PRINCIPAL), service_context).allowed
 
     def _ask(self, role: Role, caller: Caller, context: Context) -> TrustDecision:
-        trust = parse_policy(role.trust_policy, Kind.TRUST, f"trust policy of {role.name}")
+        trust = stored_policy(role.trust_policy, Kind.TRUST, f"trust policy of {role.name}")
         return evaluate_trust(trust, "sts:AssumeRole", caller, context)
 
 

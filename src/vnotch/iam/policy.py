@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -199,7 +199,6 @@ def _account_of_root(value: str) -> str | None:
 # --- parsing ---
 
 
-@lru_cache(maxsize=4096)
 def parse_policy(document: str, kind: Kind = Kind.IDENTITY, name: str = "") -> Policy:
     """The policy in a JSON document; PolicyError with the reason for anything that the grammar does not have."""
     if len(document) > DOCUMENT_BYTES_MAX:
@@ -376,6 +375,7 @@ def _principal(kind: str, value: str) -> str:
     raise PolicyError(f'Invalid principal in policy: "{kind}":"{value}"')
 
 
-def parse_policies(documents: Sequence[tuple[str, str]]) -> tuple[Policy, ...]:
-    """Stored (name, document) pairs as policies; parsing is remembered, so this costs a look-up each."""
-    return tuple(parse_policy(document, Kind.IDENTITY, name) for name, document in documents)
+@lru_cache(maxsize=2048)
+def stored_policy(document: str, kind: Kind = Kind.IDENTITY, name: str = "") -> Policy:
+    """`parse_policy` of a document that is kept and asked again; what is only being checked must not push it out."""
+    return parse_policy(document, kind, name)

@@ -1,8 +1,9 @@
 """Checks typed parameters against the constraints of the model: required, enum, length, range, pattern.
 
-A shape is compiled once into a function `check(value, path, found)` that appends a `Violation` for each constraint that
-is not kept; a shape below which nothing is constrained compiles to None and costs nothing. Paths are linked pairs
-(`(parent, part)`), which are made into tuples only where there is something to report.
+A shape is compiled once into a `Check`: `explain(value, link, found)` appends a `Violation` for each constraint that is
+not kept, and `keeps(value)`, where there is one, says quickly that all are, which is what nearly every value does. A
+shape below which nothing is constrained has no check and costs nothing. Paths are linked pairs (`(parent, part)`), which
+are made into tuples only where there is something to report.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,10 +21,17 @@ from botocore.model import Shape
 from vnotch.api.wire.dialect import Path, Violation
 
 Link = tuple[Any, Any] | None
-Check = Callable[[Any, Link, list[Violation]], None]
+Explain = Callable[[Any, Link, list[Violation]], None]
+Keeps = Callable[[Any], bool]
 
 VIOLATIONS_MAX = 20
 """Enough to tell the caller; a million bad list items must not make a million objects."""
+
+
+@dataclass
+class Check:
+    explain: Explain
+    keeps: Keeps | None = None
 
 
 def path_of(link: Link) -> Path:
@@ -44,16 +53,24 @@ class Constraints:
     def check(self, shape: Shape, value: Any) -> list[Violation]:
         """What `value` (typed as `shape`) does not keep; empty where all is well."""
         found: list[Violation] = []
-        _call(self._compiled(shape), value, None, found)
+        check = self._compiled(shape)
+        if check is not None:
+            check.explain(value, None, found)
         return found
 
     def _compiled(self, shape: Shape) -> Check | None:
         # botocore gives a member's own traits (its name) to a copy of the shape; constraints are the shape's.
-        if shape.name not in self._checks:
-            # A recursive shape finds this forwarding function while it is being compiled.
-            self._checks[shape.name] = lambda value, link, found: _call(self._checks[shape.name], value, link, found)
-            self._checks[shape.name] = self._compile(shape)
-        return self._checks[shape.name]
+        name = shape.name
+        if name not in self._checks:
+            # A recursive shape finds this forwarding check while it is being compiled.
+            self._checks[name] = Check(lambda value, link, found: self._forward(name, value, link, found))
+            self._checks[name] = self._compile(shape)
+        return self._checks[name]
+
+    def _forward(self, name: str, value: Any, link: Link, found: list[Violation]) -> None:
+        check = self._checks[name]
+        if check is not None:
+            check.explain(value, link, found)
 
     def _compile(self, shape: Shape) -> Check | None:
         if shape.type_name == "structure":
@@ -68,19 +85,32 @@ class Constraints:
         reported = {name: self._names(name, member) for name, member in shape.members.items()}
         required = tuple(shape.required_members)
         compiled = {name: self._compiled(member) for name, member in shape.members.items()}
-        checks = {name: member for name, member in compiled.items() if member is not None}
+        checks = {name: check for name, check in compiled.items() if check is not None}
         if not required and not checks:
             return None
 
-        def check(value: Any, link: Link, found: list[Violation]) -> None:
+        def explain(value: Any, link: Link, found: list[Violation]) -> None:
             for name in required:
                 if name not in value:
                     found.append(Violation("required", path_of((link, reported[name])), None))
             for name, member in value.items():
                 if name in checks:
-                    checks[name](member, (link, reported[name]), found)
+                    checks[name].explain(member, (link, reported[name]), found)
 
-        return check
+        quick = {name: check.keeps for name, check in checks.items()}
+
+        def keeps(value: Any) -> bool:
+            for name in required:
+                if name not in value:
+                    return False
+            for name, member in value.items():
+                if name in quick:
+                    member_keeps = quick[name]
+                    if member_keeps is None or not member_keeps(member):
+                        return False
+            return True
+
+        return Check(explain, keeps)
 
     def _list(self, shape: Shape) -> Check | None:
         size = _bounds(shape, "length")
@@ -88,16 +118,19 @@ class Constraints:
         if size is None and item is None:
             return None
 
-        def check(value: Any, link: Link, found: list[Violation]) -> None:
+        def explain(value: Any, link: Link, found: list[Violation]) -> None:
             if size is not None:
                 size(value, len(value), link, found)
-            if item is not None:
-                for index, member in enumerate(value, 1):
-                    item(member, (link, index), found)
+            if item is None:
+                return
+            keeps = item.keeps
+            for index, member in enumerate(value, 1):
+                if keeps is None or not keeps(member):
+                    item.explain(member, (link, index), found)
                     if len(found) > VIOLATIONS_MAX:
                         return
 
-        return check
+        return Check(explain)
 
     def _map(self, shape: Shape) -> Check | None:
         size = _bounds(shape, "length")
@@ -105,25 +138,27 @@ class Constraints:
         if size is None and key_check is None and value_check is None:
             return None
 
-        def check(value: Any, link: Link, found: list[Violation]) -> None:
+        def explain(value: Any, link: Link, found: list[Violation]) -> None:
             if size is not None:
                 size(value, len(value), link, found)
             for key, member in value.items():
                 if key_check is not None:
-                    key_check(key, link, found)
+                    key_check.explain(key, link, found)
                 if value_check is not None:
-                    value_check(member, (link, key), found)
+                    value_check.explain(member, (link, key), found)
                 if len(found) > VIOLATIONS_MAX:
                     return
 
-        return check
+        return Check(explain)
 
     def _scalar(self, shape: Shape) -> Check | None:
         if shape.type_name in ("integer", "long", "float", "double"):
-            span = _bounds(shape, "value")
-            return None if span is None else lambda value, link, found: span(value, value, link, found)
-        if shape.type_name not in ("string", "blob"):
-            return None
+            return _number(shape)
+        if shape.type_name in ("string", "blob"):
+            return self._text(shape)
+        return None
+
+    def _text(self, shape: Shape) -> Check | None:
         size = _bounds(shape, "length")
         choices = tuple(shape.metadata.get("enum") or ())
         allowed = frozenset(choices)
@@ -132,7 +167,7 @@ class Constraints:
         if size is None and not choices and pattern is None:
             return None
 
-        def check(value: Any, link: Link, found: list[Violation]) -> None:
+        def explain(value: Any, link: Link, found: list[Violation]) -> None:
             before = len(found)
             if size is not None:
                 size(value, len(value), link, found)
@@ -142,17 +177,29 @@ class Constraints:
             if pattern is not None and len(found) == before and not pattern.fullmatch(value):
                 found.append(Violation("pattern", path_of(link), value, source))
 
-        return check
+        if choices or pattern is not None:
+            return Check(explain)
+        low, high = _limits(shape)
+        return Check(explain, lambda value: low <= len(value) <= high)
 
 
-def _call(check: Check | None, value: Any, link: Link, found: list[Violation]) -> None:
-    if check is not None:
-        check(value, link, found)
+def _number(shape: Shape) -> Check | None:
+    span = _bounds(shape, "value")
+    if span is None:
+        return None
+    low, high = _limits(shape)
+    return Check(lambda value, link, found: span(value, value, link, found), lambda value: low <= value <= high)
+
+
+def _limits(shape: Shape) -> tuple[float, float]:
+    low, high = shape.metadata.get("min"), shape.metadata.get("max")
+    return float("-inf") if low is None else low, float("inf") if high is None else high
 
 
 def _bounds(shape: Shape, kind: str) -> Callable[[Any, Any, Link, list[Violation]], None] | None:
+    """A check of `measure` (the value, or its length) against the shape's min and max."""
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
-    if low in (None, 0) and high is None and not (kind == "value" and low == 0):
+    if high is None and (low is None or (low == 0 and kind == "length")):
         return None
 
     def check(value: Any, measure: Any, link: Link, found: list[Violation]) -> None:

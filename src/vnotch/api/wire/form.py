@@ -153,7 +153,8 @@ class FormReader:
             values = {}
             for wire, child in node.items():
                 if wire not in readers:
-                    raise dialect.unknown_parameter((*path, wire, _first_name(child)) if child else (*path, wire))
+                    below = (_first_name(child),) if isinstance(child, dict) else ()
+                    raise dialect.unknown_parameter((*path, wire, *below))
                 name, reader = readers[wire]
                 values[name] = reader(child, (*path, wire))
             return values

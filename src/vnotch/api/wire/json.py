@@ -60,7 +60,7 @@ class JsonReader:
         if shape.type_name == "structure":
             return self._structure(shape)
         if shape.type_name == "list":
-            return self._list(self._reader(shape.member))
+            return self._list(self._reader(shape.member), _plain_types(shape.member))
         if shape.type_name == "map":
             return self._map(self._reader(shape.value))
         return self._scalar(shape.type_name)
@@ -85,13 +85,26 @@ class JsonReader:
 
         return read
 
-    def _list(self, item: Read) -> Read:
+    def _list(self, item: Read, plain: dict[str, type]) -> Read:
+        """`plain`: the members of an item that need no conversion, by type. A batch of log events is made of these
+        alone, and its items are handed on as they are."""
         dialect = self._dialect
 
         def read(value: Any, link: Link) -> list[Any]:
             if type(value) is not list:
                 raise dialect.wrong_type(path_of(link), value, "a list")
-            return [item(child, (link, index)) for index, child in enumerate(value, 1)]
+            items = []
+            for index, child in enumerate(value, 1):
+                if plain and type(child) is dict:
+                    for name, member in child.items():
+                        kind = plain.get(name)
+                        if type(member) is not kind or (kind is int and member > LONG_MAX):
+                            break
+                    else:
+                        items.append(child)
+                        continue
+                items.append(item(child, (link, index)))
+            return items
 
         return read
 
@@ -116,6 +129,20 @@ class JsonReader:
                 raise dialect.wrong_type(path_of(link), value, expected) from None
 
         return read
+
+
+LONG_MAX = 2**63 - 1  # orjson reads up to 2**64 - 1
+
+
+def _plain_types(shape: Shape) -> dict[str, type]:
+    if shape.type_name != "structure":
+        return {}
+    kinds = {"string": str, "long": int, "boolean": bool}
+    return {
+        name: kinds[member.type_name]
+        for name, member in shape.members.items()
+        if member.type_name in kinds and own_name(name, member) == name
+    }
 
 
 def _string(value: Any) -> str:
