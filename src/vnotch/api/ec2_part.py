@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.base import ExecutableOption
 
 from vnotch.api.filters import Table, constant, parse, tag_value
 from vnotch.api.gate import Gate
@@ -194,6 +195,7 @@ class Describe:
     filters_member: str = "Filters"
     unknown_filter: str = "InvalidParameterValue"
     lenient: bool = False
+    options: tuple[ExecutableOption, ...] = ()  # what to load with the rows
 
     def rows(self, session: Session, call: Call) -> tuple[list[Any], dict[str, str]]:
         """The rows of one page in the order of their making, and the answer's NextToken member, if there is more."""
@@ -203,8 +205,10 @@ class Describe:
         table = self.filters if self.lenient else {**self.filters, "owner-id": constant(call.account)}
         conditions = parse(given, table, unknown_code=self.unknown_filter, by_tag=tag_value)
         clauses = [condition.clause for condition in conditions]
-        statement = select(self.kind.entity).where(
-            self.kind.entity.number > page.after, *(clause for clause in clauses if clause is not None)
+        statement = (
+            select(self.kind.entity)
+            .options(*self.options)
+            .where(self.kind.entity.number > page.after, *(clause for clause in clauses if clause is not None))
         )
         if ids := call.params.get(self.ids_member):
             if not self.lenient:

@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import undefer
 
 from vnotch.api.addresses import capacity, invalid_range, ipv4_cidr, ipv6_cidr
 from vnotch.api.ec2_part import (
@@ -57,6 +58,7 @@ DESCRIBE = Describe(
         "subnet-id": column(network.Subnet.subnet_id),
         "vpc-id": column(network.Subnet.vpc_id),
     },
+    options=(undefer(network.Subnet.used_ipv4),),
 )
 
 

@@ -108,7 +108,8 @@ class Subnet(Base):
         select(func.count(Address.number))
         .where(Address.subnet_id == subnet_id, Address.family == 4)
         .correlate_except(Address)
-        .scalar_subquery()
+        .scalar_subquery(),
+        deferred=True,  # counting is for who describes subnets, not for every interface that has one
     )
     tags: Mapped[list[Tag]] = _tags("Subnet", "subnet_id")
 
