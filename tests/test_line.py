@@ -145,6 +145,16 @@ def test_no_lines_and_chunked_lines():
     assert record_lines(DEFAULT.schema.empty_table(), DEFAULT).to_pylist() == []
 
 
+def test_lines_are_parsed_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("vnotch.line._PARSE_ROWS", 3)
+    lines = [GOOD.replace(" 20 ", f" {number} ") for number in range(8)]
+    table, valid = parse_valid(pa.array([*lines[:4], "no record", *lines[4:]]), DEFAULT)
+    assert table["packets"].to_pylist() == list(range(8))
+    assert valid.to_pylist() == [True] * 4 + [False] + [True] * 4
+    with pytest.raises(InputError, match="line 5: 2 values"):
+        parse_lines(pa.array([*lines[:4], "no record"]), DEFAULT)
+
+
 @pytest.mark.parametrize("rows", [3, 5000])
 def test_columns_that_are_joined_early_give_the_same_lines(rows: int):
     """Constants, coded columns and arrays in every neighbourhood, short and long."""

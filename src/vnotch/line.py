@@ -22,6 +22,9 @@ from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Field, Format
 
 _SPACE = ord(SEPARATOR)
+_PARSE_ROWS = 262_144
+"""Lines parsed at a time, which bounds the memory it takes."""
+
 _LOOKUP_VALUES = 65_536
 _LOOKUP_ROWS = 4_096
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
@@ -184,6 +187,13 @@ def parse_valid(lines: pa.Array | pa.ChunkedArray, format: Format) -> tuple[pa.T
     """
     if isinstance(lines, pa.ChunkedArray):
         lines = lines.combine_chunks()
+    begins = range(0, len(lines), _PARSE_ROWS) or range(1)
+    parts = [_parse_some(lines.slice(begin, _PARSE_ROWS), format) for begin in begins]
+    table = pa.concat_tables([table for table, _ in parts]).combine_chunks()
+    return table, pa.concat_arrays([mask for _, mask in parts])
+
+
+def _parse_some(lines: pa.Array, format: Format) -> tuple[pa.Table, pa.Array]:
     width = len(format.fields)
     texts, mask = _split(pc.fill_null(lines, ""), width)
     columns = []
@@ -209,10 +219,14 @@ def _split(lines: pa.Array, width: int) -> tuple[pa.Array, Values]:
     if not mask.all():
         offsets, data, spaces = _spaces(lines.filter(pa.array(mask)))
     rows = len(offsets) - 1
-    ends = np.concatenate([spaces.reshape(rows, width - 1), offsets[1:].reshape(rows, 1)], axis=1)
-    taken_out = np.arange(rows)[:, np.newaxis] * (width - 1) + np.arange(width)
-    places = np.concatenate([[0], (ends - taken_out).reshape(-1)]).astype(np.int32)
-    packed = np.ascontiguousarray(data[data != _SPACE])
+    ends = np.empty((rows, width), np.int32)
+    ends[:, : width - 1] = spaces.reshape(rows, width - 1)
+    ends[:, width - 1] = offsets[1:]
+    ends -= np.arange(rows, dtype=np.int32)[:, np.newaxis] * np.int32(width - 1)  # spaces taken out before this line
+    ends -= np.arange(width, dtype=np.int32)  # and in it
+    places = np.zeros(rows * width + 1, np.int32)
+    places[1:] = ends.reshape(-1)
+    packed = data.tobytes().translate(None, SEPARATOR.encode())
     return pa.StringArray.from_buffers(rows * width, pa.py_buffer(places), pa.py_buffer(packed)), mask
 
 
