@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import itertools
 import os
@@ -165,7 +166,11 @@ def _inject(device: str, frames: Sequence[bytes]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((device, 0))
         for frame in frames:
-            raw.send(frame)
+            try:
+                raw.send(frame)
+            except OSError as error:  # dropped at the device's own egress hook
+                if error.errno != errno.ENOBUFS:
+                    raise
 
 
 def _offloads_off(device: str) -> None:

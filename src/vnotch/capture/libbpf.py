@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from collections import deque
 from pathlib import Path
@@ -30,6 +31,8 @@ LINK_BEFORE = 1 << 3
 LINK_TYPE_TCX = 11
 
 LOG_LINES = 200
+LOG_BYTES = 1 << 24
+DEBUG = 2
 
 Array = npt.NDArray[Any]
 
@@ -120,15 +123,21 @@ def library() -> ctypes.CDLL:
             getattr(loaded, name).restype = ctypes.c_void_p
         libc = ctypes.CDLL(None)
 
+        # A verifier's log is one message of up to 16 MB; pages that are not written cost nothing.
+        buffer = mmap.mmap(-1, LOG_BYTES)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
         def keep_line(level: int, template: bytes, arguments: int) -> int:
-            # A va_list is handed over as a pointer on x86_64 and on aarch64, which vsnprintf takes as it is.
-            buffer = ctypes.create_string_buffer(1 << 16)
-            libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), template, ctypes.c_void_p(arguments))
-            _log.extend(buffer.value.decode(errors="replace").splitlines())
+            if level < DEBUG:
+                # A va_list is handed over as a pointer on x86_64 and on aarch64, which vsnprintf takes as it is.
+                libc.vsnprintf(
+                    ctypes.c_void_p(address), ctypes.c_size_t(LOG_BYTES), template, ctypes.c_void_p(arguments)
+                )
+                _log.extend(ctypes.string_at(address).decode(errors="replace").splitlines())
             return 0
 
         callback = _PRINT(keep_line)
-        _keep.append(callback)
+        _keep.extend((callback, buffer))
         loaded.libbpf_set_print(callback)
         _library = loaded
     return _library
@@ -182,7 +191,7 @@ class Object:
         result = self._lib.bpf_object__load(ctypes.c_void_p(self._object))
         if result == 0:
             return
-        if any("BEGIN PROG LOAD LOG" in line for line in _log):
+        if any("END PROG LOAD LOG" in line for line in _log):
             told = [
                 line for line in _log if "PROG LOAD LOG" not in line and not line.startswith(("processed ", "libbpf:"))
             ]
