@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,23 @@ def numbered(count: int, start: int = 0, at: int = BASE_MS) -> pa.Table:
 def read(lake: Lake, group: int = 1, **options: Any) -> list[str]:
     options = {"start_ms": 0, "end_ms": EVER, "limit": 1_000_000, **options}
     return lake.events(group, **options)["message"].to_pylist()
+
+
+@contextmanager
+def held(lake: Lake) -> Iterator[None]:
+    """The committer does nothing meanwhile."""
+    reached, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        release.wait(20)
+
+    lake._committer.run_between_commits(hold)
+    assert reached.wait(20)
+    try:
+        yield
+    finally:
+        release.set()
 
 
 @pytest.fixture
@@ -119,7 +137,9 @@ def test_events_after_a_sequence_follow_the_order_of_storing(lake: Lake) -> None
 def test_many_callers_share_commits_and_nothing_is_lost(lake: Lake) -> None:
     def put(thread: int) -> None:
         for number in range(12):
-            lake.submit(1, thread, batch(f"{thread}-{number}", at=BASE_MS + number), 0, b"%d %d" % (thread, number)).result()
+            lake.submit(
+                1, thread, batch(f"{thread}-{number}", at=BASE_MS + number), 0, b"%d %d" % (thread, number)
+            ).result()
 
     threads = [threading.Thread(target=put, args=(thread,)) for thread in range(8)]
     for thread in threads:
@@ -137,10 +157,8 @@ def test_many_callers_share_commits_and_nothing_is_lost(lake: Lake) -> None:
 def test_a_batch_counts_once_also_within_one_commit_and_after_a_restart(tmp_path: Path) -> None:
     folder = tmp_path / "lake"
     lake = Lake.open(folder, intervals=NEVER)
-    release = threading.Event()
-    lake._committer.run_between_commits(lambda: None if release.wait(10) else None)
-    futures = [lake.submit(1, 1, batch("x", "y"), 0, b"key") for _ in range(3)]
-    release.set()
+    with held(lake):
+        futures = [lake.submit(1, 1, batch("x", "y"), 0, b"key") for _ in range(3)]
     assert [future.result().duplicate for future in futures] == [False, True, True]
     assert lake.submit(1, 1, batch("x", "y"), 0, b"key").result().duplicate
     assert not lake.submit(1, 1, batch("x", "y"), 0, None).result().duplicate
@@ -192,13 +210,11 @@ def test_batch_keys_are_bounded_and_expire(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_full_queue_refuses_at_once_and_counts(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path / "lake", intervals=NEVER, queue_bytes=1000)
-    release = threading.Event()
-    lake._committer.run_between_commits(lambda: None if release.wait(10) else None)
     size = 1 + committer.EVENT_OVERHEAD_BYTES
-    futures: list[Future[Any]] = [lake.submit(1, 1, batch("x"), 0) for _ in range(1000 // size)]
-    with pytest.raises(LakeFull):
-        lake.submit(1, 1, batch("x"), 0)
-    release.set()
+    with held(lake):
+        futures: list[Future[Any]] = [lake.submit(1, 1, batch("x"), 0) for _ in range(1000 // size)]
+        with pytest.raises(LakeFull):
+            lake.submit(1, 1, batch("x"), 0)
     assert all(future.result().events == 1 for future in futures)
     lake.submit(1, 1, numbered(1000), 0).result()  # larger than the queue, but alone
     assert lake.status()["throttled_batches"] == 1

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -61,8 +60,10 @@ def traced_calls(folder: Path, rows: int) -> list[list[tuple[str, str]]]:
     """For each put, (call, path) of its fsyncs and of the last writes to Parquet files, in order."""
     trace = folder / "trace"
     subprocess.run(
-        ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync,write,pwrite64", "-s", "32", "-o", str(trace)]
-        + [sys.executable, "-c", TRACED, str(folder / "lake"), str(rows)],
+        [
+            *("strace", "-f", "-y", "-e", "trace=fsync,fdatasync,write,pwrite64", "-s", "32", "-o", str(trace)),
+            *(sys.executable, "-c", TRACED, str(folder / "lake"), str(rows)),
+        ],
         env=ENVIRONMENT,
         check=True,
         cwd=ROOT,
@@ -122,8 +123,8 @@ def test_a_small_put_is_synced_in_the_catalog(tmp_path: Path) -> None:
 # kill -9
 
 
-def kill_at_random(folder: Path, first: int, seconds: float, threads: int) -> list[int]:
-    """Runs the writer, kills it after so long; the batches it acknowledged."""
+def kill_at_random(folder: Path, first: int, acknowledgements: int, delay_seconds: float, threads: int) -> list[int]:
+    """Runs the writer and kills it a moment after so many acknowledgements; the batches it acknowledged in all."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests/store/writer.py"), str(folder), str(first), str(threads)],
         env=ENVIRONMENT,
@@ -131,13 +132,12 @@ def kill_at_random(folder: Path, first: int, seconds: float, threads: int) -> li
         text=True,
     )
     assert process.stdout is not None
-    opened = process.stdout.readline()
-    timer = threading.Timer(seconds, process.send_signal, [signal.SIGKILL])
-    timer.start()
-    lines = process.stdout.read().splitlines()
-    timer.join()
+    assert process.stdout.readline() == "open\n"
+    lines = [process.stdout.readline() for _ in range(acknowledgements)]
+    time.sleep(delay_seconds)
+    process.send_signal(signal.SIGKILL)
+    lines += process.stdout.read().splitlines()
     assert process.wait() == -signal.SIGKILL, "the writer ended by itself"
-    assert opened == "open\n"
     return [int(line) for line in lines]
 
 
@@ -159,7 +159,8 @@ def run_kills(folder: Path, kills: int, seed: int) -> int:
     chance = random.Random(seed)
     acknowledged: list[int] = []
     for number in range(kills):
-        acknowledged += kill_at_random(folder, number * 100_000, chance.uniform(0.05, 1.2), chance.choice((1, 4)))
+        after, delay_seconds = chance.randrange(8), chance.uniform(0, 0.15)
+        acknowledged += kill_at_random(folder, number * 100_000, after, delay_seconds, chance.choice((1, 4)))
         if number % 5 == 4 or number == kills - 1:
             check_after_kill(folder, acknowledged)
     return len(acknowledged)
@@ -221,8 +222,7 @@ def test_a_full_disk_is_refused_clearly_and_service_resumes(small_disk: Path) ->
         times = pa.array([BASE_MS] * 500, pa.int64())
         try:
             lake.submit(1, 1, pa.table([times, pa.array(texts)], schema=PUT_SCHEMA), 0, b"%d" % number).result()
-        except LakeUnavailable as error:
-            assert "stored" in str(error)
+        except LakeUnavailable:
             return False
         acknowledged.update(texts)
         return True

@@ -83,18 +83,30 @@ class Upkeep:
         self._due = dict.fromkeys(("merge", "clean", "expire"), 0.0)
 
     def step(self, keys: BatchKeys, batch_key_seconds: int, *, everything: bool = False) -> None:
-        """Does what is due; with `everything` all of it."""
-        if self._is_due("merge", self.intervals.merge, everything):
-            self.write_inlined(always=everything)
-            self.merge("events")
-            self.merge("batches")
-            self.bury()
+        """Does what is due; with `everything` all of it. A task that fails stops no other; the first failure is raised.
+
+        What makes room comes first, because on a full disk the rest may fail.
+        """
+        tasks: list[Callable[[], None]] = []
         if self._is_due("clean", self.intervals.clean, everything):
-            self.clean()
-            self.keep_budget()
+            tasks += [self.clean, self.keep_budget]
         if self._is_due("expire", self.intervals.expire, everything):
-            self.expire_retention()
-            self.forget_batches(keys, batch_key_seconds)
+            tasks += [self.expire_retention, lambda: self.forget_batches(keys, batch_key_seconds)]
+        if self._is_due("merge", self.intervals.merge, everything):
+            tasks += [
+                self.bury,
+                lambda: self.write_inlined(always=everything),
+                lambda: self.merge("events"),
+                lambda: self.merge("batches"),
+            ]
+        failures: list[Exception] = []
+        for task in tasks:
+            try:
+                task()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _is_due(self, name: str, interval_seconds: float, everything: bool) -> bool:
         now = time.monotonic()
