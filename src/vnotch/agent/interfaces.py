@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +68,8 @@ class Interfaces:
         self._datapath = datapath
         self._slots: dict[int, Slot] = _load(path)
         self._states: dict[str, State] = {}
+        # The process before may have died between saying that these are retired and detaching them.
+        self._unsure = {number for number, slot in self._slots.items() if slot.retired_number is not None}
 
     # Reading
 
@@ -100,7 +102,7 @@ class Interfaces:
         Failures are in `states`, never raised. Raises OSError where slots cannot be saved; nothing was attached then.
         """
         by_id = {interface.interface_id: interface for interface in wanted}
-        slots = dict(self._slots)
+        slots = {number: self._retired_again(number, slot, next_number) for number, slot in self._slots.items()}
         leaving = [
             number
             for number, slot in slots.items()
@@ -121,8 +123,10 @@ class Interfaces:
                 moved.append(slot_number)
             slots[slot_number] = Slot(interface)
         self._save(slots)
-        for number in leaving + moved:
+        in_use = {number for number, slot in slots.items() if slot.retired_number is None}
+        for number in (*leaving, *moved, *(self._unsure - in_use)):
             self._detach(number)
+        self._unsure.clear()
         self._states = {name: state for name, state in self._states.items() if name in by_id}
         for interface_id in refused:
             self._states[interface_id] = State(interface_id, "failed", f"all {SLOTS_MAX} slots are in use")
@@ -146,21 +150,24 @@ class Interfaces:
                 self._detach(number)
                 self._attach(number, slot.interface)
 
-    def reclaim(self, first_number: int, forget: Callable[[int], None]) -> None:
-        """Frees slots that no map, no drain from `first_number` on and no window can hold. `forget(slot)` is called."""
-        kept = {
-            number: slot
+    def reclaimable(self, first_number: int) -> list[int]:
+        """Slots that no map, no drain from `first_number` on and no window can hold any more."""
+        return [
+            number
             for number, slot in self._slots.items()
-            if slot.retired_number is None or slot.retired_number + 1 >= first_number
-        }
-        free = self._slots.keys() - kept.keys()
-        for number in free:
-            self._datapath.clear(number)
-            forget(number)
-        if free:
-            self._save(kept)
+            if slot.retired_number is not None and slot.retired_number + 1 < first_number and number not in self._unsure
+        ]
+
+    def free(self, numbers: Iterable[int]) -> None:
+        """Gives slots back, which the datapath has cleared."""
+        gone = set(numbers)
+        if gone:
+            self._save({number: slot for number, slot in self._slots.items() if number not in gone})
 
     # One interface
+
+    def _retired_again(self, number: int, slot: Slot, next_number: int) -> Slot:
+        return replace(slot, retired_number=next_number) if number in self._unsure else slot
 
     def _attach(self, number: int, interface: Interface) -> None:
         interface_id = interface.interface_id

@@ -18,6 +18,9 @@ import pyarrow as pa
 
 from vnotch.agent.durable import replace_file, set_aside, sync_folder
 
+COMPRESSED_ROWS_MIN = 256
+"""Below this a compressor costs a hundred times what writing does, and saves less than a disk block."""
+
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +75,8 @@ class Journal:
             "ledger_start_s": entry.ledger_start_s,
         }
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        compression = "lz4" if entry.flows.num_rows >= COMPRESSED_ROWS_MIN else None
+        options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
         for table in (entry.flows.replace_schema_metadata({"vnotch": json.dumps(about)}), entry.losses):
             with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
                 writer.write_table(table)
@@ -141,8 +145,9 @@ def _decode(number: int, path: Path) -> Entry:
         raise ValueError("size or checksum differ")
     source = pa.BufferReader(data)
     try:
-        flows = pa.ipc.open_stream(source).read_all()
-        losses = pa.ipc.open_stream(source).read_all()
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        flows = pa.ipc.open_stream(source, options=options).read_all()
+        losses = pa.ipc.open_stream(source, options=options).read_all()
         about = json.loads(flows.schema.metadata[b"vnotch"])
         return Entry(number=number, flows=flows.replace_schema_metadata(None), losses=losses, **about)
     except (KeyError, TypeError, pa.ArrowException) as error:

@@ -114,7 +114,8 @@ class Capture:
             self._ledger = Ledger.from_json(self._progress.ledger, LEDGER_WINDOWS)
         self._number = max(self._progress.ledger_through, self._journal.last_number or 0)
         self._last_flip_ns: int | None = None
-        self._drained_before: tuple[str, int, int] | None = None
+        self._uncommitted = datapath.taken_over
+        self._taken: tuple[str, int, int] | None = None
         self._unsaved = False
         self._held: list[int] = []
         self.journal_failures = 0
@@ -143,7 +144,7 @@ class Capture:
                 self._ledger.add(entry.flows, entry.losses, entry.ledger_start_s)
                 if lost is not None:
                     self._ledger.lose(lost, entry.ledger_start_s)
-            self._drained_before = (entry.boot_id, entry.generation, entry.flipped_ns)
+            self._taken = (entry.boot_id, entry.generation, entry.flipped_ns)
         if len(self._journal):
             log.info("%d drains of before are in the journal", len(self._journal))
 
@@ -190,21 +191,24 @@ class Capture:
 
         Raises KernelError where the datapath fails; nothing is lost by that, the next step takes the same packets.
         """
-        drain = self._drain()
+        if self._uncommitted:
+            # A drain that was begun before: its packets are older than this step.
+            self._drain()
+        self._drain()
         now_ns = self._now_ns()
-        self._take(drain, self._instant(drain.flipped_ns))
-        self._datapath.commit(drain.generation)
         self.spool.expire(now_ns / _SECOND_NS)
         return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
 
-    def _drain(self) -> Drain:
+    def _drain(self) -> None:
+        """Takes one drain in and commits it. One that was taken in before and not committed is only committed."""
+        self._uncommitted = True
         drain = self._datapath.flip_and_drain()
-        if self._drained_before == (self._boot_id, drain.generation, drain.flipped_ns):
-            # Journaled before the crash and not committed: the same packets once more.
-            self._datapath.commit(drain.generation)
-            drain = self._datapath.flip_and_drain()
-        self._drained_before = None
-        return drain
+        name = (self._boot_id, drain.generation, drain.flipped_ns)
+        if name != self._taken:
+            self._take(drain, self._instant(drain.flipped_ns))
+            self._taken = name
+        self._datapath.commit(drain.generation)
+        self._uncommitted = False
 
     def _instant(self, flipped_ns: int) -> int:
         """An instant of the tick that the drain covers: of the tick that just ended where a boundary was passed."""
@@ -256,7 +260,7 @@ class Capture:
                 self.spool.write(self._progress.commit, made.batches, now_s)
             except LimitError as error:
                 log.error("%s", error)
-        due = closed or self._unsaved or self._journal.has_any(self._tracks.is_done)
+        due = closed or self._unsaved or self._journal.has_any(self._tracks.is_done) or self._free_slots()
         if due and self._save():
             for stream in made.told:
                 self.spool.told(*stream)
@@ -265,6 +269,11 @@ class Capture:
 
     def _save(self) -> bool:
         """Makes the progress final and what it names visible; False where the disk does not take it."""
+        free = self._free_slots()
+        for slot in free:
+            # In this order: a slot is given out again only when no saved ledger and no counter knows its last owner.
+            self._datapath.clear(slot)
+            self._ledger.forget(slot)
         self._progress.ledger = self._ledger.to_json()
         self._progress.ledger_through = self._number
         try:
@@ -277,13 +286,18 @@ class Capture:
         for commit in self._held:
             self.spool.release(commit)
         self._held.clear()
+        try:
+            self.interfaces.free(free)
+        except OSError as error:
+            log.error("slots cannot be saved: %s", error)  # they are free at the next step
         return True
+
+    def _free_slots(self) -> list[int]:
+        return self.interfaces.reclaimable(self._journal.first_number or self._number + 1)
 
     def _prune(self) -> None:
         self._journal.remove(self._tracks.is_done)
-        first_number = self._journal.first_number or self._number + 1
-        self._tracks.forget_done(first_number)
-        self.interfaces.reclaim(first_number, self._ledger.forget)
+        self._tracks.forget_done(self._journal.first_number or self._number + 1)
         if self.flow_log_ids is not None:
             self._forget_departed(self.flow_log_ids)
 

@@ -17,6 +17,9 @@ from vnotch.errors import InputError
 
 NAME_BYTES_MAX = 255
 
+COMPRESSED_EVENTS_MIN = 256
+"""Below this a compressor costs a hundred times what writing does, and saves less than a disk block."""
+
 EVENT_SCHEMA = pa.schema(
     [
         pa.field("timestamp", pa.int64(), nullable=False),  # Unix ms
@@ -110,7 +113,9 @@ def encode(batch: Batch, commit: int, index: int, created_s: int) -> tuple[Entry
     }
     table = batch.events.replace_schema_metadata({"vnotch": json.dumps(about)})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    compression = "zstd" if table.num_rows >= COMPRESSED_EVENTS_MIN else None
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     data = sink.getvalue()
     entry = Entry(
@@ -135,7 +140,8 @@ def decode(entry: Entry, data: bytes) -> Batch:
     if len(data) != entry.size or zlib.crc32(data) != entry.crc:
         raise ValueError(f"{entry.name}: size or checksum differ")
     try:
-        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+        options = pa.ipc.IpcReadOptions(use_threads=False)
+        with pa.ipc.open_file(pa.BufferReader(data), options=options) as reader:
             table = reader.read_all()
         about = json.loads(table.schema.metadata[b"vnotch"])
         return Batch(**about, events=table.replace_schema_metadata(None))

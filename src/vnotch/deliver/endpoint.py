@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -67,6 +69,12 @@ class Key:
     expires_s: float | None = None
 
 
+@cache
+def _service_models() -> Any:
+    """Reads and keeps the models of services; one for all sessions, since reading takes a good part of a second."""
+    return botocore.loaders.create_loader()
+
+
 class Endpoint:
     """Makes clients. `url` None is AWS itself. Safe to use from several threads."""
 
@@ -88,6 +96,7 @@ class Endpoint:
                 "credentials_file": nothing,
             }
         )
+        self._session.register_component("data_loader", _service_models())
         self._config = Config(
             retries={"total_max_attempts": 1},
             connect_timeout=connect_timeout_seconds,
