@@ -15,6 +15,8 @@ ORDER = [
     "errors",
     # packet
     "flow",
+    "rules",
+    "verdict",
     "capture",
     # flow
     "window",
@@ -22,6 +24,9 @@ ORDER = [
     # record
     "fields",
     "inventory",
+    "address",
+    "line",
+    "columns",
     "record",
     # destination
     "deliver",
@@ -30,12 +35,11 @@ ORDER = [
     # round the path
     "iam",
     "api",
+    "config",
     "lab",
     # what wires parts together
-    "config",
     "agent",
     "server",
-    "demo",
     "cli",
 ]
 """A module imports from its own part and from parts before it, never from one after it."""

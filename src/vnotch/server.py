@@ -119,8 +119,9 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
         accounts.ensure_administrator(folders.credentials)
         lake = Lake.open(folders.lake)
         try:
-            app = compose(config, state, accounts, lake)
-            _run_until_signal(app, listener, lambda: _say_started(config, started))
+            agents = Agents(state, accounts)
+            app = compose(config, state, accounts, lake, agents)
+            _run_until_signal(app, listener, lambda: _say_started(config, started), agents.watch.close)
         finally:
             lake.close()
     finally:
@@ -128,9 +129,8 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
         state.close()
 
 
-def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake) -> Starlette:
+def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents) -> Starlette:
     """The application with every service on it."""
-    agents = Agents(state, accounts)
     services = [
         Ec2(state, accounts, any_interval=config.any_interval),
         Iam(accounts),
@@ -166,11 +166,15 @@ class _UvicornServer(uvicorn.Server):
         yield
 
 
-def _run_until_signal(app: Starlette, listener: socket.socket, on_started: Callable[[], None]) -> None:
+def _run_until_signal(
+    app: Starlette, listener: socket.socket, on_started: Callable[[], None], on_ending: Callable[[], None]
+) -> None:
+    """Serves until SIGINT or SIGTERM; `on_ending` then lets requests go that wait for something."""
     server = _UvicornServer(http_server(app).config, on_started)
 
     def end(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
+        on_ending()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

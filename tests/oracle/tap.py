@@ -53,7 +53,7 @@ class Header:
 
 
 class Tap:
-    """Taps interfaces of one network namespace, by tcx, behind all other programs at each hook."""
+    """Taps interfaces of one network namespace, by tcx, behind all other programs at each hook or before them."""
 
     def __init__(self, folder: Path, netns: str | None) -> None:
         """`folder`: where the program is built, once."""
@@ -67,11 +67,15 @@ class Tap:
         os.close(ring)
         loaded.close()
 
-    def attach(self, device: str) -> int:
-        """Returns the device's ifindex."""
+    def attach(self, device: str, *, first: bool = False) -> int:
+        """Returns the device's ifindex. `first`: before all other programs, so that it sees what those drop."""
         index = self._namespace.index(device)
         for program, kind in zip(self._programs, (libbpf.ATTACH_TCX_INGRESS, libbpf.ATTACH_TCX_EGRESS), strict=True):
-            self._links.append(self._namespace.run(_append, program, index, kind))
+            if first:
+                what = f"tapping {device}"
+                self._links.append(self._namespace.run(libbpf.link_create, program, index, kind, what))
+            else:
+                self._links.append(self._namespace.run(_append, program, index, kind))
         return index
 
     def totals(self, device: str, hook: int) -> Totals:

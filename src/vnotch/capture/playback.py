@@ -1,7 +1,7 @@
 """A capture file in place of the kernel: it is played in its own time, and drains as the datapath does.
 
-An interface of the file is found by its name (pcapng's if_name), as a device is. Play begins when every interface of the
-file has been attached, so that nothing is played past one that is not known yet; times are moved so that the first
+An interface of the file is found by its name (pcapng's if_name), as a device is. Play begins when every interface of
+the file has been attached, so that nothing is played past one that is not known yet; times are moved so that the first
 packet is now. What is not attached any more is counted by nobody, as on the wire.
 """
 
@@ -31,6 +31,7 @@ STEP_SECONDS = 1
 class _Second:
     start_ns: int  # in the file's time
     flows: pa.Table  # slots are the file's
+    seen: dict[tuple[int, int], tuple[int, int]]  # (the file's slot, direction) -> (packets, bytes)
 
 
 class Playback:
@@ -57,7 +58,6 @@ class Playback:
         self._played = 0
         self._generation = 0
         self._pending: Drain | None = None
-        self._seen: dict[tuple[int, int], tuple[int, int]] = {}
 
     def _note(self, interface: CaptureInterface) -> SlotPolicy:
         self._file_slots[interface.name] = interface.slot
@@ -104,8 +104,8 @@ class Playback:
             self._slots.pop(self._file_slots[device], None)
 
     def clear(self, slot: int) -> None:
-        for direction in (0, 1):
-            self._seen.pop((slot, direction), None)
+        """The slot is free again."""
+        self._configured.pop(slot, None)
 
     def _begin(self) -> None:
         def policy(interface: CaptureInterface) -> SlotPolicy:
@@ -113,7 +113,9 @@ class Playback:
 
         drains = read_capture(self._path, tick_seconds=STEP_SECONDS, policies=policy)
         self._seconds = [
-            _Second(drain.start_s * 1_000_000_000, drain.flows) for drain in drains if drain.flows.num_rows
+            _Second(drain.start_s * 1_000_000_000, drain.flows, _totals(drain.flows))
+            for drain in drains
+            if drain.flows.num_rows
         ]
         self._first_ns = min(pc.min(second.flows["start_ns"]).as_py() for second in self._seconds)
         self._begun_ns = self._now_ns()
@@ -124,7 +126,7 @@ class Playback:
         """What was played since the last drain that was committed; one that was not is given again."""
         if self._pending is None:
             now_ns = self._now_ns()
-            due = self._due(now_ns)
+            due = (self._seconds or [])[self._played : self._passed(now_ns)]
             shift_ns = self._begun_ns - self._first_ns
             flows = pa.concat_tables([FLOW_SCHEMA.empty_table(), *(self._live(item.flows, shift_ns) for item in due)])
             self._pending = Drain(self._generation + 1, now_ns, flows, LOSS_SCHEMA.empty_table())
@@ -135,19 +137,16 @@ class Playback:
         """The drain of that generation is safe: play goes on behind it."""
         assert self._pending is not None, "a drain comes before its commit"
         assert generation == self._pending.generation, "drains are committed in order"
-        for row in (
-            self._pending.flows.group_by(["slot", "direction"])
-            .aggregate([("packets", "sum"), ("bytes", "sum")])
-            .to_pylist()
-        ):
-            place = row["slot"], row["direction"]
-            packets, size = self._seen.get(place, (0, 0))
-            self._seen[place] = packets + row["packets_sum"], size + row["bytes_sum"]
         self._generation, self._pending = generation, None
 
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Packets and bytes by slot and direction: of a file, those that were played and committed."""
-        return dict(self._seen)
+        """Packets and bytes by slot and direction that the clock has played, drained or not."""
+        totals: dict[tuple[int, int], tuple[int, int]] = {}
+        for second in (self._seconds or [])[: self._passed(self._now_ns())]:
+            for place, (packets, size) in second.seen.items():
+                before = totals.get(place, (0, 0))
+                totals[place] = before[0] + packets, before[1] + size
+        return {(self._slots[slot], way): total for (slot, way), total in totals.items() if slot in self._slots}
 
     def close(self) -> None:
         """Ends the play."""
@@ -155,13 +154,10 @@ class Playback:
 
     destroy = close
 
-    def _due(self, now_ns: int) -> list[_Second]:
-        """The seconds of the file that have passed and were not drained."""
-        if self._seconds is None:
-            return []
+    def _passed(self, now_ns: int) -> int:
+        """How many seconds of the file are over."""
         played_ns = self._first_ns + now_ns - self._begun_ns
-        whole_ns = STEP_SECONDS * 1_000_000_000
-        return [second for second in self._seconds[self._played :] if second.start_ns + whole_ns <= played_ns]
+        return sum(1 for second in self._seconds or () if second.start_ns + STEP_SECONDS * 1_000_000_000 <= played_ns)
 
     def _live(self, flows: pa.Table, shift_ns: int) -> pa.Table:
         """The flows of attached interfaces under the agent's slots, in today's time."""
@@ -173,3 +169,19 @@ class Playback:
             moved = pc.add(flows[name], pa.scalar(shift_ns, pa.int64()))
             flows = flows.set_column(flows.schema.get_field_index(name), FLOW_SCHEMA.field(name), moved)
         return flows.cast(FLOW_SCHEMA)
+
+
+def _totals(flows: pa.Table) -> dict[tuple[int, int], tuple[int, int]]:
+    """(slot, direction) -> (packets, bytes)."""
+    sums = flows.group_by(["slot", "direction"]).aggregate([("packets", "sum"), ("bytes", "sum")])
+    return {(row["slot"], row["direction"]): (row["packets_sum"], row["bytes_sum"]) for row in sums.to_pylist()}
+
+
+def duration_seconds(path: Path) -> float:
+    """How long the file takes to play."""
+    times = [
+        (pc.min(drain.flows["start_ns"]).as_py(), pc.max(drain.flows["end_ns"]).as_py())
+        for drain in read_capture(path, tick_seconds=3600)
+        if drain.flows.num_rows
+    ]
+    return (max(last for _, last in times) - min(first for first, _ in times)) / 1e9 + STEP_SECONDS

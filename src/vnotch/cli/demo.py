@@ -26,6 +26,7 @@ from typing import Any
 from rich.live import Live
 from rich.text import Text
 
+from vnotch.capture.playback import duration_seconds
 from vnotch.cli.children import Child, vnotch
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.summary import Tally, accounts, excluded_line, is_settled, ledger_table, records_table, talkers_table
@@ -94,11 +95,13 @@ class Demo:
     rejects_read: int = 0
     failures: list[str] = field(default_factory=list)
     lab_is_up: bool = False
+    ended_ms: float = 0.0  # when the traffic was over; a status from before says nothing about the end
 
     def run(self) -> int:
         """Returns the exit status. Everything that was made is gone when this returns."""
         reason = "asked for with --from-capture" if self.options.from_capture else why_no_capture()
         self.live = reason is None
+        self.seconds = self.options.seconds
         self.root = Path(tempfile.mkdtemp(prefix="vnotch-demo-"))
         self.folders = Folders(self.root / "data")
         signal.signal(signal.SIGTERM, _interrupt)
@@ -167,13 +170,15 @@ class Demo:
         control = ControlPlane(endpoint.url, *keys, endpoint.region, AGENT)
         made = control.create_vpc(topology, "demo")
         control.create_flow_logs(topology, made, "demo", self.options.interval_seconds)
+        step(f"made a VPC with {len(topology.enis)} interfaces and {len(made.flow_logs)} flow logs through the API")
+        capture, ready = self.options.capture, self.root / "agent.ready"
+        command = ["agent", "--data-dir", str(self.folders.root), "--name", AGENT, "--ready-file", str(ready)]
+        agent = self._child("agent", vnotch(*command, "--capture", str(capture), "--flush"))
+        agent.wait_until(ready.exists, START_SECONDS, "starting the agent")
         for eni in topology.enis:
             control.bind(eni, made.interfaces[eni.name], None)
-        step(f"made a VPC with {len(topology.enis)} interfaces and {len(made.flow_logs)} flow logs through the API")
-        capture = self.options.capture
-        command = ["agent", "--data-dir", str(self.folders.root), "--name", AGENT, "--capture", str(capture), "--flush"]
-        self._child("agent", vnotch(*command))
         control.wait_attached(made.interfaces)
+        self.seconds = duration_seconds(capture)
         step(f"playing {capture.name} ({capture.stat().st_size >> 10} kB) in its own time")
 
     def _watch(self) -> None:
@@ -181,7 +186,7 @@ class Demo:
         logs = self.endpoint.client("logs")
         self.readers = [Tail(logs, group, 0) for group in (GROUP_ALL, GROUP_REJECT)]
         out.print("\n[bold]Records, as they arrive in the log group[/]", GROUP_ALL)
-        end = time.monotonic() + self.options.seconds
+        end = time.monotonic() + self.seconds
         deadline = end + SETTLE_SECONDS
         with Live(console=out, auto_refresh=False, transient=True) as live:
             while time.monotonic() < deadline:
@@ -214,8 +219,10 @@ class Demo:
         """The traffic is over, all that was seen is booked, and as many packets were read back as were booked."""
         if self.live and self.traffic.is_running():
             return False
+        if not self.ended_ms:
+            self.ended_ms = time.time() * 1000
         status = self._status()
-        if status is None or not is_settled(status["ledger"]):
+        if status is None or status["received_ms"] <= self.ended_ms or not is_settled(status["ledger"]):
             return False
         booked = sum(account.accept + account.reject for account in accounts(status["ledger"]).values())
         return booked > 0 and self.tally.packets.total() == booked
