@@ -363,3 +363,45 @@ def test_what_waits_at_the_close_is_committed(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path / "lake", intervals=NEVER)
     assert len(read(lake)) == 5
     lake.close()
+
+
+def test_a_query_that_takes_too_long_is_ended(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vnotch.store import lake as module
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "QUERY_SECONDS_MAX", 0.2)
+        with pytest.raises(module.QueryFailed, match=r"within 0\.2 s"):
+            lake.arrow("SELECT sum(hash(a.range + b.range)) FROM range(10_000_000) a, range(10_000_000) b")
+    assert lake.arrow("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_files_of_a_commit_in_doubt_are_never_taken_for_leftovers(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COMMIT took effect but was reported as failed; then another commit fails. The first one's file must stay."""
+    catalog = lake._catalog
+    real = catalog.writer
+
+    class Doubtful:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def execute(self, sql: str, *arguments: Any) -> Any:
+            answer = real.execute(sql, *arguments)
+            if sql == "COMMIT":
+                raise OSError(5, "Input/output error")
+            return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "writer", Doubtful())
+        with pytest.raises(LakeUnavailable):
+            lake.submit(1, 1, numbered(100), 0, b"doubt").result()
+    with monkeypatch.context() as patch:
+        patch.setattr("vnotch.store.ducklake.sync_path", lambda path: (_ for _ in ()).throw(OSError(5, "broken")))
+        with pytest.raises(LakeUnavailable):
+            lake.submit(1, 1, numbered(100, 100), 0, b"next").result()
+    assert len(read(lake)) == 100
+    # The caller's retry finds the first batch stored, and the second one not.
+    assert lake.submit(1, 1, numbered(100), 0, b"doubt").result().duplicate
+    assert not lake.submit(1, 1, numbered(100, 100), 0, b"next").result().duplicate
+    assert len(read(lake)) == 200

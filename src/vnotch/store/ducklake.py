@@ -126,6 +126,8 @@ class Catalog:
             self.writer.execute("COMMIT")
         except BaseException as error:
             self._rollback()
+            # The catalog may name the new files: they must not be taken for leftovers of a later failure.
+            self._known = set(self._files())
             raise CommitUncertain(f"the catalog could not commit: {error}") from error
         self._known |= new
 

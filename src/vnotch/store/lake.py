@@ -11,6 +11,7 @@ marks a place for paging.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -72,6 +73,7 @@ TABLES = {
 }
 """The tables and their columns. A column that an older lake lacks is added when it is opened."""
 
+QUERY_SECONDS_MAX = 60.0
 WINDOW_GROWTH = 4
 Position = tuple[int, int]
 """A place between events: (timestamp_ms, sequence) of the event that it is after or before."""
@@ -266,11 +268,18 @@ class Lake:
         return [StreamDelta(**row) for row in rows.to_pylist()]
 
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-        """The answer to a reading statement. Raises QueryFailed."""
+        """The answer to a reading statement. Raises QueryFailed, also after QUERY_SECONDS_MAX."""
+        reader = self._catalog.reader()
+        watchdog = threading.Timer(QUERY_SECONDS_MAX, reader.interrupt)
+        watchdog.start()
         try:
-            return self._catalog.reader().execute(sql, list(parameters)).to_arrow_table()
+            return reader.execute(sql, list(parameters)).to_arrow_table()
+        except duckdb.InterruptException as error:
+            raise QueryFailed(f"the log store did not answer within {QUERY_SECONDS_MAX} s") from error
         except duckdb.Error as error:
             raise QueryFailed(f"the log store could not answer: {error}") from error
+        finally:
+            watchdog.cancel()
 
     def status(self) -> Mapping[str, int]:
         """Bytes on disk, budget and all counters."""

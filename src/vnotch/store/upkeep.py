@@ -226,7 +226,7 @@ class Upkeep:
 
     def bury(self) -> None:
         """Deletes the events of deleted groups and streams."""
-        dead = sorted(self.dead, key=str)[:500]
+        dead = sorted(self.dead.copy(), key=str)[:500]
         if not dead:
             return
         self._delete("deleted", " OR ".join(f"group_id = {g}" if s is None else f"stream_id = {s}" for g, s in dead))
