@@ -8,7 +8,20 @@ from typing import Any
 
 from botocore.model import Shape
 
-TEXTS = ["a", "vpc-0123456789abcdef0", "", " x ", "a&b=c;d", "<tag/>", 'quo"te', "naïve ☃ 𝄞", "100%", "a+b", "x\ny", "]]>"]
+TEXTS = [
+    "a",
+    "vpc-0123456789abcdef0",
+    "",
+    " x ",
+    "a&b=c;d",
+    "<tag/>",
+    'quo"te',
+    "naïve ☃ 𝄞",
+    "100%",
+    "a+b",
+    "x\ny",
+    "]]>",
+]
 
 
 class ModelValues:

@@ -232,7 +232,7 @@ LOGS = [
         "PutLogEvents",
         b'{"logGroupName":"g","logStreamName":"s","logEvents":[{"timestamp":1,"message":"m","level":"x"}]}',
         "InvalidParameterException",
-        "The parameter logEvents.1.member.level is not recognized",
+        "The parameter logEvents.1.level is not recognized",
     ),
     (
         "CreateLogGroup",
@@ -255,7 +255,7 @@ LOGS = [
         "1 validation error detected: Value 'Size' at 'orderBy' failed to satisfy constraint: "
         "Member must satisfy enum value set: [LogStreamName, LastEventTime]",
     ),
-    ("DescribeLogGroups", b'{"Limit":5}', "InvalidParameterException", "The parameter limit is not recognized"),
+    ("DescribeLogGroups", b'{"Limit":5}', "InvalidParameterException", "The parameter Limit is not recognized"),
     ("Nonsense", b"{}", "UnknownOperationException", "..."),
 ]
 
@@ -346,6 +346,22 @@ def test_javas_patterns_mean_what_they_mean_in_java() -> None:
     word = java_pattern(r"[\w+=,.@-]+")
     assert word.fullmatch("a_B-1@x")
     assert not word.fullmatch("é")  # \w of Java is ASCII
+
+
+def test_long_names_and_values_are_not_repeated_whole() -> None:
+    long = "x" * 1_000_000
+    for service, request in (
+        ("ec2", form(f"Action=DescribeVpcs&{EC2}&{long}=1")),
+        ("ec2", form(f"Action=DescribeVpcs&{EC2}&A.{long}=1")),
+        ("ec2", form(f"Action=DescribeVpcs&{EC2}&MaxResults={long}")),
+        ("ec2", form(f"Action={long}&{EC2}")),
+        ("iam", form(f"Action={long}&{IAM}")),
+        ("iam", form(f"Action=ListRoles&Version={long}")),
+        ("iam", form(f"Action=GetRole&{IAM}&RoleName={long}")),
+        ("logs", target("DescribeLogGroups", f'{{"{long}": 1}}'.encode())),
+        ("logs", target("CreateLogGroup", f'{{"logGroupName": "{long}"}}'.encode())),
+    ):
+        assert len(refusal(service, request)[1]) < 2_000
 
 
 def test_a_list_of_bad_items_is_reported_shortly() -> None:

@@ -163,7 +163,7 @@ class Api:
             return
         resources = exchange.served.service.resources(handler, self.call(exchange))
         self.require(exchange, exchange.entry.action, resources)
-        # An operation that needs more permissions than its own (iam:PassRole) answers DryRun after it has asked for them.
+        # An operation that needs more permissions than its own (iam:PassRole) answers DryRun after asking for them.
         by_itself = getattr(handler, "operation_answers_dry_run", False)
         if exchange.dialect is dialects.EC2 and exchange.params.get("DryRun") and not by_itself:
             raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)

@@ -76,15 +76,22 @@ def key_is_known(key: str) -> bool:
 @lru_cache(maxsize=4096)
 def wildcard(pattern: str, ignore_case: bool = False) -> re.Pattern[str]:
     """`*` is any run of characters, `?` is one; everything else stands for itself."""
+    return re.compile(_wildcard_source(pattern), re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+
+
+def any_wildcard(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
+    """What any of the patterns matches, or None for no pattern."""
+    return re.compile("|".join(map(_wildcard_source, patterns)), re.DOTALL) if patterns else None
+
+
+def _wildcard_source(pattern: str) -> str:
     # Plain `.*` for each star would take time in a power of the text's length. The pieces between stars may be found
     # one after the other, each leftmost and for good (an atomic group), and runs of stars are one star.
     pieces = [_piece(piece) for piece in re.split(r"\*+", pattern)]
     if len(pieces) == 1:
-        source = pieces[0]
-    else:
-        middle = "".join(f"(?>.*?{piece})" for piece in pieces[1:-1] if piece)
-        source = f"{pieces[0]}{middle}.*{pieces[-1]}"
-    return re.compile(source, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
+        return pieces[0]
+    middle = "".join(f"(?>.*?{piece})" for piece in pieces[1:-1] if piece)
+    return f"{pieces[0]}{middle}.*{pieces[-1]}"
 
 
 def _piece(text: str) -> str:

@@ -22,6 +22,7 @@ from vnotch.errors import InputError
 from vnotch.iam.conditions import (
     Condition,
     Context,
+    any_wildcard,
     check_variables,
     compile_condition,
     glob_matches,
@@ -71,7 +72,8 @@ class Statement:
     allows: bool
     actions: tuple[re.Pattern[str], ...]
     actions_negated: bool
-    resources: tuple[str, ...]
+    resources: re.Pattern[str] | None  # all patterns without variables as one
+    resources_with_variables: tuple[str, ...]
     resources_negated: bool
     principals: tuple[tuple[str, str], ...]
     principals_negated: bool
@@ -84,7 +86,9 @@ class Statement:
         return any(pattern.fullmatch(action) for pattern in self.actions) is not self.actions_negated
 
     def covers_resource(self, resource: str, context: Context) -> bool:
-        matched = any(pattern == "*" or glob_matches(pattern, resource, context) for pattern in self.resources)
+        matched = self.resources is not None and self.resources.fullmatch(resource) is not None
+        if not matched and self.resources_with_variables:
+            matched = any(glob_matches(pattern, resource, context) for pattern in self.resources_with_variables)
         return matched is not self.resources_negated
 
     def holds(self, context: Context) -> bool:
@@ -281,7 +285,8 @@ def _statement(content: Any, number: int, kind: Kind, policy: str, version: str)
         allows=content["Effect"] == "Allow",
         actions=tuple(_action(action, kind) for action in actions),
         actions_negated=action_key == "NotAction",
-        resources=resources,
+        resources=any_wildcard(tuple(resource for resource in resources if not has_variable(resource))),
+        resources_with_variables=tuple(filter(has_variable, resources)),
         resources_negated=resource_key == "NotResource",
         principals=principals,
         principals_negated="NotPrincipal" in content,

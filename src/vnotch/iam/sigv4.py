@@ -25,6 +25,7 @@ from vnotch.errors import InputError
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 SKEW_SECONDS = 900
+CREDENTIAL_CHARACTERS_MAX = 256  # key ids have 16 to 128 (IAM API Reference); what is longer must not fill logs
 PRESIGNED_SECONDS_MAX = 604_800  # one week
 MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
@@ -155,7 +156,7 @@ def _signature(
     credential: str, time: str, signed: str, signature: str, token: str, presigned_seconds: int | None = None
 ) -> Signature:
     parts = credential.split("/")
-    if len(parts) != 5 or parts[4] != "aws4_request" or not all(parts):
+    if len(parts) != 5 or parts[4] != "aws4_request" or not all(parts) or len(credential) > CREDENTIAL_CHARACTERS_MAX:
         text = "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/aws4_request"
         raise SignatureError(Fault.INCOMPLETE, text)
     if not _TIME.fullmatch(time):

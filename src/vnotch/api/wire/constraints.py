@@ -2,13 +2,14 @@
 
 A shape is compiled once into a `Check`: `explain(value, link, found)` appends a `Violation` for each constraint that is
 not kept, and `keeps(value)`, where there is one, says quickly that all are, which is what nearly every value does. A
-shape below which nothing is constrained has no check and costs nothing. Paths are linked pairs (`(parent, part)`), which
-are made into tuples only where there is something to report.
+shape below which nothing is constrained has no check and costs nothing. Paths are linked pairs (`(parent, part)`),
+which are made into tuples only where there is something to report.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class Constraints:
         self._patterns = patterns
         self._names = names
         self._checks: dict[str, Check | None] = {}
+        self._compiling = threading.RLock()
 
     def check(self, shape: Shape, value: Any) -> list[Violation]:
         """What `value` (typed as `shape`) does not keep; empty where all is well."""
@@ -61,8 +63,13 @@ class Constraints:
     def _compiled(self, shape: Shape) -> Check | None:
         # botocore gives a member's own traits (its name) to a copy of the shape; constraints are the shape's.
         name = shape.name
+        with self._compiling:
+            return self._compiled_once(name, shape)
+
+    def _compiled_once(self, name: str, shape: Shape) -> Check | None:
         if name not in self._checks:
-            # A recursive shape finds this forwarding check while it is being compiled.
+            # A recursive shape finds this forwarding check while it is being compiled; another thread must not, since
+            # it would forward to itself.
             self._checks[name] = Check(lambda value, link, found: self._forward(name, value, link, found))
             self._checks[name] = self._compile(shape)
         return self._checks[name]

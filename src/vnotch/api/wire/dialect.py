@@ -49,7 +49,9 @@ class Dialect:
 
     # The request as a whole.
     def unknown_action(self, action: str, version: str) -> ApiError:
-        return ApiError(self.unknown_action_code, f"Could not find operation {action} for version {version}")
+        return ApiError(
+            self.unknown_action_code, f"Could not find operation {_shown(action)} for version {_shown(version)}"
+        )
 
     def missing_action(self) -> ApiError:
         return ApiError("MissingAction", "The request is missing an action or a required parameter.")
@@ -131,7 +133,7 @@ def coral_path(path: Path) -> str:
     parts = []
     for part in path:
         parts.append(f"{part}.member" if isinstance(part, int) else part[:1].lower() + part[1:])
-    return ".".join(parts)
+    return _shown(".".join(parts))
 
 
 def _shown(value: Any) -> str:
@@ -208,7 +210,8 @@ class Ec2Dialect(Dialect):
 
 
 def _wire_path(path: Path) -> str:
-    return ".".join(str(part) for part in path)
+    """The name as it was sent, shortened: an answer does not repeat megabytes."""
+    return _shown(".".join(str(part) for part in path))
 
 
 class QueryDialect(Dialect):
@@ -263,7 +266,7 @@ class JsonDialect(Dialect):
 
     def unknown_parameter(self, path: Path) -> ApiError:
         # AWS's JSON front end ignores members that it does not know; here that is an error.
-        return ApiError("InvalidParameterException", f"The parameter {coral_path(path)} is not recognized")
+        return ApiError("InvalidParameterException", f"The parameter {_wire_path(path)} is not recognized")
 
     def wrong_type(self, path: Path, value: Any, expected: str) -> ApiError:
         return ApiError("SerializationException", f"{_json_kind(value)} at '{coral_path(path)}' is not {expected}")

@@ -97,8 +97,7 @@ class JsonReader:
             for index, child in enumerate(value, 1):
                 if plain and type(child) is dict:
                     for name, member in child.items():
-                        kind = plain.get(name)
-                        if type(member) is not kind or (kind is int and member > LONG_MAX):
+                        if type(member) is not plain.get(name) or (type(member) is int and member > LONG_MAX):
                             break
                     else:
                         items.append(child)
