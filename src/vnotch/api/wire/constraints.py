@@ -9,8 +9,8 @@ which are made into tuples only where there is something to report.
 from __future__ import annotations
 
 import re
-import threading
 import sys
+import threading
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
