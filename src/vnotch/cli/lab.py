@@ -74,10 +74,9 @@ def down(data_dir: DataDir = None, endpoint_url: EndpointUrl = None) -> None:
     folders = folders_of(data_dir)
     endpoint = _endpoint_or_none(folders, endpoint_url)
     check_host()
-    try:
-        _lab(folders, endpoint).down()
-    finally:
-        LabAgent(folders, endpoint).stop()
+    # The agent first: it closes its windows and delivers them while their flow logs still exist.
+    LabAgent(folders, endpoint).stop()
+    _lab(folders, endpoint).down()
 
 
 @lab.command()
