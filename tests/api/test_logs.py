@@ -318,7 +318,7 @@ def test_events_out_of_time_are_dropped_and_told(logs: Any, stream: Any) -> None
         logEvents=events((now - 20 * DAY_MS, "old"), (now - 4 * DAY_MS, "expired"), (now - 2 * DAY_MS, "good")),
     )
     assert answer["rejectedLogEventsInfo"] == {"tooOldLogEventEndIndex": 1, "expiredLogEventEndIndex": 2}
-    assert [event["message"] for event in logs.get_log_events(**stream)["events"]][0] == "good"
+    assert next(event["message"] for event in logs.get_log_events(**stream)["events"]) == "good"
 
 
 def test_a_batch_id_counts_once_in_its_stream_and_for_its_content(api: Any, lake: Lake, logs: Any, stream: Any) -> None:
