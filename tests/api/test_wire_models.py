@@ -7,6 +7,10 @@ to speak with us, and its two halves were not written by us; AWS's own samples a
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -115,3 +119,34 @@ def test_a_member_that_the_model_does_not_have_is_our_mistake_and_raises() -> No
         protocol = protocol_of(service)
         with pytest.raises(TypeError, match="has no member Nonsense"):
             protocol.answer(protocol.model.operation_model(name), {"Nonsense": 1}, "r")
+
+
+@pytest.mark.parametrize(
+    ("service", "name"), [("ec2", "DescribeInstances"), ("logs", "PutLogEvents"), ("iam", "GetRole")]
+)
+def test_the_first_calls_of_an_operation_may_come_at_once(
+    request: pytest.FixtureRequest, service: str, name: str
+) -> None:
+    """Shapes are compiled at their first use; no thread may see one that is half compiled."""
+    usual = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(usual))
+    sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+    operation = service_model(service).operation_model(name)
+    for seed in range(8):
+        result = ModelValues(seed).value(operation.output_shape)
+        expected = protocol_of(service).answer(operation, result, "r").body
+        fresh = type(protocol_of(service))(service_model(service))  # with nothing compiled yet
+        assert set(all_at_once(8, lambda fresh=fresh, result=result: fresh.answer(operation, result, "r").body)) == {
+            expected
+        }
+
+
+def all_at_once(threads: int, function: Callable[[], bytes]) -> list[bytes]:
+    together = threading.Barrier(threads)
+
+    def run(_: int) -> bytes:
+        together.wait()
+        return function()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, range(threads)))

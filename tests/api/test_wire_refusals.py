@@ -346,6 +346,9 @@ def test_javas_patterns_mean_what_they_mean_in_java() -> None:
     word = java_pattern(r"[\w+=,.@-]+")
     assert word.fullmatch("a_B-1@x")
     assert not word.fullmatch("é")  # \w of Java is ASCII
+    hyphen = java_pattern(r"[\w-_]*")
+    assert hyphen.fullmatch("a-b_c")
+    assert not hyphen.fullmatch("a.b")
 
 
 def test_long_names_and_values_are_not_repeated_whole() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +49,10 @@ class Constraints:
         self._patterns = patterns
         self._names = names
         self._checks: dict[str, Check | None] = {}
-        self._compiling = threading.RLock()
+
+    def prepare(self, shape: Shape) -> None:
+        """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be checked by any."""
+        self._compiled(shape)
 
     def check(self, shape: Shape, value: Any) -> list[Violation]:
         """What `value` (typed as `shape`) does not keep; empty where all is well."""
@@ -63,13 +65,9 @@ class Constraints:
     def _compiled(self, shape: Shape) -> Check | None:
         # botocore gives a member's own traits (its name) to a copy of the shape; constraints are the shape's.
         name = shape.name
-        with self._compiling:
-            return self._compiled_once(name, shape)
-
-    def _compiled_once(self, name: str, shape: Shape) -> Check | None:
         if name not in self._checks:
-            # A recursive shape finds this forwarding check while it is being compiled; another thread must not, since
-            # it would forward to itself.
+            # A recursive shape finds this forwarding check while it is being compiled. (Another thread must not, since
+            # it would forward to itself: Protocol.prepare.)
             self._checks[name] = Check(lambda value, link, found: self._forward(name, value, link, found))
             self._checks[name] = self._compile(shape)
         return self._checks[name]
@@ -223,6 +221,8 @@ def java_pattern(source: str) -> re.Pattern[str]:
     r"""A pattern of the models, which are in Java's dialect, for Python's `re`: `\w` is ASCII, `\p{L}` a category."""
     # The STS model writes the astral planes with \u escapes of five and six digits, which no dialect reads as meant.
     translated = source.replace(r"\u10000-\u10FFFF", r"\U00010000-\U0010FFFF")
+    # A hyphen after a class such as \w cannot begin a range; Java takes it as it is, Python wants it escaped.
+    translated = re.sub(r"(\\[wds])-", r"\1\\-", translated)
     translated = re.sub(r"\\p\{(\w+)\}", lambda match: _category_ranges(match[1]), translated)
     return re.compile(translated, re.ASCII)
 

@@ -100,6 +100,10 @@ class FormReader:
         self._ec2 = ec2
         self._readers: dict[tuple[str, bool], Read] = {}
 
+    def prepare(self, shape: Shape) -> None:
+        """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be read by any."""
+        self._reader(shape)
+
     def read(self, shape: Shape | None, tree: dict[str, Any]) -> dict[str, Any]:
         """The typed parameters of `tree`; raises ApiError for what the model does not know or cannot type."""
         if shape is None:

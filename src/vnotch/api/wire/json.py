@@ -31,6 +31,10 @@ class JsonReader:
         self._dialect = dialect
         self._readers: dict[str, Read] = {}
 
+    def prepare(self, shape: Shape) -> None:
+        """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be read by any."""
+        self._reader(shape)
+
     def read(self, shape: Shape | None, body: bytes) -> dict[str, Any]:
         """The typed parameters of a body; an empty body has none. Raises ApiError for what is not the model's."""
         if not body:
@@ -209,6 +213,10 @@ class JsonWriter:
 
     def __init__(self) -> None:
         self._writers: dict[str, Write] = {}
+
+    def prepare(self, shape: Shape) -> None:
+        """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be written by any."""
+        self._writer(shape)
 
     def answer(self, shape: Shape | None, result: Mapping[str, Any]) -> bytes:
         """The body of a successful answer. Operations without an output answer with an empty body, as AWS does."""

@@ -9,6 +9,7 @@ Nothing here is written for one operation; everything is compiled from the servi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -49,9 +50,30 @@ class Protocol:
     """What the steps of a request use."""
 
     dialect: Dialect
+    _reader: FormReader | JsonReader
+    _writer: XmlWriter | JsonWriter
+    _constraints: Constraints
 
     def __init__(self, model: ServiceModel) -> None:
         self.model = model
+        self._prepared: set[str] = set()
+        self._compiling = threading.Lock()
+
+    def prepare(self, operation: OperationModel) -> None:
+        """Compiles the operation's shapes, once, for requests of any thread.
+
+        A shape that is half compiled is seen by the thread with the lock alone: the shapes of a prepared operation are
+        all complete, whatever another operation adds at the same time.
+        """
+        if operation.name in self._prepared:
+            return
+        with self._compiling:
+            if operation.input_shape is not None:
+                self._reader.prepare(operation.input_shape)
+                self._constraints.prepare(operation.input_shape)
+            if operation.output_shape is not None:
+                self._writer.prepare(operation.output_shape)
+            self._prepared.add(operation.name)
 
     def operation(self, request: WireRequest) -> OperationModel:
         """The operation that a request names; ApiError for one that the model does not know."""
@@ -85,8 +107,8 @@ class FormProtocol(Protocol):
         super().__init__(model)
         ec2 = model.metadata["protocol"] == "ec2"
         self.dialect = dialects.EC2 if ec2 else dialects.QUERY
-        self._reader = FormReader(self.dialect, ec2)
-        self._writer = XmlWriter(model, ec2)
+        self._reader: FormReader = FormReader(self.dialect, ec2)
+        self._writer: XmlWriter = XmlWriter(model, ec2)
         self._content_type = "text/xml;charset=UTF-8" if ec2 else "text/xml"
         # EC2 reports parameters by their wire names (ResourceId), but a missing one by the name in the model.
         self._constraints = Constraints(self.dialect.patterns_enforced, lambda name, shape: name)
@@ -102,6 +124,7 @@ class FormProtocol(Protocol):
         return operation
 
     def parameters(self, operation: OperationModel, request: WireRequest) -> dict[str, Any]:
+        self.prepare(operation)
         pairs = {name: value for name, value in self._pairs(request).items() if name not in _FORM_OWN}
         parameters = self._reader.read(operation.input_shape, parameter_tree(pairs, self.dialect))
         if operation.input_shape is not None:
@@ -129,6 +152,7 @@ class FormProtocol(Protocol):
         return pairs
 
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
+        self.prepare(operation)
         body = self._writer.answer(operation, result, request_id).encode()
         return WireAnswer(200, body, {"content-type": self._content_type})
 
@@ -145,8 +169,8 @@ class JsonProtocol(Protocol):
         self.dialect = dialects.JSON
         self._target_prefix = str(model.metadata["targetPrefix"]) + "."
         self._content_type = f"application/x-amz-json-{model.metadata.get('jsonVersion', '1.0')}"
-        self._reader = JsonReader(self.dialect)
-        self._writer = JsonWriter()
+        self._reader: JsonReader = JsonReader(self.dialect)
+        self._writer: JsonWriter = JsonWriter()
         self._constraints = Constraints(self.dialect.patterns_enforced, own_name)
 
     def operation(self, request: WireRequest) -> OperationModel:
@@ -159,6 +183,7 @@ class JsonProtocol(Protocol):
         return operation
 
     def parameters(self, operation: OperationModel, request: WireRequest) -> dict[str, Any]:
+        self.prepare(operation)
         parameters = self._reader.read(operation.input_shape, request.body)
         if operation.input_shape is not None:
             found = self._constraints.check(operation.input_shape, parameters)
@@ -167,9 +192,9 @@ class JsonProtocol(Protocol):
         return parameters
 
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
-        return WireAnswer(
-            200, self._writer.answer(operation.output_shape, result), {"content-type": self._content_type}
-        )
+        self.prepare(operation)
+        body = self._writer.answer(operation.output_shape, result)
+        return WireAnswer(200, body, {"content-type": self._content_type})
 
     def error(self, error: ApiError, request_id: str) -> WireAnswer:
         return WireAnswer(self.status_of(error), self._writer.error(error), {"content-type": self._content_type})

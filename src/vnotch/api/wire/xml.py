@@ -43,6 +43,10 @@ class XmlWriter:
         self._namespace = namespace if namespace.endswith("/") else namespace + "/"
         self._members: dict[str, dict[str, Write]] = {}
 
+    def prepare(self, shape: Shape) -> None:
+        """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be written by any."""
+        self._structure_writers(shape)
+
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> str:
         """The body of a successful answer."""
         out = [DECLARATION, f'<{operation.name}Response xmlns="{self._namespace}">']
