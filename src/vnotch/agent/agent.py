@@ -99,6 +99,7 @@ class Agent:
             poll_client,
             config.folder / "configuration.json",
             lambda configuration: self._events.put(lambda: self._configure(configuration)),
+            on_return=self.courier.hurry,
         )
         self._post = StatusPost(post_client)
 

@@ -91,9 +91,19 @@ class ServerClient:
 
 
 class ConfigurationPoll:
-    """A thread that follows the configuration. `on_change` is called from it with each new one, saved before that."""
+    """A thread that follows the configuration.
 
-    def __init__(self, client: ServerClient, path: Path, on_change: Callable[[AgentConfiguration], None]) -> None:
+    `on_change` is called from it with each new one, saved before that; `on_return` when the server answers again.
+    """
+
+    def __init__(
+        self,
+        client: ServerClient,
+        path: Path,
+        on_change: Callable[[AgentConfiguration], None],
+        on_return: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_return = on_return
         self._client = client
         self._path = path
         self._on_change = on_change
@@ -126,7 +136,9 @@ class ConfigurationPoll:
         failures = 0
         while not self._stop.is_set():
             try:
-                self._poll()
+                self._poll(known_wait_seconds=0 if failures else POLL_SECONDS)
+                if failures:
+                    self._on_return()
                 self.error, failures = None, 0
             except VnotchError as error:
                 failures += 1
@@ -137,10 +149,10 @@ class ConfigurationPoll:
                 log.exception("configuration poll")
                 self._stop.wait(RETRY_SECONDS_MAX)
 
-    def _poll(self) -> None:
-        # No wait the first time: the agent learns at once that its key works.
+    def _poll(self, known_wait_seconds: int) -> None:
+        # No wait the first time and after a failure: the agent learns at once that its key works.
         began = time.monotonic()
-        wait_seconds = POLL_SECONDS if self._revision >= 0 else 0
+        wait_seconds = known_wait_seconds if self._revision >= 0 else 0
         configuration = self._client.configuration(self._revision, wait_seconds)
         if self._stop.is_set():
             return

@@ -24,7 +24,7 @@ from vnotch.errors import DeliveryError
 
 WORKERS = 4
 BACKOFF_SECONDS = 0.5
-BACKOFF_SECONDS_MAX = 30.0
+BACKOFF_SECONDS_MAX = 15.0
 
 REFUSED = "refused"
 
