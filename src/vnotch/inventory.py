@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vnotch.errors import InputError
+from vnotch.rules import RuleBook
 
 STREAM_SUFFIX = {"ALL": "all", "ACCEPT": "accept", "REJECT": "reject"}
 """Log stream suffix by traffic type. `-all` and `-accept` are seen on AWS, `-reject` is by analogy."""
@@ -23,6 +24,9 @@ class Interface:
     `device` is the host side's name in the agent's network namespace. `private_ipv4` has the primary address first.
     `allow` is the static port list of this release: None lets everything in; otherwise (protocol number, port) pairs
     that are let in, and an unsolicited packet to any other port is rejected (dropped if `enforce`).
+    `group_ids` are the security groups; None for an interface that has none (a NAT gateway's), which that layer lets
+    everything through. `network_acl_id` is the subnet's network ACL; None: that layer lets everything through.
+    Both name entries of the configuration's rule book.
     """
 
     interface_id: str
@@ -41,6 +45,8 @@ class Interface:
     subnet_cidrs: tuple[str, ...] = ()
     enforce: bool = False
     allow: tuple[tuple[int, int], ...] | None = None
+    group_ids: tuple[str, ...] | None = None
+    network_acl_id: str | None = None
 
     @property
     def primary_ipv4(self) -> str | None:
@@ -72,21 +78,39 @@ class AgentConfiguration:
     revision: int
     interfaces: tuple[Interface, ...] = field(default_factory=tuple)
     flow_logs: tuple[FlowLog, ...] = field(default_factory=tuple)
+    rules: RuleBook = field(default_factory=RuleBook)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> AgentConfiguration:
-        """Raises InputError where a member is missing or unknown, naming it."""
+        """Raises InputError where a member is missing, unknown or refers to rules that are not there, naming it."""
         try:
-            return cls(
+            configuration = cls(
                 revision=int(document["revision"]),
                 interfaces=tuple(_value(Interface, item) for item in document["interfaces"]),
                 flow_logs=tuple(_value(FlowLog, item) for item in document["flow_logs"]),
+                rules=RuleBook.from_json(document.get("rules", {}), "agent configuration: rules"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"agent configuration: {error}") from error
+        configuration.check_references()
+        return configuration
+
+    def check_references(self) -> None:
+        """Raises InputError if an interface names a security group or network ACL that the rule book lacks."""
+        groups = {group.group_id for group in self.rules.security_groups}
+        acls = {acl.acl_id for acl in self.rules.network_acls}
+        for interface in self.interfaces:
+            place = f"agent configuration: {interface.interface_id}"
+            if interface.group_ids is not None and not interface.group_ids:
+                raise InputError(f"{place}: group_ids must name a group or be null")
+            for group_id in interface.group_ids or ():
+                if group_id not in groups:
+                    raise InputError(f"{place}: the rule book has no security group {group_id}")
+            if interface.network_acl_id is not None and interface.network_acl_id not in acls:
+                raise InputError(f"{place}: the rule book has no network ACL {interface.network_acl_id}")
 
 
 def _value(kind: type[Any], item: Mapping[str, Any]) -> Any:
