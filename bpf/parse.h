@@ -218,7 +218,7 @@ static long walk_extension_header(u32 index, struct walk *w)
 		w->state = WALK_DONE;
 		return 1;
 	}
-	if (w->at + 8 > w->end || pkt_load(w->p, w->at, h, 8)) {
+	if (index >= MAX_EXTENSION_HEADERS || w->at + 8 > w->end || pkt_load(w->p, w->at, h, 8)) {
 		w->state = WALK_BAD;
 		return 1;
 	}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import packets as pk
 import pytest
-from conftest import SLOT, Pair, run
 from drains import Flow, Sum, drain_all, flows, totals
+from links import SLOT, Pair, run
 from oracle.tap import INGRESS, Tap
 from packets import ethernet, ipv4, ipv6, tcp, udp
 from traffic import start_flood
@@ -302,13 +302,14 @@ def test_what_is_not_right_is_refused(pair: Pair, datapath: Datapath) -> None:
         Datapath.open(netns="vntest-there-is-none")
 
 
-def test_more_ports_than_there_is_room_for(datapath: Datapath) -> None:
-    for slot in range(4):
-        datapath.set_interface(slot, allow=[(6, port) for port in range(65536)])
-    with pytest.raises(LimitError, match="262144"):
+def test_more_ports_than_there_is_room_for() -> None:
+    with Datapath.open() as datapath:
+        for slot in range(4):
+            datapath.set_interface(slot, allow=[(6, port) for port in range(65536)])
+        with pytest.raises(LimitError, match="262144"):
+            datapath.set_interface(4, allow=[(6, 1)])
+        datapath.set_interface(3)
         datapath.set_interface(4, allow=[(6, 1)])
-    datapath.set_interface(3)
-    datapath.set_interface(4, allow=[(6, 1)])
 
 
 def test_without_privilege_one_line_says_what_to_do() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import packets as pk
 import pyarrow as pa
 import pytest
-from conftest import SLOT, Pair
 from drains import drain_all
+from links import SLOT, Pair
 from test_parse import EXCLUDED, FLOWS, MALFORMED, POLICY
 
 from vnotch.capture.kernel import Datapath

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import SLOT, Pair
 from drains import Flow, Sum, drain_all, flows, totals
+from links import SLOT, Pair
 from oracle.tap import EGRESS, Tap
 from traffic import bulk, flood_bytes, start_flood, udp_gso
 

@@ -6,8 +6,8 @@ import random
 
 import packets as pk
 import pytest
-from conftest import SLOT, Pair
 from drains import Flow, Sum, drain_all, excluded, flows, totals
+from links import SLOT, Pair
 from packets import ethernet, ipv4, ipv6, tcp, udp
 
 from vnotch.capture.kernel import Datapath
@@ -101,6 +101,15 @@ MALFORMED = {
     "TCP data offset": ethernet(ipv4(A4, B4, tcp(1, 2, header_words=4))),
     "IPv6 version": ethernet(ipv6(A6, B6, tcp(1, 2), version=4), pk.ETHERTYPE_IPV6),
     "IPv6 payload length": ethernet(ipv6(A6, B6, tcp(1, 2), payload_length=21)),
+    "nine extension headers, the last one a later fragment's": ethernet(
+        ipv6(
+            A6,
+            B6,
+            b"\0" * 8,
+            next_header=17,
+            extensions=[*[pk.destination_options()] * 8, pk.fragment_header(1, 8, False)],
+        )
+    ),
     "extension header cut": ethernet(ipv6(A6, B6, b"\x06\x01" + b"\0" * 6, next_header=60)),
     "nine extension headers": ethernet(ipv6(A6, B6, udp(1, 2), extensions=[pk.destination_options()] * 9)),
 }

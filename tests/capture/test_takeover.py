@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SLOT, Pair
 from drains import Sum, drain_all, totals
+from links import SLOT, Pair
 from traffic import flood_bytes, start_flood
 
 from vnotch.capture import libbpf

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from conftest import Pair
+from links import Pair
 
 FLOOD = """
 import socket, struct, sys
