@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Agent:
         self._forget = forget
         self._now_ns = now_ns
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._show_asked = threading.Event()
         self._stopping = False
         self._due_ns: int | None = None
         self._pending: AgentConfiguration | None = None
@@ -93,7 +95,7 @@ class Agent:
             self.capture.spool,
             self._carry,
             backoff_seconds_max=config.backoff_seconds_max,
-            on_status=lambda: self._events.put(self._show),
+            on_status=self._show_soon,
         )
         self._poll = ConfigurationPoll(
             poll_client,
@@ -112,6 +114,12 @@ class Agent:
     def stop(self) -> None:
         """Ends the loop. May be called from a signal handler."""
         self._events.put(self._stop)
+
+    def _show_soon(self) -> None:
+        """One status for however many flow logs changed theirs since the last one."""
+        if not self._show_asked.is_set():
+            self._show_asked.set()
+            self._events.put(self._show)
 
     def links_changed(self, vanished: list[str]) -> None:
         """Interfaces of the host came, or these went."""
@@ -232,6 +240,7 @@ class Agent:
     # The status
 
     def _show(self) -> None:
+        self._show_asked.clear()
         status = self.status()
         text = json.dumps(status)
         if len(text) > STATUS_BYTES_MAX:

@@ -236,8 +236,4 @@ def _load(path: Path) -> dict[int, Slot]:
 
 
 def _slot(item: Mapping[str, Any]) -> Slot:
-    def frozen(value: Any) -> Any:
-        return tuple(frozen(part) for part in value) if isinstance(value, list) else value
-
-    interface = Interface(**{name: frozen(value) for name, value in item["interface"].items()})
-    return Slot(interface, item["retired_number"], frozen(item["flow_log_ids"]))
+    return Slot(Interface.from_json(item["interface"]), item["retired_number"], tuple(item["flow_log_ids"]))

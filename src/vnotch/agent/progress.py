@@ -80,11 +80,7 @@ class Progress:
             ledger_through=int(document["ledger_through"]),
             ledger=document["ledger"],
             tracks=tracks,
-            flow_logs={name: _flow_log(item) for name, item in document["flow_logs"].items()},
+            flow_logs={name: FlowLog.from_json(item) for name, item in document["flow_logs"].items()},
             flow_log_tracks=dict(document["flow_log_tracks"]),
             recorded={name: set(found) for name, found in document["recorded"].items()},
         )
-
-
-def _flow_log(item: Mapping[str, Any]) -> FlowLog:
-    return FlowLog(**{**item, "interface_ids": tuple(item["interface_ids"])})
