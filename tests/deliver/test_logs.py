@@ -331,7 +331,12 @@ def test_waits_grow_and_stay_bounded(tmp_path: Path) -> None:
 
 def test_stopping_does_not_wait_for_a_destination_that_hangs(tmp_path: Path) -> None:
     release = threading.Event()
-    carrying = Carrying(tmp_path, lambda _: Delivered() if release.wait(30) else Delivered())
+
+    def deliver(_: Batch) -> Delivered:
+        release.wait(30)
+        return Delivered()
+
+    carrying = Carrying(tmp_path, deliver)
     carrying.put(batch(ONE))
     time.sleep(0.05)
     began = time.monotonic()
