@@ -314,10 +314,9 @@ class Demo:
                 self.failures.append(f"the lab was not removed; run: {' '.join(command)}")
         for child in reversed(self.children):
             child.stop()
-        left = self.root
-        if os.geteuid() != 0 and self.live:
-            subprocess.run(["sudo", "-n", "rm", "-rf", "--", str(left / "data" / "agents")], check=False)
-        shutil.rmtree(left, ignore_errors=True)
+        if self.live and os.geteuid() != 0:  # the agent and the lab have written there as root
+            subprocess.run(_as_root(["rm", "-rf", "--", str(self.root)]), check=False)
+        shutil.rmtree(self.root, ignore_errors=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _verdict(self) -> int:
