@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from vnotch.errors import InputError
 from vnotch.rules import RuleBook
@@ -27,6 +27,10 @@ class Interface:
     `group_ids` are the security groups; None for an interface that has none (a NAT gateway's), which that layer lets
     everything through. `network_acl_id` is the subnet's network ACL; None: that layer lets everything through.
     Both name entries of the configuration's rule book.
+    `routes` are those of the subnet's route table beside the local ones (`vpc_cidrs`): destination CIDR and target. A
+    target is an internet gateway (`igw-`), a network interface (`eni-`; NAT gateways and instances stand here by
+    theirs) or empty, where what the route named is gone.
+    `tags` and `instance_tags` have only the keys that flow logs of the agent ask for.
     """
 
     interface_id: str
@@ -47,6 +51,14 @@ class Interface:
     allow: tuple[tuple[int, int], ...] | None = None
     group_ids: tuple[str, ...] | None = None
     network_acl_id: str | None = None
+    routes: tuple[tuple[str, str], ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
+    instance_tags: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> Interface:
+        """Raises TypeError where a member is missing or unknown."""
+        return _value(cls, item)
 
     @property
     def primary_ipv4(self) -> str | None:
@@ -55,7 +67,11 @@ class Interface:
 
 @dataclass(frozen=True)
 class FlowLog:
-    """A flow log (the subscription) as far as an agent needs it, resolved to the interfaces it covers now."""
+    """A flow log (the subscription) as far as an agent needs it, resolved to the interfaces it covers now.
+
+    `tag_keys` are its TagFieldSpecifications: resource type (`instance`, `network-interface`, `auto-scaling-group`) and
+    the one or two tag keys that the fields of that type show.
+    """
 
     flow_log_id: str
     resource_id: str
@@ -66,19 +82,48 @@ class FlowLog:
     log_group_name: str
     deliver_logs_permission_arn: str
     interface_ids: tuple[str, ...]
+    tag_keys: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> FlowLog:
+        """Raises TypeError where a member is missing or unknown."""
+        return _value(cls, item)
 
     def stream_name(self, interface_id: str) -> str:
         return f"{interface_id}-{STREAM_SUFFIX[self.traffic_type]}"
 
 
 @dataclass(frozen=True)
+class Peer:
+    """An ENI in the VPC of an agent's interface, on this agent or not: what next-hop fields say of it."""
+
+    interface_id: str
+    vpc_id: str
+    subnet_id: str
+    az_id: str
+    interface_type: str | None
+    addresses: tuple[str, ...]  # all private addresses, of both families
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> Peer:
+        """Raises TypeError where a member is missing or unknown."""
+        return _value(cls, item)
+
+
+@dataclass(frozen=True)
 class AgentConfiguration:
-    """All that one agent is told, at one revision of the server's state."""
+    """All that one agent is told, at one revision of the server's state.
+
+    `peers` are there only where a flow log of the agent asks for a next-hop field; `peers_omitted` is how many did not
+    fit (`store.agents.PEERS_MAX`), for which those fields are `-`.
+    """
 
     revision: int
     interfaces: tuple[Interface, ...] = field(default_factory=tuple)
     flow_logs: tuple[FlowLog, ...] = field(default_factory=tuple)
     rules: RuleBook = field(default_factory=RuleBook)
+    peers: tuple[Peer, ...] = ()
+    peers_omitted: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,9 +134,11 @@ class AgentConfiguration:
         try:
             configuration = cls(
                 revision=int(document["revision"]),
-                interfaces=tuple(_value(Interface, item) for item in document["interfaces"]),
-                flow_logs=tuple(_value(FlowLog, item) for item in document["flow_logs"]),
+                interfaces=tuple(Interface.from_json(item) for item in document["interfaces"]),
+                flow_logs=tuple(FlowLog.from_json(item) for item in document["flow_logs"]),
                 rules=RuleBook.from_json(document.get("rules", {}), "agent configuration: rules"),
+                peers=tuple(Peer.from_json(item) for item in document.get("peers", ())),
+                peers_omitted=int(document.get("peers_omitted", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"agent configuration: {error}") from error
@@ -113,8 +160,11 @@ class AgentConfiguration:
                 raise InputError(f"{place}: the rule book has no network ACL {interface.network_acl_id}")
 
 
-def _value(kind: type[Any], item: Mapping[str, Any]) -> Any:
-    """JSON has no tuples: lists become tuples, one level deep for the pairs of `allow`."""
+T = TypeVar("T")
+
+
+def _value(kind: type[T], item: Mapping[str, Any]) -> T:
+    """JSON has no tuples: lists become tuples, at every depth."""
 
     def freeze(value: Any) -> Any:
         return tuple(freeze(part) for part in value) if isinstance(value, list | tuple) else value
