@@ -25,6 +25,8 @@ ORDER = [
     "fields",
     "inventory",
     "address",
+    "service_ranges",
+    "paths",
     "line",
     "columns",
     "record",

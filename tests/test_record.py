@@ -13,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_window import loss_rows, rows
 
-from vnotch.columns import FLOW_VALUES, INTERFACE_VALUES
+from vnotch.columns import FLOW_VALUES, INTERFACE_VALUES, describes_interface
 from vnotch.errors import InputError
-from vnotch.fields import DEFAULT_FORMAT, FIELDS, format_text, parse_format
+from vnotch.fields import DEFAULT_FORMAT, FIELDS, TagKeys, format_text, parse_format
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Outcome
 from vnotch.inventory import FlowLog, Interface
 from vnotch.record import Events, WindowRecords, flow_log_format, parse_line, parse_lines, record_lines, record_table
+from vnotch.service_ranges import ServiceRanges
 from vnotch.window import Window
 
 DATA = tomllib.loads((Path(__file__).parent / "data" / "aws_samples.toml").read_text())
 SAMPLES = DATA["samples"]
+RANGES = ServiceRanges((cidr, service) for cidr, service in DATA["ranges"])
 MADE = [sample for sample in SAMPLES if "interface" in sample]
 T0 = 1_700_000_040
 """A multiple of 60."""
@@ -39,15 +41,18 @@ def interface(interface_id: str = ENI, **values: Any) -> Interface:
         "subnet_id": "subnet-0123456789abcdef0",
         "az_id": "use1-az1",
     }
-    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Interface(interface_id, **{**plain, **frozen})
+    return Interface.from_json({"interface_id": interface_id, **plain, **values})
 
 
 def flow_log(
-    format_: str = DEFAULT_FORMAT, traffic_type: str = "ALL", interface_ids: tuple[str, ...] = (ENI,)
+    format_: str = DEFAULT_FORMAT,
+    traffic_type: str = "ALL",
+    interface_ids: tuple[str, ...] = (ENI,),
+    tag_keys: TagKeys = (),
 ) -> FlowLog:
+    role = "arn:aws:iam::1:role/r"
     return FlowLog(
-        "fl-1", "vpc-1", traffic_type, format_, 60, "cloud-watch-logs", "group", "arn:aws:iam::1:role/r", interface_ids
+        "fl-1", "vpc-1", traffic_type, format_, 60, "cloud-watch-logs", "group", role, interface_ids, tag_keys
     )
 
 
@@ -56,10 +61,14 @@ def window(flow_rows: Any = (), losses: Any = (), start_s: int = T0, end_s: int 
 
 
 def lines_of(
-    of_window: Window, interfaces: dict[int, Interface], of_log: FlowLog, seen: set[str] | frozenset[str] = frozenset()
+    of_window: Window,
+    interfaces: dict[int, Interface],
+    of_log: FlowLog,
+    seen: set[str] | frozenset[str] = frozenset(),
+    **known: Any,
 ) -> list[str]:
-    """Lines of the typed table; the events must say the same."""
-    records = WindowRecords(of_window, interfaces)
+    """Lines of the typed table; the events must say the same. `known` is what WindowRecords takes beside."""
+    records = WindowRecords(of_window, interfaces, **known)
     table = records.table(of_log, seen)
     lines = record_lines(table, flow_log_format(of_log.log_format)).to_pylist()
     assert [line for item in records.events(of_log, seen) for line in item.messages.to_pylist()] == lines
@@ -84,7 +93,8 @@ def test_published_lines_are_made_from_flows(sample: dict[str, Any]):
         expected[names.index(name)] = "-"
     eni = interface(**DATA["interfaces"][sample["interface"]])
     of_log = flow_log(format_text(names), interface_ids=(eni.interface_id,))
-    assert lines_of(sample_window(sample), {1: eni}, of_log, {eni.interface_id}) == [" ".join(expected)]
+    lines = lines_of(sample_window(sample), {1: eni}, of_log, {eni.interface_id}, ranges=RANGES)
+    assert lines == [" ".join(expected)]
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=[sample["name"] for sample in SAMPLES])
@@ -104,12 +114,18 @@ def test_published_lines_parse_and_print_again(sample: dict[str, Any]):
 
 
 def test_every_known_field_has_a_source_and_no_other():
-    from_flows_and_interfaces = set(FLOW_VALUES) | set(INTERFACE_VALUES)
+    of_interfaces = {item.name for item in FIELDS if describes_interface(item)}
     known = {item.name for item in FIELDS if item.known}
-    assert known == from_flows_and_interfaces | {"version", "x-lost-packets", "x-lost-bytes"}
-    assert not set(FLOW_VALUES) & set(INTERFACE_VALUES)
+    assert known == set(FLOW_VALUES) | of_interfaces | {"version", "x-lost-packets", "x-lost-bytes"}
+    assert not set(FLOW_VALUES) & of_interfaces
+    assert of_interfaces == set(INTERFACE_VALUES) | {
+        "instance-tag",
+        "instance-tag-2",
+        "interface-tag",
+        "interface-tag-2",
+    }
     static = {item.name for item in FIELDS if item.static and item.known}
-    assert static == set(INTERFACE_VALUES) | {"version", "start", "end", "log-status"}
+    assert static == of_interfaces | {"version", "start", "end", "log-status"}
 
 
 ADDRESSES = format_text(["srcaddr", "dstaddr", "pkt-srcaddr", "pkt-dstaddr"])
@@ -180,22 +196,6 @@ def test_tcp_flags_are_zero_for_other_protocols():
 
 
 @pytest.mark.parametrize(
-    ("direction", "src", "dst", "path"),
-    [
-        (OUT, "10.0.0.5", "10.0.255.1", "1"),
-        (OUT, "10.0.0.5", "10.1.0.1", "-"),  # a gateway or a peering; which one, only route tables tell
-        (OUT, "10.0.0.5", "198.51.100.1", "-"),
-        (OUT, "2001:db8:1::1", "2001:db8:1:2::9", "1"),
-        (OUT, "2001:db8:1::1", "2001:db8:2::9", "-"),
-        (IN, "10.0.0.9", "10.0.0.5", "-"),
-    ],
-)
-def test_traffic_path(direction: Direction, src: str, dst: str, path: str):
-    eni = interface(vpc_cidrs=["10.0.0.0/16", "2001:db8:1::/56"])
-    assert lines_of(window([flow(src, dst, direction=direction)]), {1: eni}, flow_log("${traffic-path}")) == [path]
-
-
-@pytest.mark.parametrize(
     ("known", "printed"),
     [
         ("nat_gateway", "nat_gateway"),
@@ -208,6 +208,62 @@ def test_traffic_path(direction: Direction, src: str, dst: str, path: str):
 def test_interface_type_is_printed_for_the_services_of_the_documentation(known: str | None, printed: str):
     eni = interface(interface_type=known)
     assert lines_of(window([flow()]), {1: eni}, flow_log("${interface-type}")) == [printed]
+
+
+def test_an_interface_that_a_service_holds_has_no_instance():
+    format_ = "${instance-id} ${interface-type}"
+    nat = interface(interface_type="nat_gateway", instance_id="i-01234567890123456")
+    assert lines_of(window([flow()]), {1: nat}, flow_log(format_)) == ["- nat_gateway"]
+    database = interface(interface_type="interface", instance_id=None)
+    assert lines_of(window([flow()]), {1: database}, flow_log(format_)) == ["- -"]
+
+
+TAGS = (("instance", ("Name", "Owner")), ("network-interface", ("Name",)))
+
+
+def test_tag_fields_show_the_keys_of_the_flow_log():
+    eni = interface(
+        tags=[["Name", "front"], ["Stage", "test"]], instance_tags=[["Name", "web"], ["Owner", "team a/b+c é"]]
+    )
+    of_log = flow_log("${version} ${instance-tag} ${instance-tag-2} ${interface-tag}", tag_keys=TAGS)
+    assert lines_of(window([flow()]), {1: eni}, of_log) == ["11 web team%20a%2Fb%2Bc%20%C3%A9 front"]
+    assert lines_of(window(), {1: eni}, of_log, {ENI}) == ["11 web team%20a%2Fb%2Bc%20%C3%A9 front"], "NODATA"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain-Text_1.~", "plain-Text_1.~"),
+        ("", "-"),
+        ("-", "%2D"),
+        ("--", "--"),
+        ("100%", "100%25"),
+        ("a b", "a%20b"),
+        ("a\tb\n", "a%09b%0A"),
+        ("日本", "%E6%97%A5%E6%9C%AC"),
+        ("\ud800", "%3F"),
+    ],
+)
+def test_tag_values_are_percent_encoded_utf_8(value: str, text: str):
+    eni = interface(tags=[["k", value]])
+    of_log = flow_log("${interface-tag}", tag_keys=(("network-interface", ("k",)),))
+    assert lines_of(window([flow()]), {1: eni}, of_log) == [text]
+
+
+def test_tags_that_are_not_there_and_auto_scaling_groups_are_absent():
+    format_ = "${instance-tag} ${interface-tag} ${asg-tag}"
+    keys = (("instance", ("a",)), ("network-interface", ("a",)), ("auto-scaling-group", ("a",)))
+    eni = interface(tags=[["b", "c"]])
+    assert lines_of(window([flow()]), {1: eni}, flow_log(format_, tag_keys=keys)) == ["- - -"]
+
+
+def test_flow_logs_with_the_same_format_and_other_tag_keys_do_not_share_lines():
+    eni = interface(tags=[["a", "1"], ["b", "2"]])
+    records = WindowRecords(window([flow()]), {1: eni})
+    for key, value in (("a", "1"), ("b", "2"), ("a", "1")):
+        of_log = flow_log("${interface-tag}", tag_keys=(("network-interface", (key,)),))
+        (item,) = records.events(of_log, ())
+        assert item.messages.to_pylist() == [value]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +294,29 @@ def test_rules_split_records_only_in_formats_that_ask_for_them():
     }
     (item,) = records.events(flow_log("${packets} ${bytes}"), ())
     assert item.messages.to_pylist() == ["10 400"]
+    assert records.table(flow_log("${packets} ${bytes}"), ()).to_pylist() == [{"packets": 10, "bytes": 400}]
+    (item,) = records.events(flow_log("${x-rule-layer} ${packets}"), ())
+    assert set(item.messages.to_pylist()) == {"security-group 2", "network-acl 3", "- 5"}, "the layer alone splits too"
+
+
+def test_merging_over_rules_keeps_accepted_and_rejected_apart_and_the_first_and_last_packet():
+    flows = [
+        flow(rule=1, packets=2, bytes=80, start=T0 + 9, end=T0 + 20, tcp_flags=2),
+        flow(rule=2, packets=3, bytes=120, start=T0 + 4, end=T0 + 30, tcp_flags=1),
+        flow(rule=2, outcome=Outcome.REJECT, packets=1, bytes=40, start=T0 + 50, end=T0 + 50),
+    ]
+    format_ = "${packets} ${bytes} ${start} ${end} ${tcp-flags} ${action}"
+    lines = lines_of(window(flows), {1: interface()}, flow_log(format_), rules={1: ("sgr-1", "security-group")})
+    assert lines == [f"5 200 {T0 + 4} {T0 + 30} 3 ACCEPT", f"1 40 {T0 + 50} {T0 + 50} 0 REJECT"]
+    rejected = flow_log("${x-rule-id} ${packets}", "REJECT")
+    assert lines_of(window(flows), {1: interface()}, rejected, rules={2: ("acl-1/egress/*", "network-acl")}) == [
+        "acl-1/egress/* 1"
+    ]
+
+
+def test_a_status_record_has_no_rule():
+    of_log = flow_log("${log-status} ${x-rule-id} ${x-rule-layer}")
+    assert lines_of(window([], [loss()]), {1: interface()}, of_log, rules={0: ("sgr-0", "default")}) == ["SKIPDATA - -"]
 
 
 ALL_FIELDS = format_text([item.name for item in FIELDS])

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
-from vnotch.address import Values, address_texts, addresses_within, as_numpy, distinct_addresses
+from vnotch.address import Values, address_texts, as_numpy, distinct_addresses
 from vnotch.errors import InputError
 from vnotch.fields import Field, Format
 from vnotch.flow import Direction, Outcome
-from vnotch.inventory import Interface
+from vnotch.inventory import Interface, Peer
 from vnotch.line import Coded, Column, join_columns, typed_column
+from vnotch.paths import Peers, Ways
+from vnotch.service_ranges import ServiceRanges
 
 _SECOND_NS = 1_000_000_000
-_SAME_VPC = 1
-"""traffic-path: a resource in the same VPC."""
-
 _INTERFACE_TYPES = ("nat_gateway", "network_load_balancer", "regional_nat_gateway", "transit_gateway", "vpc_endpoint")
 
 
@@ -36,6 +37,8 @@ class Selection:
         chosen: Values,
         interfaces: Sequence[Interface],
         rules: Mapping[int, tuple[str, str]],
+        peers: Peers,
+        ranges: ServiceRanges,
     ) -> None:
         rows = np.flatnonzero(chosen)
         start_s = as_numpy(flows["start_ns"])[rows] // _SECOND_NS
@@ -47,15 +50,18 @@ class Selection:
         self.start_s = start_s[order]
         self.interfaces = interfaces
         self.rules = rules
+        self.peers = peers
+        self.ranges = ranges
         self.count = len(rows)
-        self._columns: dict[str, Column] = {}
-        self._lines: dict[str, pa.Array] = {}
+        self._columns: dict[tuple[str, str | None], Column] = {}
+        self._lines: dict[tuple[Any, ...], pa.Array] = {}
 
     def lines(self, format: Format) -> pa.Array:
-        if format.text not in self._lines:
+        key = (format.text, format.tag_keys)
+        if key not in self._lines:
             columns = [self._column(item, format) for item in format.fields]
-            self._lines[format.text] = join_columns(columns, self.count)
-        return self._lines[format.text]
+            self._lines[key] = join_columns(columns, self.count)
+        return self._lines[key]
 
     def table(self, format: Format) -> pa.Table:
         columns = [typed_column(self._column(item, format), item.type, self.count) for item in format.fields]
@@ -84,6 +90,25 @@ class Selection:
         return _Addresses(self)
 
     @cached_property
+    def ways(self) -> Ways:
+        here = self.addresses
+        far = np.where(self.is_egress, here.pkt_dst, here.pkt_src)
+        return Ways(self.interfaces, self.numbers, self.is_egress, far, here.distinct, here.is_four, self.peers)
+
+    @cached_property
+    def next_hops(self) -> tuple[pa.Array, list[Peer | None]]:
+        numbers, codes = np.unique(self.ways.next_hop, return_inverse=True)
+        peers = self.peers.peers
+        return pa.array(codes.astype(np.int32)), [peers[number] if number >= 0 else None for number in numbers.tolist()]
+
+    @cached_property
+    def services(self) -> Values:
+        """Index in `ranges.names` of each distinct address, the number of names for none."""
+        found = self.ranges.find(self.addresses.distinct, self.addresses.is_four)
+        services: Values = np.where(found >= 0, found, len(self.ranges.names)).astype(np.int32)
+        return services
+
+    @cached_property
     def rule_codes(self) -> tuple[pa.Array, list[int]]:
         encoded = pa.array(self.flow("rule")).dictionary_encode()
         return encoded.indices, encoded.dictionary.to_pylist()
@@ -91,13 +116,14 @@ class Selection:
     def _column(self, item: Field, format: Format) -> Column:
         if item.name == "version":
             return format.version
-        if item.name not in self._columns:
-            self._columns[item.name] = self._make_column(item)
-        return self._columns[item.name]
+        key = (item.name, format.tag_key(item))
+        if key not in self._columns:
+            self._columns[key] = self._make_column(item, format)
+        return self._columns[key]
 
-    def _make_column(self, item: Field) -> Column:
-        if item.name in INTERFACE_VALUES:
-            values = [interface_value(item, interface) for interface in self.interfaces]
+    def _make_column(self, item: Field, format: Format) -> Column:
+        if describes_interface(item):
+            values = [interface_value(item, interface, format) for interface in self.interfaces]
             if self.count and self.numbers[0] == self.numbers[-1]:  # sorted: a single interface
                 return values[self.numbers[0]]
             return Coded(self.number_codes, pa.array(values, pa.string()))
@@ -139,7 +165,7 @@ class _Addresses:
         own_code = (len(self.distinct) + selection.numbers).astype(np.int32)
         own = four & has_primary[selection.numbers] if len(primaries) else four
         egress = selection.is_egress
-        self.pkt_dst = dst
+        self.pkt_src, self.pkt_dst = src, dst
         self.pkt_srcaddr = Coded(pa.array(src), self.texts)
         self.pkt_dstaddr = Coded(pa.array(dst), self.texts)
         self.srcaddr = Coded(pa.array(np.where(own & egress, own_code, src)), self.texts)
@@ -151,15 +177,25 @@ def _replacement(interface: Interface) -> str | None:
 
 
 def _traffic_path(selection: Selection) -> Column:
-    """1 for egress into the VPC's own CIDRs. The other codes depend on route tables, which an agent does not have."""
-    addresses = selection.addresses
-    same_vpc = np.zeros(selection.count, bool)
-    for cidrs in {interface.vpc_cidrs for interface in selection.interfaces}:
-        mine = np.array([interface.vpc_cidrs == cidrs for interface in selection.interfaces], bool)
-        inside = addresses_within(cidrs, addresses.distinct, addresses.is_four)
-        same_vpc |= mine[selection.numbers] & inside[addresses.pkt_dst]
-    codes = pa.array((selection.is_egress & same_vpc).astype(np.int32))
-    return Coded(codes, pa.array([None, _SAME_VPC], pa.int32()))
+    """Codes from 1; 0 is none."""
+    encoded = pa.array(selection.ways.traffic_path).dictionary_encode()
+    return Coded(encoded.indices, pa.array([code or None for code in encoded.dictionary.to_pylist()], pa.int32()))
+
+
+def _next_hop(value: Callable[[Peer], str | None]) -> Callable[[Selection], Column]:
+    def make(selection: Selection) -> Column:
+        codes, peers = selection.next_hops
+        return Coded(codes, pa.array([peer and value(peer) for peer in peers], pa.string()))
+
+    return make
+
+
+def _service(end: str) -> Callable[[Selection], Column]:
+    def make(selection: Selection) -> Column:
+        codes = selection.services[getattr(selection.addresses, end)]
+        return Coded(pa.array(codes), pa.concat_arrays([selection.ranges.names, pa.nulls(1, pa.string())]))
+
+    return make
 
 
 def _number(name: str) -> Callable[[Selection], Column]:
@@ -215,6 +251,13 @@ FLOW_VALUES: Mapping[str, Callable[[Selection], Column]] = {
     "pkt-dstaddr": lambda selection: selection.addresses.pkt_dstaddr,
     "flow-direction": _named("direction", {Direction.INGRESS: "ingress", Direction.EGRESS: "egress"}),
     "traffic-path": _traffic_path,
+    "pkt-src-aws-service": _service("pkt_src"),
+    "pkt-dst-aws-service": _service("pkt_dst"),
+    "next-hop-interface-id": _next_hop(lambda peer: peer.interface_id),
+    "next-hop-subnet-id": _next_hop(lambda peer: peer.subnet_id),
+    "next-hop-az-id": _next_hop(lambda peer: peer.az_id),
+    "next-hop-vpc-id": _next_hop(lambda peer: peer.vpc_id),
+    "next-hop-interface-type": _next_hop(lambda peer: _service_type(peer.interface_type)),
     "x-rule-id": _rule(0),
     "x-rule-layer": _rule(1),
 }
@@ -227,24 +270,53 @@ def _unless_regional(value: Callable[[Interface], str | None]) -> Callable[[Inte
     return lambda interface: None if interface.interface_type == "regional_nat_gateway" else value(interface)
 
 
+def _service_type(interface_type: str | None) -> str | None:
+    return interface_type if interface_type in _INTERFACE_TYPES else None
+
+
+def _instance_id(interface: Interface) -> str | None:
+    """An interface that a service holds is attached to no instance of the account."""
+    return None if _service_type(interface.interface_type) else interface.instance_id
+
+
 INTERFACE_VALUES: Mapping[str, Callable[[Interface], str | None]] = {
     "account-id": lambda interface: interface.account_id,
     "interface-id": _unless_regional(lambda interface: interface.interface_id),
     "vpc-id": lambda interface: interface.vpc_id,
     "subnet-id": _unless_regional(lambda interface: interface.subnet_id),
-    "instance-id": _unless_regional(lambda interface: interface.instance_id),
+    "instance-id": _instance_id,
     "region": lambda interface: interface.region,
     "az-id": lambda interface: interface.az_id,
-    "interface-type": lambda interface: (
-        interface.interface_type if interface.interface_type in _INTERFACE_TYPES else None
-    ),
+    "interface-type": lambda interface: _service_type(interface.interface_type),
 }
 """Fields that describe the interface. They stay on NODATA and SKIPDATA records."""
 
+TAG_VALUES: Mapping[str, Callable[[Interface], tuple[tuple[str, str], ...]]] = {
+    "instance": lambda interface: interface.instance_tags,
+    "network-interface": lambda interface: interface.tags,
+}
+"""Tags by the resource type of TagFieldSpecifications. They describe the interface too."""
 
-def interface_value(item: Field, interface: Interface) -> str | None:
+
+def describes_interface(item: Field) -> bool:
+    return item.name in INTERFACE_VALUES or (item.tag is not None and item.tag[0] in TAG_VALUES)
+
+
+def interface_value(item: Field, interface: Interface, format: Format) -> str | None:
     """Raises InputError for a value that would break a line in two or more."""
+    if item.tag is not None:
+        tags = dict(TAG_VALUES[item.tag[0]](interface))
+        return tag_text(tags.get(format.tag_key(item) or "", ""))
     value = INTERFACE_VALUES[item.name](interface)
     if value and any(character <= " " for character in value):
         raise InputError(f"{item.name} {value!r} of {interface.interface_id} has a blank", "remove it")
     return value or None
+
+
+def tag_text(value: str) -> str | None:
+    """A tag's value as percent-encoded UTF-8 (VPC user guide; RFC 3986: all but letters, digits and `-._~`).
+
+    An empty value is absent. The value `-` is encoded too, since a record's `-` says that there is none; AWS says that
+    it cannot show it for Auto Scaling groups and is silent on the others.
+    """
+    return "%2D" if value == "-" else quote(value, safe="", errors="replace") or None

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -69,9 +70,12 @@ _ENI = "the interface's entry in the inventory"
 _FLOW = "the flow"
 _NO_ECS = "prints `-`: vnotch runs no ECS tasks"
 _NO_SUBLOCATION = "prints `-`: there are no Local Zones, Wavelength Zones or Outposts"
-_NO_TAG_VALUES = "prints `-`: tag values do not reach the agent yet"
-_NO_RANGES = "prints `-`: networks of your own have no published AWS service ranges"
-_NO_ROUTES = "prints `-`: needs the VPC's route tables and all its interfaces; an agent knows its own interfaces only"
+_NO_GROUPS = "prints `-`: there are no Auto Scaling groups"
+_RANGES = "the address in the file that `vnotch agent --ip-ranges` names (AWS's ip-ranges.json); `-` without a file"
+_PEERS = (
+    "the interface of the same VPC that has the far address, or the NAT gateway or interface that the subnet's route "
+    "leads to; `-` over an internet gateway, and on ingress from load balancers and transit gateways"
+)
 _VERDICT_LAYERS = ("security-group", "network-acl", "tracked", "host-firewall", "default")
 _TYPES = "`nat_gateway`, `network_load_balancer`, `regional_nat_gateway`, `transit_gateway` or `vpc_endpoint`"
 
@@ -83,11 +87,14 @@ def _ecs(name: str, meaning: str) -> Field:
 def _tag(name: str, resource_type: str, number: int, owner: str) -> Field:
     ordinal = ("first", "second")[number - 1]
     meaning = f"Value of the {ordinal} tag key asked for of the {owner}, percent-encoded UTF-8."
-    return Field(name, 11, _TEXT, meaning, _NO_TAG_VALUES, known=False, static=True, tag=(resource_type, number))
+    known = resource_type != "auto-scaling-group"
+    source = f"the {owner}'s tags, by the flow log's TagFieldSpecifications; `-` without the tag"
+    source = source if known else _NO_GROUPS
+    return Field(name, 11, _TEXT, meaning, source, known=known, static=True, tag=(resource_type, number))
 
 
 def _next_hop(name: str, meaning: str) -> Field:
-    return Field(name, 11, _TEXT, meaning, _NO_ROUTES, known=False)
+    return Field(name, 11, _TEXT, meaning, _PEERS)
 
 
 FIELDS: tuple[Field, ...] = (
@@ -155,16 +162,16 @@ FIELDS: tuple[Field, ...] = (
         static=True, values=("wavelength", "outpost", "localzone"),
     ),
     Field("sublocation-id", 4, _TEXT, "ID of the sublocation.", _NO_SUBLOCATION, known=False, static=True),
-    Field("pkt-src-aws-service", 5, _TEXT, "AWS service whose range holds pkt-srcaddr.", _NO_RANGES, known=False),
-    Field("pkt-dst-aws-service", 5, _TEXT, "AWS service whose range holds pkt-dstaddr.", _NO_RANGES, known=False),
+    Field("pkt-src-aws-service", 5, _TEXT, "AWS service whose range holds pkt-srcaddr.", _RANGES),
+    Field("pkt-dst-aws-service", 5, _TEXT, "AWS service whose range holds pkt-dstaddr.", _RANGES),
     Field(
         "flow-direction", 5, _TEXT, "`ingress` or `egress`, from the interface's point of view.", _FLOW,
         values=("ingress", "egress"),
     ),
     Field(
         "traffic-path", 5, _INT, "Path of egress traffic: 1 within the VPC, 2 to 8 by the kind of gateway.",
-        "1 where the destination is in one of the VPC's CIDRs; `-` elsewhere and on ingress, because the other codes "
-        "need the VPC's route tables",
+        "the longest route of the subnet's route table that holds pkt-dstaddr: 1 for the VPC's own CIDRs, a NAT "
+        "gateway and an interface, 8 for an internet gateway; `-` where there is none, and on ingress",
     ),
     _ecs("ecs-cluster-arn", "ARN of the ECS cluster."),
     _ecs("ecs-cluster-name", "Name of the ECS cluster."),
@@ -224,6 +231,9 @@ FIELDS: tuple[Field, ...] = (
 
 FIELD_BY_NAME: Mapping[str, Field] = {item.name: item for item in FIELDS}
 
+TagKeys: TypeAlias = "tuple[tuple[str, tuple[str, ...]], ...]"
+"""A flow log's TagFieldSpecifications: resource type and its one or two tag keys."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -235,6 +245,14 @@ class Format:
 
     fields: tuple[Field, ...]
     text: str
+    tag_keys: TagKeys = ()
+
+    def tag_key(self, item: Field) -> str | None:
+        """The tag key whose value a tag field shows; None for other fields."""
+        if item.tag is None:
+            return None
+        resource_type, number = item.tag
+        return dict(self.tag_keys)[resource_type][number - 1]
 
     @cached_property
     def version(self) -> int:
@@ -300,7 +318,7 @@ def parse_format(text: str, tag_keys: Mapping[str, Sequence[str]] | None = None)
             raise _invalid(text, f"the field {item.name} occurs twice")
         _check_tag(text, item, tag_keys or {})
         fields.append(item)
-    return Format(tuple(fields), text)
+    return Format(tuple(fields), text, tuple((kind, tuple(keys)) for kind, keys in (tag_keys or {}).items()))
 
 
 def _field(text: str, name: str) -> Field:

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.address import as_numpy
-from vnotch.columns import INTERFACE_VALUES, Selection, interface_value
+from vnotch.columns import Selection, describes_interface, interface_value
 from vnotch.errors import InputError
-from vnotch.fields import FIELDS, Format, parse_format
+from vnotch.fields import FIELDS, Format, TagKeys, parse_format
 from vnotch.flow import Outcome
 from vnotch.inventory import FlowLog, Interface
 from vnotch.line import parse_line, parse_lines, parse_valid, record_lines
+from vnotch.paths import Peers
+from vnotch.service_ranges import ServiceRanges
 from vnotch.window import Window, without_rule
 
 __all__ = [
@@ -39,8 +41,11 @@ _NO_INTERFACE = -1
 _SLOTS = 65_536
 _OUTCOMES = {"ALL": None, "ACCEPT": Outcome.ACCEPT, "REJECT": Outcome.REJECT}
 
-_GRANTED_TAG_KEYS = {item.tag[0]: ("", "") for item in FIELDS if item.tag}
-"""CreateFlowLogs has checked a flow log's tag keys; agents are not told them."""
+_ANY_TAG_KEYS: TagKeys = tuple({item.tag[0]: ("", "") for item in FIELDS if item.tag}.items())
+"""Keys that no resource has, for reading lines: which keys were asked for does not matter there."""
+
+_NO_PEERS = Peers()
+_NO_RANGES = ServiceRanges(())
 
 
 @dataclass(frozen=True)
@@ -61,16 +66,19 @@ def record_table(
     flow_log: FlowLog,
     seen_interfaces: Collection[str],
     rules: Mapping[int, tuple[str, str]] | None = None,
+    peers: Peers = _NO_PEERS,
+    ranges: ServiceRanges = _NO_RANGES,
 ) -> pa.Table:
     """The records of one flow log alone; see `WindowRecords.table`."""
-    return WindowRecords(window, interfaces_by_slot, rules).table(flow_log, seen_interfaces)
+    return WindowRecords(window, interfaces_by_slot, rules, peers, ranges).table(flow_log, seen_interfaces)
 
 
 class WindowRecords:
     """One closed window and the interfaces that it was captured on, for all flow logs.
 
     `interfaces_by_slot` holds every slot that was in use during the window; two slots may have the same interface (it
-    was bound anew). `rules` are rule number -> (x-rule-id, x-rule-layer).
+    was bound anew). `rules` are rule number -> (x-rule-id, x-rule-layer), `peers` the VPCs' interfaces for the next-hop
+    fields, `ranges` the services' addresses for the pkt-*-aws-service fields.
 
     The log status (VPC user guide): an interface with lost packets gets one SKIPDATA record whatever the
     traffic type; an interface without losses and without any flow, accepted or rejected, gets one NODATA record, if it
@@ -83,9 +91,13 @@ class WindowRecords:
         window: Window,
         interfaces_by_slot: Mapping[int, Interface],
         rules: Mapping[int, tuple[str, str]] | None = None,
+        peers: Peers = _NO_PEERS,
+        ranges: ServiceRanges = _NO_RANGES,
     ) -> None:
         self.window = window
         self.rules = rules or {}
+        self.peers = peers
+        self.ranges = ranges
         by_id = {item.interface_id: item for item in interfaces_by_slot.values()}
         self._interfaces = list(by_id.values())
         self._numbers = {interface_id: number for number, interface_id in enumerate(by_id)}
@@ -99,7 +111,7 @@ class WindowRecords:
 
         `seen_interfaces` are the IDs of the interfaces that have had a record in this flow log before.
         """
-        format = flow_log_format(flow_log.log_format)
+        format = flow_log_format(flow_log.log_format, flow_log.tag_keys)
         selection = self._selection(flow_log, format)
         flows = selection.table(format)
         statuses, rows = self._statuses(flow_log, format, seen_interfaces)
@@ -112,7 +124,7 @@ class WindowRecords:
 
     def events(self, flow_log: FlowLog, seen_interfaces: Collection[str]) -> list[Events]:
         """One item per covered interface that has a record in this window."""
-        format = flow_log_format(flow_log.log_format)
+        format = flow_log_format(flow_log.log_format, flow_log.tag_keys)
         selection = self._selection(flow_log, format)
         lines, times_ms = selection.lines(format), selection.timestamps_ms
         statuses, rows = self._statuses(flow_log, format, seen_interfaces)
@@ -181,7 +193,9 @@ class WindowRecords:
             outcome = _OUTCOMES[flow_log.traffic_type]
             if outcome is not None:
                 chosen &= as_numpy(flows["outcome"]) == outcome
-            self._selections[key] = Selection(flows, numbers, chosen, self._interfaces, self.rules)
+            self._selections[key] = Selection(
+                flows, numbers, chosen, self._interfaces, self.rules, self.peers, self.ranges
+            )
         return self._selections[key]
 
     def _covered_slices(self, flow_log: FlowLog, selection: Selection) -> Iterator[tuple[int, int, int]]:
@@ -220,15 +234,18 @@ class WindowRecords:
         if lost is not None:
             values |= {"log-status": "SKIPDATA", "x-lost-packets": lost[0], "x-lost-bytes": lost[1]}
         return {
-            item.column: interface_value(item, interface) if item.name in INTERFACE_VALUES else values.get(item.name)
+            item.column: interface_value(item, interface, format)
+            if describes_interface(item)
+            else values.get(item.name)
             for item in format.fields
         }
 
 
 @lru_cache(maxsize=256)
-def flow_log_format(text: str) -> Format:
-    """The format of a flow log that the API has accepted."""
-    return parse_format(text, _GRANTED_TAG_KEYS)
+def flow_log_format(text: str, tag_keys: TagKeys = ()) -> Format:
+    """The format of a flow log that the API has accepted. `tag_keys` as in `inventory.FlowLog`; without them lines can
+    be read all the same."""
+    return parse_format(text, dict(tag_keys or _ANY_TAG_KEYS))
 
 
 def _insert(array: pa.Array, place: int, items: pa.Array) -> pa.Array:
