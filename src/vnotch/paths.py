@@ -67,6 +67,9 @@ class _Vpc:
         return numbers
 
 
+NO_PEERS = Peers()
+
+
 @dataclass(frozen=True, eq=False)
 class Ways:
     """The ways of many flows: `numbers` is the interface of each (in `interfaces`), `far` the code of the address at

@@ -22,8 +22,8 @@ from vnotch.fields import FIELDS, Format, TagKeys, parse_format
 from vnotch.flow import Outcome
 from vnotch.inventory import FlowLog, Interface
 from vnotch.line import parse_line, parse_lines, parse_valid, record_lines
-from vnotch.paths import Peers
-from vnotch.service_ranges import ServiceRanges
+from vnotch.paths import NO_PEERS, Peers
+from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import Window, without_rule
 
 __all__ = [
@@ -44,9 +44,6 @@ _OUTCOMES = {"ALL": None, "ACCEPT": Outcome.ACCEPT, "REJECT": Outcome.REJECT}
 _ANY_TAG_KEYS: TagKeys = tuple({item.tag[0]: ("", "") for item in FIELDS if item.tag}.items())
 """Keys that no resource has, for reading lines: which keys were asked for does not matter there."""
 
-_NO_PEERS = Peers()
-_NO_RANGES = ServiceRanges(())
-
 
 @dataclass(frozen=True)
 class Events:
@@ -66,8 +63,8 @@ def record_table(
     flow_log: FlowLog,
     seen_interfaces: Collection[str],
     rules: Mapping[int, tuple[str, str]] | None = None,
-    peers: Peers = _NO_PEERS,
-    ranges: ServiceRanges = _NO_RANGES,
+    peers: Peers = NO_PEERS,
+    ranges: ServiceRanges = NO_RANGES,
 ) -> pa.Table:
     """The records of one flow log alone; see `WindowRecords.table`."""
     return WindowRecords(window, interfaces_by_slot, rules, peers, ranges).table(flow_log, seen_interfaces)
@@ -91,10 +88,11 @@ class WindowRecords:
         window: Window,
         interfaces_by_slot: Mapping[int, Interface],
         rules: Mapping[int, tuple[str, str]] | None = None,
-        peers: Peers = _NO_PEERS,
-        ranges: ServiceRanges = _NO_RANGES,
+        peers: Peers = NO_PEERS,
+        ranges: ServiceRanges = NO_RANGES,
     ) -> None:
         self.window = window
+        self.interfaces_by_slot = interfaces_by_slot
         self.rules = rules or {}
         self.peers = peers
         self.ranges = ranges
@@ -105,6 +103,10 @@ class WindowRecords:
         for slot, item in interfaces_by_slot.items():
             self._number_of_slot[slot] = self._numbers[item.interface_id]
         self._selections: dict[tuple[Any, ...], Selection] = {}
+
+    def of_window(self, window: Window) -> WindowRecords:
+        """The same for another window."""
+        return WindowRecords(window, self.interfaces_by_slot, self.rules, self.peers, self.ranges)
 
     def table(self, flow_log: FlowLog, seen_interfaces: Collection[str]) -> pa.Table:
         """Typed columns of the flow log's format, AWS's Parquet names and types; by interface, then in order of time.

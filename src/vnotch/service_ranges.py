@@ -78,6 +78,10 @@ class ServiceRanges:
         return services
 
 
+NO_RANGES = ServiceRanges(())
+"""Without a file."""
+
+
 def _ranges(document: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(document, Mapping):
         raise InputError("it is no JSON object")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from world import SECOND, T0, World, flow_log
+from world import SECOND, T0, World, flow_log, interface
 
 from vnotch.flow import Direction, Exclusion, Outcome
+from vnotch.inventory import Peer
+from vnotch.service_ranges import ServiceRanges
 
 
 @pytest.fixture
@@ -61,6 +64,30 @@ def test_lost_packets_become_skipdata(world: World) -> None:
     world.send(count=7, lost=True)
     world.tick_to(60)
     assert sorted(world.lines("group-a")) == ["eni-5 OK - - 2", "eni-5 SKIPDATA 7 700 -"]
+
+
+def test_peers_ranges_and_tags_reach_records(world: World) -> None:
+    world.ranges = ServiceRanges([("192.0.2.0/24", "S3")])
+    log_format = "${pkt-src-aws-service} ${next-hop-interface-id} ${interface-tag}"
+    tagged = replace(interface(5), tags=(("Name", "web"),))
+    peers = (Peer("eni-9", "vpc-1", "subnet-1", "use1-az1", None, ("10.0.0.9",)),)
+    of_log = replace(flow_log("a", [5], format=log_format), tag_keys=(("network-interface", ("Name",)),))
+    world.configure([5], [of_log], peers=peers, peers_omitted=3)
+    world.configuration = replace(world.configuration, interfaces=(tagged,))
+    world.start()
+    assert world.capture.status()["capture"]["peers_omitted"] == 3
+    world.send()
+    world.send(src="10.0.0.9")
+    world.tick_to(60)
+    assert sorted(world.lines("group-a")) == ["- eni-9 web", "S3 - web"]
+    world.send(src="10.0.0.9")
+    world.start()
+    world.configuration = replace(
+        world.configuration, revision=9, interfaces=(replace(tagged, tags=(("Name", "front"),)),), peers=()
+    )
+    world.capture.apply(world.configuration)
+    world.tick_to(120)
+    assert world.lines("group-a")[2:] == ["- - front"], "a change counts for the windows that close after it"
 
 
 def test_excluded_traffic_is_in_the_ledger_and_in_no_record(world: World) -> None:

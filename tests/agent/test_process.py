@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 from fake_datapath import FakeDatapath, Kernel
-from world import flow_log, interface
+from world import World, flow_log, interface
 
 from vnotch.agent import Agent, AgentConfig
 from vnotch.agent.configuration import load_key
-from vnotch.agent.process import lock_folder
+from vnotch.agent.process import lock_folder, run
+from vnotch.agent.progress import Progress
 from vnotch.deliver.batch import Batch
 from vnotch.deliver.logs import Delivered
 from vnotch.errors import AccessError, DestinationUnavailable, HostError, InputError
-from vnotch.inventory import AgentConfiguration
+from vnotch.inventory import AgentConfiguration, Peer
 
 PACKETS = 8
 
@@ -281,5 +282,29 @@ def test_the_agent_loads_no_database() -> None:
 
 
 def test_the_configuration_survives_json() -> None:
-    configuration = AgentConfiguration(7, (replace(interface(5), allow=((6, 80),)),), (flow_log("a", [5]),))
+    eni = replace(interface(5), allow=((6, 80),), routes=(("0.0.0.0/0", "igw-1"),), tags=(("a", "b"),))
+    of_log = replace(flow_log("a", [5]), tag_keys=(("instance", ("a", "b")),))
+    peers = (Peer("eni-9", "vpc-1", "subnet-1", "use1-az1", "nat_gateway", ("10.0.0.9", "fd00:1::9")),)
+    configuration = AgentConfiguration(7, (eni,), (of_log,), peers=peers, peers_omitted=2)
     assert AgentConfiguration.from_json(json.loads(json.dumps(configuration.to_json()))) == configuration
+
+
+def test_progress_and_slots_survive_a_restart_with_all_members(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.configure([5], [replace(flow_log("a", [5]), tag_keys=(("instance", ("a",)),))])
+    world.configuration = replace(
+        world.configuration,
+        interfaces=(replace(interface(5), routes=(("::/0", "igw-1"),), instance_tags=(("a", "b"),)),),
+    )
+    world.start()
+    assert Progress.load(tmp_path / "progress.json").flow_logs == {"fl-a": world.configuration.flow_logs[0]}
+    assert list(world.start().interfaces.by_slot.values()) == list(world.configuration.interfaces)
+
+
+def test_a_ranges_file_of_another_form_ends_the_agent_before_it_touches_anything(tmp_path: Path) -> None:
+    key, ranges = tmp_path / "key", tmp_path / "ranges.json"
+    key.write_text('{"access_key_id": "a", "secret_access_key": "b"}')
+    ranges.write_text('{"prefixes": [{"service": "S3"}], "ipv6_prefixes": []}')
+    with pytest.raises(InputError, match=r"ranges\.json: prefixes\[0\]\.ip_prefix is missing"):
+        run(AgentConfig("t", "http://x", key, tmp_path / "folder", ip_ranges=ranges))
+    assert not (tmp_path / "folder").exists()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fake_datapath import FakeDatapath, Kernel
 
 from vnotch.agent.loop import Capture
 from vnotch.fields import DEFAULT_FORMAT
 from vnotch.inventory import AgentConfiguration, FlowLog, Interface
+from vnotch.service_ranges import NO_RANGES
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_040  # a multiple of 60, not of 600
@@ -61,6 +63,7 @@ class World:
         self.repeated = 0
         self.spool_bytes_max = 10**9
         self.wiped = True
+        self.ranges = NO_RANGES
         self.capture: Capture
 
     def start(self, *, taken_over: bool = True) -> Capture:
@@ -70,18 +73,21 @@ class World:
             self.datapath,
             spool_bytes_max=self.spool_bytes_max,
             spool_seconds_max=24 * 3600,
+            ranges=self.ranges,
             now_ns=lambda: self.time_ns,
         )
         self.capture.apply(self.configuration)
         return self.capture
 
-    def configure(self, interfaces: list[int], flow_logs: list[FlowLog]) -> None:
+    def configure(self, interfaces: list[int], flow_logs: list[FlowLog], **more: Any) -> None:
+        """`more` are members of the configuration beside."""
         self.kernel.devices |= {f"veth{number}" for number in interfaces}
         self.configuration = replace(
             self.configuration,
             revision=self.configuration.revision + 1,
             interfaces=tuple(interface(number) for number in interfaces),
             flow_logs=tuple(flow_logs),
+            **more,
         )
         if hasattr(self, "capture"):
             self.capture.apply(self.configuration)

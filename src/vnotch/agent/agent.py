@@ -26,6 +26,7 @@ from vnotch.deliver.endpoint import BatchRefused
 from vnotch.deliver.logs import Delivered
 from vnotch.errors import AccessError, VnotchError
 from vnotch.inventory import AgentConfiguration
+from vnotch.service_ranges import NO_RANGES, ServiceRanges
 
 STOP_SECONDS = 3.0
 """How long a stopping agent goes on delivering; the rest stays in the spool."""
@@ -57,6 +58,7 @@ class AgentConfig:
     backoff_seconds_max: float = BACKOFF_SECONDS_MAX  # between two tries of a destination that fails
     flush_on_exit: bool = False  # close all windows when stopped, and wait until everything is delivered
     flush_seconds: float = 20.0  # but no longer than this
+    ip_ranges: Path | None = None  # AWS's ip-ranges.json, for the pkt-*-aws-service fields
     detach_on_exit: bool = False  # leave no program, map or pin; otherwise capture goes on until the next start
 
 
@@ -72,6 +74,7 @@ class Agent:
         post_client: ServerClient,
         *,
         forget: Callable[[str], None] = lambda flow_log_id: None,
+        ranges: ServiceRanges = NO_RANGES,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
@@ -89,6 +92,7 @@ class Agent:
             datapath,
             spool_bytes_max=config.spool_bytes_max,
             spool_seconds_max=config.spool_seconds_max,
+            ranges=ranges,
             now_ns=now_ns,
         )
         self.courier = Courier(

@@ -52,6 +52,8 @@ from vnotch.errors import LimitError
 from vnotch.flow import Direction
 from vnotch.inventory import AgentConfiguration, FlowLog
 from vnotch.ledger import Ledger
+from vnotch.paths import NO_PEERS, Peers
+from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import MAX_FLOWS, tick_seconds
 
 LEDGER_WINDOWS = 4
@@ -91,9 +93,12 @@ class Capture:
         spool_bytes_max: int,
         spool_seconds_max: int,
         flows_max: int = MAX_FLOWS,
+        ranges: ServiceRanges = NO_RANGES,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._datapath = datapath
+        self._ranges = ranges
+        self._peers = NO_PEERS
         self._now_ns = now_ns
         self._boot_id = boot_id()
         self._progress_path = folder / "progress.json"
@@ -164,6 +169,9 @@ class Capture:
         self.interfaces.apply(configuration.interfaces, covering, self._number + 1)
         self._progress.flow_logs = wanted | self._departing(configuration, wanted)
         self._tracks.follow(self._progress.flow_logs.values(), self._number + 1)
+        self._peers = Peers(configuration.peers)
+        if configuration.peers_omitted:
+            log.warning("%d interfaces of the VPC are in no next-hop field", configuration.peers_omitted)
         self.configuration = configuration
         self._save()
 
@@ -253,7 +261,9 @@ class Capture:
         if closed:
             self._progress.commit += 1
             self._held.append(self._progress.commit)
-            made = spooling_of(closed, self._progress, self.interfaces, self.spool)
+            made = spooling_of(
+                closed, self._progress, self.interfaces, self.spool, peers=self._peers, ranges=self._ranges
+            )
             self.refused = made.refused
             self.unclaimed_packets += made.unclaimed_packets
             try:
@@ -338,5 +348,6 @@ class Capture:
                 "journal_damaged": self._journal.damaged_files,
                 "late_packets": self._tracks.late,
                 "unclaimed_packets": self.unclaimed_packets,
+                "peers_omitted": self.configuration.peers_omitted if self.configuration else 0,
             },
         }

@@ -22,6 +22,7 @@ from vnotch.deliver.endpoint import Endpoint, Key
 from vnotch.deliver.logs import LogGroups
 from vnotch.deliver.role import Roles
 from vnotch.errors import HostError, VnotchError
+from vnotch.service_ranges import NO_RANGES, ServiceRanges
 
 PINS = Path("/run/vnotch/bpf")
 """Where maps and links of agents are pinned, a folder for each. It is a mount of its own: /sys/fs/bpf is hidden from
@@ -34,14 +35,15 @@ def run(config: AgentConfig, started: Callable[[], None] = lambda: None) -> bool
     """Runs until SIGINT or SIGTERM. `started` is called when the agent is ready to capture.
 
     -> whether nothing was left to deliver at the end. Raises HostError (a second agent of the name, missing privilege,
-    a folder that cannot be written) and InputError (no key) before anything is captured.
+    a folder that cannot be written) and InputError (no key, a ranges file of another form) before anything is captured.
     """
     key = load_key(config.key_file)
+    ranges = ServiceRanges.load(config.ip_ranges) if config.ip_ranges else NO_RANGES
     lock = lock_folder(config.folder, config.name)
     try:
         datapath = open_datapath(config)
         try:
-            return _serve(config, datapath, key, started)
+            return _serve(config, datapath, key, ranges, started)
         finally:
             if config.detach_on_exit:
                 datapath.destroy()
@@ -68,11 +70,11 @@ def open_datapath(config: AgentConfig) -> Any:
     )
 
 
-def _serve(config: AgentConfig, datapath: Any, key: Key, started: Callable[[], None]) -> bool:
+def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, started: Callable[[], None]) -> bool:
     endpoint = Endpoint(config.endpoint_url, config.region)
     groups = LogGroups(endpoint, Roles(endpoint, key))
     poll, post = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(2))
-    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget)
+    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget, ranges=ranges)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: agent.stop())

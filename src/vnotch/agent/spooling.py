@@ -20,7 +20,9 @@ from vnotch.deliver.spool import Spool
 from vnotch.errors import InputError
 from vnotch.flow import LOSS_SCHEMA, Direction, Loss, Outcome
 from vnotch.inventory import FlowLog, Interface
+from vnotch.paths import NO_PEERS, Peers
 from vnotch.record import Events, WindowRecords
+from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import Window
 
 log = logging.getLogger(__name__)
@@ -41,12 +43,23 @@ class Spooling:
     """Packets under a slot that stands for no interface. Always 0 unless slots.json was lost."""
 
 
-def spooling_of(closed: Iterable[Closed], progress: Progress, interfaces: Interfaces, spool: Spool) -> Spooling:
-    """Makes the batches of closed windows and notes in `progress.recorded` which interfaces have had a record."""
+def spooling_of(
+    closed: Iterable[Closed],
+    progress: Progress,
+    interfaces: Interfaces,
+    spool: Spool,
+    *,
+    peers: Peers = NO_PEERS,
+    ranges: ServiceRanges = NO_RANGES,
+) -> Spooling:
+    """Makes the batches of closed windows and notes in `progress.recorded` which interfaces have had a record.
+
+    `peers` and `ranges`: see `record.WindowRecords`.
+    """
     result = Spooling()
     by_slot = interfaces.by_slot
     for item in closed:
-        records = WindowRecords(item.window, by_slot)
+        records = WindowRecords(item.window, by_slot, peers=peers, ranges=ranges)
         sums = _Sums(item.window, by_slot)
         result.unclaimed_packets += records.unclaimed[0]
         for flow_log_id in item.flow_log_ids:
@@ -72,7 +85,7 @@ def _add(
     recorded = progress.recorded.setdefault(flow_log.flow_log_id, set())
     untold = _untold(covering, spool)
     if untold:
-        records = WindowRecords(_with_losses(records.window, untold, interfaces.by_slot), interfaces.by_slot)
+        records = records.of_window(_with_losses(records.window, untold, interfaces.by_slot))
         result.told += [(flow_log.flow_log_id, flow_log.stream_name(interface_id)) for interface_id in untold]
     # An interface that is gone has no more windows without traffic, only its last flows.
     for events in records.events(covering, recorded.difference(retired)):

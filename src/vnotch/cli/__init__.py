@@ -85,6 +85,10 @@ def agent(
     capture: Annotated[
         Path | None, typer.Option(help="Play a capture file (pcap, pcapng) instead; needs no root.", exists=True)
     ] = None,
+    ip_ranges: Annotated[
+        Path | None,
+        typer.Option(help="AWS's ip-ranges.json, for the fields pkt-src-aws-service and pkt-dst-aws-service."),
+    ] = None,
     flush: Annotated[
         bool, typer.Option("--flush", help="At the end close all windows, deliver, and detach; else capture goes on.")
     ] = False,
@@ -106,6 +110,7 @@ def agent(
         attach_mode=attach_mode,
         flows_per_map=flows_per_map,
         capture_file=capture,
+        ip_ranges=ip_ranges,
         flush=flush,
     )
 

@@ -47,6 +47,7 @@ def configure(
     capture_file: Path | None,
     flush: bool,
     region: str | None,
+    ip_ranges: Path | None,
 ) -> AgentConfig:
     """The agent's settings. With a key file nothing of the server's is read; without one the agent registers itself."""
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
@@ -68,6 +69,7 @@ def configure(
         attach_mode=attach_mode,
         flows_per_map=flows_per_map,
         capture_file=capture_file,
+        ip_ranges=ip_ranges,
         flush_on_exit=flush,
         detach_on_exit=flush,
     )
