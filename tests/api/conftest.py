@@ -50,7 +50,12 @@ class RunningApi:
         self.folder = folder
         self.state = State.open(folder / "state")
         # Tables of every part, whichever of them a test module has imported.
-        for module in ("vnotch.store.accounts", "vnotch.store.network", "vnotch.store.log_groups"):
+        for module in (
+            "vnotch.store.accounts",
+            "vnotch.store.network",
+            "vnotch.store.firewall",
+            "vnotch.store.log_groups",
+        ):
             try:
                 importlib.import_module(module)
             except ModuleNotFoundError as error:

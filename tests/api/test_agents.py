@@ -133,6 +133,11 @@ def test_a_bound_interface_is_in_its_agents_configuration(site: Site) -> None:
             "subnet_cidrs": ["10.0.0.0/24", "fd12:3456:789a:bc00::/64"],
             "enforce": True,
             "allow": [[6, 80], [6, 22]],
+            "group_ids": [site.ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]],
+            "network_acl_id": site.ec2.describe_network_acls()["NetworkAcls"][0]["NetworkAclId"],
+            "routes": [],
+            "tags": [],
+            "instance_tags": [],
         }
     ]
     assert found.primary_ipv4 == "10.0.0.10"
@@ -177,7 +182,8 @@ def test_a_revision_changes_with_what_the_agent_is_told_and_with_nothing_else(si
     assert a > before[0]
     assert b == before[1]
     site.bind(web, "a", "vn-web")  # the same again
-    site.interface(site.public)  # bound to nobody
+    aside = site.ec2.create_security_group(VpcId=site.vpc, GroupName="aside", Description="no rule refers to it")
+    site.interface(site.public, Groups=[aside["GroupId"]])  # bound to nobody
     flow_log = site.flow_log(site.private)  # nobody has an interface there
     site.ec2.create_tags(Resources=[web], Tags=[{"Key": "Name", "Value": "web"}])
     site.a.ok("POST", "/agents/a/status", {"interfaces": [{"interface_id": web, "state": "attached"}]})

@@ -311,6 +311,7 @@ def test_an_interface_is_described(ec2: Any) -> None:
     assert answer["ClientToken"] == "once"
     assert answer["NetworkInterface"]["Status"] == "pending"
     interface = ec2.describe_network_interfaces()["NetworkInterfaces"][0]
+    default_group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
     mac = interface.pop("MacAddress")
     assert int(mac[:2], 16) & 3 == 2  # unicast, locally administered
     assert interface == {
@@ -325,7 +326,7 @@ def test_an_interface_is_described(ec2: Any) -> None:
         "PrivateIpAddress": "10.0.0.10",
         "PrivateIpAddresses": [{"PrivateIpAddress": "10.0.0.10", "Primary": True}],
         "Ipv6Addresses": [{"Ipv6Address": "fd12:3456:789a:bc00::10"}],
-        "Groups": [],
+        "Groups": [{"GroupId": default_group, "GroupName": "default"}],
         "RequesterManaged": False,
         "SourceDestCheck": True,
         "Status": "available",

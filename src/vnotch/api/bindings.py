@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from vnotch.api.ec2_interfaces import SERVICE_TYPES
 from vnotch.api.service import ApiError
-from vnotch.store import agents, network
+from vnotch.store import agents, firewall, network
 from vnotch.store.state import new_id
 
 STATES = ("attached", "absent", "failed")
@@ -111,7 +111,7 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
         raise ApiError(
             "ConflictException", f"{request.device} on {request.agent} is bound to {other.interface_id} already", 409
         )
-    _existing(session, interface_id)
+    interface = _existing(session, interface_id)
     binding = session.get(row, interface_id)
     if binding is not None and _request_of(binding) == request:
         return binding
@@ -126,6 +126,8 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     binding.allow = None if request.allow is None else [list(pair) for pair in request.allow]
     binding.state, binding.message, binding.mode = "pending", None, None
     session.flush()
+    kind = request.interface_type or interface.created_type
+    agents.touch_members(session, firewall.fit_groups(session, interface, kind))
     if earlier and earlier != request.agent:
         agents.forget_deliveries(session, earlier)
     binding.revision = agents.touch(session, {request.agent, earlier or request.agent}) or 0
@@ -133,9 +135,10 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
 
 
 def unbind(session: Session, interface_id: str) -> None:
-    binding = binding_of(session, interface_id)
+    binding, interface = binding_of(session, interface_id), _existing(session, interface_id)
     agent = binding.agent
     session.execute(delete(network.Binding).where(network.Binding.interface_id == interface_id))
+    agents.touch_members(session, firewall.fit_groups(session, interface, interface.created_type))
     agents.forget_deliveries(session, agent)
     agents.touch(session, [agent])
 
@@ -166,10 +169,12 @@ def _request_of(binding: network.Binding) -> BindingRequest:
     return BindingRequest(**{**members, "allow": allow})
 
 
-def _existing(session: Session, interface_id: str) -> None:
+def _existing(session: Session, interface_id: str) -> network.NetworkInterface:
     row = network.NetworkInterface
-    if session.scalar(select(row.number).where(row.interface_id == interface_id)) is None:
+    found = session.scalar(select(row).where(row.interface_id == interface_id))
+    if found is None:
         raise not_found(f"The networkInterface ID '{interface_id}' does not exist")
+    return found
 
 
 def report(session: Session, agent: str, status: Any, now_ms: int) -> None:

@@ -13,6 +13,7 @@ from vnotch.api.addresses import ipv4_in, ipv6_in, random_ipv6, usable_ipv4
 from vnotch.api.client_tokens import remember, replay
 from vnotch.api.ec2_part import (
     INTERFACE,
+    SECURITY_GROUP,
     SUBNET,
     Describe,
     Ec2Part,
@@ -26,7 +27,8 @@ from vnotch.api.ec2_part import (
 from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.filters import TAG_KEY, Filter, column, constant, present
 from vnotch.api.service import ApiError, Call
-from vnotch.store import agents, network
+from vnotch.store import agents, firewall, network
+from vnotch.store.rule_book import groups_of
 from vnotch.store.state import new_id
 
 ADDRESSES_MAX = 50
@@ -84,6 +86,8 @@ DESCRIBE = Describe(
         "availability-zone": Filter(lambda row: (row.subnet.zone,)),
         "availability-zone-id": Filter(lambda row: (row.subnet.zone_id,)),
         "description": column(network.NetworkInterface.description),
+        "group-id": Filter(lambda row: (group.group_id for group in row.groups)),
+        "group-name": Filter(lambda row: (group.name for group in row.groups)),
         "interface-type": Filter(lambda row: (row.interface_type,)),
         "ipv6-addresses.ipv6-address": _addresses(6),
         "mac-address": column(network.NetworkInterface.mac),
@@ -103,8 +107,8 @@ class NetworkInterfaces(Ec2Part):
     @ec2_operation(
         "CreateNetworkInterface",
         "SubnetId Description PrivateIpAddress PrivateIpAddresses SecondaryPrivateIpAddressCount Ipv6Addresses "
-        "Ipv6AddressCount InterfaceType TagSpecifications ClientToken",
-        arns("network-interface", "subnet:SubnetId"),
+        "Ipv6AddressCount Groups InterfaceType TagSpecifications ClientToken",
+        arns("network-interface", "subnet:SubnetId", "security-group:Groups"),
     )
     def create_network_interface(self, call: Call) -> dict[str, Any]:
         kind = call.params.get("InterfaceType") or "interface"
@@ -127,10 +131,13 @@ class NetworkInterfaces(Ec2Part):
             )
             session.add(interface)
             session.flush()
+            groups = self._groups_for(session, interface, call)
+            firewall.set_groups(session, interface.interface_id, groups)
             _give_ipv4(session, interface, subnet, call)
             _give_ipv6(session, interface, subnet, call)
             put_tags(session, INTERFACE, interface.interface_id, tags)
             remember(session, call, {"NetworkInterfaceId": interface.interface_id})
+            agents.touch_members(session, groups)
             session.refresh(interface)
             return _created(interface, call)
 
@@ -150,9 +157,54 @@ class NetworkInterfaces(Ec2Part):
                     "InvalidParameterValue", f"Network interface '{interface.interface_id}' is currently in use."
                 )
             drop_tags(session, [interface.interface_id])
+            agents.touch_members(session, groups_of(session, interface.interface_id))
             row = network.NetworkInterface
             session.execute(delete(row).where(row.interface_id == interface.interface_id))
         return {}
+
+    @ec2_operation(
+        "ModifyNetworkInterfaceAttribute",
+        "NetworkInterfaceId Groups Description SourceDestCheck",
+        arns("network-interface:NetworkInterfaceId", "security-group:Groups"),
+    )
+    def modify_network_interface_attribute(self, call: Call) -> dict[str, Any]:
+        """One attribute a call (API ModifyNetworkInterfaceAttribute)."""
+        attribute = _attribute(call)
+        with self.state.write() as session:
+            interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"), lock=True)
+            if attribute == "Description":
+                interface.description = call.params["Description"].get("Value") or ""
+            if attribute == "Groups":
+                self._change_groups(session, interface, call)
+        return {}
+
+    def _change_groups(self, session: Session, interface: network.NetworkInterface, call: Call) -> None:
+        if interface.interface_type in firewall.GROUPLESS:
+            raise ApiError(
+                "OperationNotPermitted",
+                f"Interfaces of type {interface.interface_type} cannot have security groups.",
+            )
+        before, after = groups_of(session, interface.interface_id), self._groups_for(session, interface, call)
+        firewall.set_groups(session, interface.interface_id, after)
+        agents.touch_members(session, before.symmetric_difference(after), interface.interface_id)
+
+    def _groups_for(self, session: Session, interface: network.NetworkInterface, call: Call) -> list[str]:
+        """The groups that the call names, each once, all of the interface's VPC; else the VPC's default group."""
+        group_ids = list(dict.fromkeys(call.params.get("Groups") or ()))
+        if not group_ids:
+            return [firewall.default_group_id(session, interface.vpc_id)]
+        for group_id in group_ids:
+            if SECURITY_GROUP.find(session, group_id).vpc_id != interface.vpc_id:
+                raise ApiError(  # memory
+                    "InvalidParameterValue",
+                    f"Security group {group_id} and subnet {interface.subnet_id} belong to different networks.",
+                )
+        if len(group_ids) > self.quotas.security_groups_per_interface:
+            raise ApiError(  # memory
+                "SecurityGroupsPerInterfaceLimitExceeded",
+                "The maximum number of security groups per interface has been reached.",
+            )
+        return group_ids
 
     @ec2_operation(
         "AssignPrivateIpAddresses",
@@ -170,15 +222,29 @@ class NetworkInterfaces(Ec2Part):
             interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"))
             subnet = SUBNET.find(session, interface.subnet_id, lock=True)
             before = len(interface.addresses_of(4))
-            for address in given or [None] * count:
+            for address in given or [None] * (count or 0):
                 _add_ipv4(session, interface, subnet, address)
-            agents.touch(session, agents.agents_on(session, [interface.interface_id]))
+            agents.touch_members(session, groups_of(session, interface.interface_id), interface.interface_id)
             return {
                 "NetworkInterfaceId": interface.interface_id,
                 "AssignedPrivateIpAddresses": [
                     {"PrivateIpAddress": address} for address in interface.addresses_of(4)[before:]
                 ],
             }
+
+
+def _attribute(call: Call) -> str:
+    """The one attribute that a call changes (memory, both texts)."""
+    given = [name for name in ("Groups", "Description", "SourceDestCheck") if call.params.get(name)]
+    if not given:
+        raise ApiError("InvalidParameterCombination", "No attributes specified.")
+    if len(given) > 1:
+        raise ApiError(
+            "InvalidParameterCombination", f"Fields for multiple attribute types specified: {', '.join(given)}"
+        )
+    if given == ["SourceDestCheck"] and call.params["SourceDestCheck"].get("Value") is not True:
+        raise ApiError("UnsupportedOperation", "The parameter SourceDestCheck is not supported by vnotch.")
+    return given[0]
 
 
 def _new_mac() -> str:
@@ -298,7 +364,7 @@ def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]
             {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(ipv4)
         ],
         "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
-        "Groups": [],
+        "Groups": [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups],
         "RequesterManaged": False,
         "SourceDestCheck": True,
         "Status": interface.status,

@@ -18,24 +18,29 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from vnotch.api.filters import Table, constant, parse, tag_value
 from vnotch.api.gate import Gate
-from vnotch.api.paging import Page
+from vnotch.api.paging import RESULTS, Page
+from vnotch.api.quotas import Quotas
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Service, operation
 from vnotch.api.wire.dialect import EC2
-from vnotch.store import network
+from vnotch.store import firewall, network
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
 
 class Ec2Part(Service):
-    """Base of the parts of EC2. `any_interval` allows aggregation intervals that AWS has not."""
+    """Base of the parts of EC2. `any_interval` allows aggregation intervals that AWS has not; `quotas` are AWS's
+    defaults."""
 
     name = "ec2"
     model = "ec2"
 
-    def __init__(self, state: State, accounts: Accounts, *, any_interval: bool = False) -> None:
+    def __init__(
+        self, state: State, accounts: Accounts, *, any_interval: bool = False, quotas: Quotas | None = None
+    ) -> None:
         self.state = state
         self.region = accounts.region
         self.any_interval = any_interval
+        self.quotas = quotas or Quotas()
         self._gate = Gate(accounts)
 
     def require(self, call: Call, action: str, resource: str, conditions: Mapping[str, str]) -> None:
@@ -132,7 +137,51 @@ FLOW_LOG = Kind(
     "InvalidFlowLogId.NotFound",
     "These flow log ids in the input list are not found: [TotalCount: 1] {}",
 )
-KINDS = {kind.prefix: kind for kind in (VPC, SUBNET, INTERFACE, FLOW_LOG)}
+SECURITY_GROUP = Kind(
+    "sg",
+    "security-group",
+    firewall.SecurityGroup,
+    firewall.SecurityGroup.group_id,
+    "InvalidGroup.NotFound",
+    "The security group '{}' does not exist",
+)
+SECURITY_GROUP_RULE = Kind(
+    "sgr",
+    "security-group-rule",
+    firewall.SecurityGroupRule,
+    firewall.SecurityGroupRule.rule_id,
+    "InvalidSecurityGroupRuleId.NotFound",
+    "The security group rule ID '{}' does not exist",
+)
+NETWORK_ACL = Kind(
+    "acl",
+    "network-acl",
+    firewall.NetworkAcl,
+    firewall.NetworkAcl.acl_id,
+    "InvalidNetworkAclID.NotFound",
+    "The networkAcl ID '{}' does not exist",
+)
+PREFIX_LIST = Kind(
+    "pl",
+    "prefix-list",
+    firewall.PrefixList,
+    firewall.PrefixList.prefix_list_id,
+    "InvalidPrefixListID.NotFound",
+    "The prefix list ID '{}' does not exist",
+)
+KINDS = {
+    kind.prefix: kind
+    for kind in (
+        VPC,
+        SUBNET,
+        INTERFACE,
+        FLOW_LOG,
+        SECURITY_GROUP,
+        SECURITY_GROUP_RULE,
+        NETWORK_ACL,
+        PREFIX_LIST,
+    )
+}
 
 
 def kind_of(resource_id: str) -> Kind | None:
@@ -196,11 +245,13 @@ class Describe:
     unknown_filter: str = "InvalidParameterValue"
     lenient: bool = False
     options: tuple[ExecutableOption, ...] = ()  # what to load with the rows
+    results: tuple[int, int] = RESULTS  # the least and the greatest MaxResults
 
-    def rows(self, session: Session, call: Call) -> tuple[list[Any], dict[str, str]]:
-        """The rows of one page in the order of their making, and the answer's NextToken member, if there is more."""
+    def rows(self, session: Session, call: Call, *within: Any) -> tuple[list[Any], dict[str, str]]:
+        """The rows of one page in the order of their making, and the answer's NextToken member, if there is more.
+        `within`: clauses that hold for all rows, whatever the call filters by."""
         exclusive = None if self.lenient else self.ids_member
-        page = Page.of(call.operation, call.params, exclusive, clamp=self.lenient)
+        page = Page.of(call.operation, call.params, exclusive, clamp=self.lenient, results=self.results)
         given = call.params.get(self.filters_member)
         table = self.filters if self.lenient else {**self.filters, "owner-id": constant(call.account)}
         conditions = parse(given, table, unknown_code=self.unknown_filter, by_tag=tag_value)
@@ -208,7 +259,7 @@ class Describe:
         statement = (
             select(self.kind.entity)
             .options(*self.options)
-            .where(self.kind.entity.number > page.after, *(clause for clause in clauses if clause is not None))
+            .where(self.kind.entity.number > page.after, *within, *(each for each in clauses if each is not None))
         )
         if ids := call.params.get(self.ids_member):
             if not self.lenient:

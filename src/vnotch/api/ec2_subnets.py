@@ -25,7 +25,7 @@ from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.filters import TAG_KEY, Filter, column, constant, present
 from vnotch.api.service import ApiError, Call
 from vnotch.api.zones import Zone, zones_of
-from vnotch.store import network
+from vnotch.store import firewall, network
 from vnotch.store.state import new_id
 
 IPV6_LENGTHS = range(64, 65)
@@ -92,6 +92,7 @@ class Subnets(Ec2Part):
             )
             session.add(subnet)
             session.flush()
+            firewall.associate_default(session, subnet)
             put_tags(session, SUBNET, subnet.subnet_id, tags)
             session.refresh(subnet)
             return {"Subnet": _describe(subnet, call)}

@@ -13,7 +13,7 @@ from vnotch.api.ec2_part import VPC, Describe, Ec2Part, arns, ec2_operation, inv
 from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.filters import TAG_KEY, Filter, column, constant
 from vnotch.api.service import ApiError, Call
-from vnotch.store import agents, network
+from vnotch.store import agents, firewall, network
 from vnotch.store.state import new_id
 
 CIDRS_MAX = 5
@@ -67,6 +67,7 @@ class Vpcs(Ec2Part):
                 vpc.cidrs.append(_association(ipv6))
             session.add(vpc)
             session.flush()
+            firewall.make_defaults(session, vpc, call.now_ms)
             put_tags(session, VPC, vpc.vpc_id, tags)
             session.refresh(vpc)
             return {"Vpc": {**_describe(vpc, call), "State": "pending"}}
@@ -81,9 +82,9 @@ class Vpcs(Ec2Part):
     def delete_vpc(self, call: Call) -> dict[str, Any]:
         with self.state.write() as session:
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
-            if session.scalar(select(exists().where(network.Subnet.vpc_id == vpc.vpc_id))):
+            if _in_use(session, vpc.vpc_id):
                 raise ApiError("DependencyViolation", f"The vpc '{vpc.vpc_id}' has dependencies and cannot be deleted.")
-            drop_tags(session, [vpc.vpc_id])
+            drop_tags(session, [vpc.vpc_id, *firewall.default_ids(session, vpc.vpc_id)])
             session.execute(delete(network.Vpc).where(network.Vpc.vpc_id == vpc.vpc_id))
         return {}
 
@@ -107,13 +108,29 @@ class Vpcs(Ec2Part):
                     "CidrLimitExceeded",
                     f"This network '{vpc.vpc_id}' has met its maximum number of allowed CIDRs: {CIDRS_MAX}",
                 )
-            if any(block.overlaps(type(block)(cidr.cidr)) for cidr in family):  # type: ignore[arg-type]
+            if any(block.overlaps(type(block)(cidr.cidr)) for cidr in family):
                 raise ApiError("InvalidVpc.Range", f"The CIDR '{block}' conflicts with another CIDR block of the VPC.")
             association = _association(block)
             vpc.cidrs.append(association)
+            if block.version == 6 and not family:
+                firewall.add_ipv6_defaults(session, vpc.vpc_id)
             agents.touch(session, agents.agents_on(session, [vpc.vpc_id]))
             member = "CidrBlockAssociation" if block.version == 4 else "Ipv6CidrBlockAssociation"
             return {"VpcId": vpc.vpc_id, member: _describe_cidr(association, self.region, "associating")}
+
+
+def _in_use(session: Session, vpc_id: str) -> bool:
+    """By a subnet, or a security group or network ACL beside the default ones, which go with it (API DeleteVpc)."""
+    group, acl = firewall.SecurityGroup, firewall.NetworkAcl
+    return bool(
+        session.scalar(
+            select(
+                exists().where(network.Subnet.vpc_id == vpc_id)
+                | exists().where(group.vpc_id == vpc_id, ~group.is_default)
+                | exists().where(acl.vpc_id == vpc_id, ~acl.is_default)
+            )
+        )
+    )
 
 
 def _association(block: IPv4Network | IPv6Network) -> network.VpcCidr:

@@ -13,8 +13,7 @@ from typing import Any
 
 from vnotch.api.service import ApiError
 
-RESULTS_MIN = 5
-RESULTS_MAX = 1000
+RESULTS = (5, 1000)
 """Bounds of MaxResults in EC2's service model (DescribeVpcs and others)."""
 
 
@@ -27,11 +26,18 @@ class Page:
     limit: int | None = None
 
     @classmethod
-    def of(cls, operation: str, params: dict[str, Any], ids_member: str | None = None, clamp: bool = False) -> Page:
+    def of(
+        cls,
+        operation: str,
+        params: dict[str, Any],
+        ids_member: str | None = None,
+        clamp: bool = False,
+        results: tuple[int, int] = RESULTS,
+    ) -> Page:
         """Raises ApiError for a size out of bounds, a foreign token, or ids and MaxResults together.
 
         `clamp`: a size over the maximum gives the maximum (API DescribeFlowLogs) instead of an error. `ids_member`: the
-        member that excludes MaxResults (API DescribeNetworkInterfaces).
+        member that excludes MaxResults (API DescribeNetworkInterfaces). `results`: the least and the greatest size.
         """
         limit = params.get("MaxResults")
         if limit is None:
@@ -41,12 +47,13 @@ class Page:
                 "InvalidParameterCombination",
                 f"The parameter {ids_member} cannot be used with the parameter MaxResults",
             )
-        if limit < RESULTS_MIN:
+        least, greatest = results
+        if limit < least:
             # This text is what DescribeInstances answers.
-            raise _size(limit, "Expecting a value greater than 5.")
-        if limit > RESULTS_MAX and not clamp:
-            raise _size(limit, "Expecting a value smaller than 1000.")
-        return cls(operation, _position(operation, params.get("NextToken")), min(limit, RESULTS_MAX))
+            raise _size(limit, f"Expecting a value greater than {least}.")
+        if limit > greatest and not clamp:
+            raise _size(limit, f"Expecting a value smaller than {greatest}.")
+        return cls(operation, _position(operation, params.get("NextToken")), min(limit, greatest))
 
     def token(self, last: int) -> str:
         """The NextToken of a page whose last row has the number `last`."""

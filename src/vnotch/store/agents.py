@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from vnotch.inventory import AgentConfiguration, FlowLog, Interface
 from vnotch.store import network
+from vnotch.store.rule_book import acl_ids_of, agents_referring_to, rule_book
 
 
 def next_revision(session: Session) -> int:
@@ -52,6 +53,15 @@ def agents_on(session: Session, resource_ids: Iterable[str]) -> set[str]:
     )
 
 
+def touch_members(session: Session, group_ids: Iterable[str], interface_id: str | None = None) -> None:
+    """To be called when the addresses behind security groups change: tells whoever has rules that refer to these
+    groups and, where given, whoever has the interface itself."""
+    concerned = agents_referring_to(session, group_ids)
+    if interface_id is not None:
+        concerned |= agents_on(session, [interface_id])
+    touch(session, concerned)
+
+
 def changed_since(session: Session, revision: int) -> dict[str, int]:
     """Agent -> revision, for the agents whose configuration changed after `revision`."""
     rows = session.execute(select(network.Agent.name, network.Agent.revision).where(network.Agent.revision > revision))
@@ -81,8 +91,12 @@ def configuration(session: Session, agent: str, account: str, region: str) -> Ag
         )
     )
     vpc_cidrs = _vpc_cidrs(session, agent)
-    interfaces = tuple(_interface(row, vpc_cidrs[row.vpc_id], account, region) for row in rows)
-    return AgentConfiguration(revision, interfaces, _flow_logs(session, agent, rows))
+    acl_ids = acl_ids_of(session, (row.subnet_id for row in rows))
+    interfaces = tuple(
+        _interface(row, vpc_cidrs[row.vpc_id], acl_ids.get(row.subnet_id), account, region) for row in rows
+    )
+    rules = rule_book(session, rows, acl_ids.values())
+    return AgentConfiguration(revision, interfaces, _flow_logs(session, agent, rows), rules)
 
 
 def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str) -> network.FlowLog | None:
@@ -144,7 +158,9 @@ def _vpc_cidrs(session: Session, agent: str) -> dict[str, tuple[str, ...]]:
     return {vpc_id: tuple(values) for vpc_id, values in cidrs.items()}
 
 
-def _interface(row: network.NetworkInterface, vpc_cidrs: tuple[str, ...], account: str, region: str) -> Interface:
+def _interface(
+    row: network.NetworkInterface, vpc_cidrs: tuple[str, ...], acl_id: str | None, account: str, region: str
+) -> Interface:
     binding = row.binding
     assert binding is not None  # the query joins the binding
     return Interface(
@@ -164,6 +180,8 @@ def _interface(row: network.NetworkInterface, vpc_cidrs: tuple[str, ...], accoun
         subnet_cidrs=tuple(row.subnet.cidrs),
         enforce=binding.enforce,
         allow=None if binding.allow is None else tuple((protocol, port) for protocol, port in binding.allow),
+        group_ids=tuple(group.group_id for group in row.groups) or None,
+        network_acl_id=acl_id,
     )
 
 

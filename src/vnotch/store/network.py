@@ -4,17 +4,21 @@ Rules that the tables keep:
 - `number` orders rows by creation and is what pages continue from; the AWS id is the key everything else refers to.
 - `FlowLog.resource_id` is no foreign key: on AWS a flow log outlives the resource that it was made for.
 - An interface is in use exactly while it has a `Binding`: attachment, status and requester are read from there.
+- Security groups, network ACLs and prefix lists are in `vnotch.store.firewall`; it also maps `NetworkInterface.groups`.
 - Whatever can change what an agent is told goes through `vnotch.store.agents.touch` in the same transaction.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from vnotch.store.state import Base
+
+if TYPE_CHECKING:
+    from vnotch.store.firewall import SecurityGroup
 
 DELIVERY_ERRORS = ("Access error", "Rate limited", "Unknown error")
 """DeliverLogsErrorMessage (API FlowLog), worst first: with several agents the worst is shown."""
@@ -26,17 +30,18 @@ class Tag(Base):
 
     number: Mapped[int] = mapped_column(primary_key=True)
     resource_id: Mapped[str]
-    resource_type: Mapped[str]  # vpc, subnet, network-interface, vpc-flow-log
+    resource_type: Mapped[str]  # as in ARNs: vpc, subnet, network-interface, security-group, ...
     key: Mapped[str]
     value: Mapped[str]
 
 
-def _tags(owner: str, id_column: str) -> Any:
+def tags_of(owner: str, id_column: str, lazy: Literal["selectin", "select"] = "selectin") -> Any:
+    """The tags of a table's rows, by the column that has their AWS id. `lazy`: loaded with the rows, or when used."""
     return relationship(
         Tag,
         primaryjoin=f"foreign(Tag.resource_id) == {owner}.{id_column}",
         order_by=Tag.number,
-        lazy="selectin",
+        lazy=lazy,
         viewonly=True,
     )
 
@@ -51,7 +56,7 @@ class Vpc(Base):
     cidrs: Mapped[list[VpcCidr]] = relationship(
         order_by="VpcCidr.number", lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
     )
-    tags: Mapped[list[Tag]] = _tags("Vpc", "vpc_id")
+    tags: Mapped[list[Tag]] = tags_of("Vpc", "vpc_id")
 
     def cidrs_of(self, family: int) -> list[VpcCidr]:
         """The associations of one family in the order they were made; for IPv4 the primary block is the first."""
@@ -111,7 +116,7 @@ class Subnet(Base):
         .scalar_subquery(),
         deferred=True,  # counting is for who describes subnets, not for every interface that has one
     )
-    tags: Mapped[list[Tag]] = _tags("Subnet", "subnet_id")
+    tags: Mapped[list[Tag]] = tags_of("Subnet", "subnet_id")
 
     @property
     def cidrs(self) -> list[str]:
@@ -169,7 +174,9 @@ class NetworkInterface(Base):
         passive_deletes=True,
     )
     binding: Mapped[Binding | None] = relationship(lazy="selectin", viewonly=True)
-    tags: Mapped[list[Tag]] = _tags("NetworkInterface", "interface_id")
+    tags: Mapped[list[Tag]] = tags_of("NetworkInterface", "interface_id")
+    if TYPE_CHECKING:
+        groups: list[SecurityGroup]  # mapped in `vnotch.store.firewall`; empty for kinds that have none
 
     def addresses_of(self, family: int) -> list[str]:
         """For IPv4 the primary address is the first."""
@@ -203,7 +210,7 @@ class FlowLog(Base):
     deliveries: Mapped[list[FlowLogDelivery]] = relationship(
         lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
     )
-    tags: Mapped[list[Tag]] = _tags("FlowLog", "flow_log_id")
+    tags: Mapped[list[Tag]] = tags_of("FlowLog", "flow_log_id")
 
     @property
     def deliver_logs_error_message(self) -> str | None:

@@ -1,0 +1,272 @@
+"""Security groups: create, describe, delete, and who refers to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session, selectinload
+
+from vnotch.api.ec2_part import (
+    SECURITY_GROUP,
+    VPC,
+    Describe,
+    Ec2Part,
+    arn,
+    arns,
+    ec2_operation,
+    required,
+    tag_set,
+)
+from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.filters import TAG_KEY, Filter, column, present
+from vnotch.api.permissions import TEXT_RIGHT, fits_text, no_default_vpc, protocol_text
+from vnotch.api.service import ApiError, Call
+from vnotch.rules import ICMP_PROTOCOLS, PORT_PROTOCOLS
+from vnotch.store import firewall
+from vnotch.store.firewall import SecurityGroupRule
+from vnotch.store.state import new_id
+
+
+def _of_rules(egress: bool, values: Callable[[SecurityGroupRule], Iterable[Any]]) -> Filter:
+    return Filter(lambda group: (value for rule in group.rules if rule.egress is egress for value in values(rule)))
+
+
+def _numbered(rule: SecurityGroupRule, number: int) -> tuple[int, ...]:
+    """A port, type or code, for rules whose protocol has such."""
+    return (number,) if rule.protocol in PORT_PROTOCOLS | ICMP_PROTOCOLS else ()
+
+
+def _rule_filters(account: str, names: dict[str, str], egress: bool) -> dict[str, Filter]:
+    """The filters of API DescribeSecurityGroups on inbound or outbound rules; `names` has group names by id."""
+    prefix = "egress.ip-permission" if egress else "ip-permission"
+    values: dict[str, Callable[[SecurityGroupRule], Iterable[Any]]] = {
+        "cidr": lambda rule: present(rule.cidr) if ":" not in (rule.cidr or "") else (),
+        "ipv6-cidr": lambda rule: present(rule.cidr) if ":" in (rule.cidr or "") else (),
+        "from-port": lambda rule: _numbered(rule, rule.from_port),
+        "to-port": lambda rule: _numbered(rule, rule.to_port),
+        "group-id": lambda rule: present(rule.referenced_group_id),
+        "group-name": lambda rule: present(names.get(rule.referenced_group_id or "")),
+        "prefix-list-id": lambda rule: present(rule.prefix_list_id),
+        "protocol": lambda rule: {protocol_text(rule.protocol), str(rule.protocol)},
+        "user-id": lambda rule: (account,) if rule.referenced_group_id else (),
+    }
+    return {f"{prefix}.{name}": _of_rules(egress, function) for name, function in values.items()}
+
+
+FILTERS = {
+    **TAG_KEY,
+    "description": column(firewall.SecurityGroup.description),
+    "group-id": column(firewall.SecurityGroup.group_id),
+    "group-name": column(firewall.SecurityGroup.name),
+    "vpc-id": column(firewall.SecurityGroup.vpc_id),
+}
+FOR_VPC = Describe(
+    SECURITY_GROUP,
+    "GroupIds",
+    {
+        **TAG_KEY,
+        "description": column(firewall.SecurityGroup.description),
+        "group-id": column(firewall.SecurityGroup.group_id),
+        "group-name": column(firewall.SecurityGroup.name),
+        "primary-vpc-id": column(firewall.SecurityGroup.vpc_id),
+    },
+    options=(selectinload(firewall.SecurityGroup.tags),),
+)
+
+
+class SecurityGroups(Ec2Part):
+    @ec2_operation(
+        "CreateSecurityGroup", "Description GroupName VpcId TagSpecifications", arns("security-group", "vpc:VpcId")
+    )
+    def create_security_group(self, call: Call) -> dict[str, Any]:
+        name, description = _name(call), _description(call)
+        if not call.params.get("VpcId"):
+            raise ApiError("VPCIdNotSpecified", "No default VPC for this user")
+        tags = tags_at_creation(self, call, SECURITY_GROUP)
+        with self.state.write() as session:
+            vpc = VPC.find(session, call.params["VpcId"], lock=True)
+            self._refuse_more_groups(session, vpc.vpc_id, name)
+            group = firewall.SecurityGroup(
+                group_id=new_id("sg"),
+                vpc_id=vpc.vpc_id,
+                name=name,
+                name_key=name.lower(),
+                description=description,
+                created_ms=call.now_ms,
+            )
+            group.rules = firewall.outbound_rules(sorted({cidr.family for cidr in vpc.cidrs}))
+            session.add(group)
+            session.flush()
+            put_tags(session, SECURITY_GROUP, group.group_id, tags)
+            answer: dict[str, Any] = {
+                "GroupId": group.group_id,
+                "SecurityGroupArn": arn(call, SECURITY_GROUP.name, group.group_id),
+            }
+            return answer | ({"Tags": [{"Key": key, "Value": tags[key]} for key in tags]} if tags else {})
+
+    def _refuse_more_groups(self, session: Session, vpc_id: str, name: str) -> None:
+        row = firewall.SecurityGroup
+        if session.scalar(select(exists().where(row.vpc_id == vpc_id, row.name_key == name.lower()))):
+            raise ApiError(  # memory
+                "InvalidGroup.Duplicate", f"The security group '{name}' already exists for VPC '{vpc_id}'"
+            )
+        if (session.scalar(select(func.count()).select_from(row)) or 0) >= self.quotas.security_groups:
+            raise ApiError("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
+
+    @ec2_operation("DescribeSecurityGroups", "GroupIds GroupNames Filters MaxResults NextToken")
+    def describe_security_groups(self, call: Call) -> dict[str, Any]:
+        if call.params.get("GroupNames"):
+            raise no_default_vpc()
+        with self.state.read() as session:
+            rows, more = self._describe_groups(session, call).rows(session, call)
+            return {"SecurityGroups": [_describe(group, call) for group in rows], **more}
+
+    def _describe_groups(self, session: Session, call: Call) -> Describe:
+        """Names of groups that rules refer to are read only where a filter asks for them."""
+        names: dict[str, str] = {}
+        if any("group-name" in (item.get("Name") or "") for item in call.params.get("Filters") or ()):
+            row = firewall.SecurityGroup
+            names = {group_id: name for group_id, name in session.execute(select(row.group_id, row.name))}  # noqa: C416
+        by_rule = _rule_filters(call.account, names, False) | _rule_filters(call.account, names, True)
+        options = (selectinload(firewall.SecurityGroup.rules), selectinload(firewall.SecurityGroup.tags))
+        return Describe(SECURITY_GROUP, "GroupIds", {**FILTERS, **by_rule}, options=options)
+
+    @ec2_operation("DeleteSecurityGroup", "GroupId GroupName", arns("security-group:GroupId"))
+    def delete_security_group(self, call: Call) -> dict[str, Any]:
+        with self.state.write() as session:
+            group = find_group(session, call, lock=True)
+            if group.is_default:
+                raise ApiError(  # memory
+                    "CannotDelete",
+                    f'the specified group: "{group.group_id}" name: "{group.name}" cannot be deleted by a user',
+                )
+            if _in_use(session, group.group_id):
+                raise ApiError("DependencyViolation", f"resource {group.group_id} has a dependent object")  # seen
+            drop_tags(session, [group.group_id, *(rule.rule_id for rule in group.rules)])
+            row = firewall.SecurityGroup
+            session.execute(delete(row).where(row.group_id == group.group_id))
+            return {"Return": True, "GroupId": group.group_id}
+
+    @ec2_operation("DescribeSecurityGroupReferences", "GroupId")
+    def describe_security_group_references(self, call: Call) -> dict[str, Any]:
+        """References from the other side of a peering connection or a transit gateway; there is neither, so none."""
+        with self.state.read() as session:
+            for group_id in required(call, "GroupId"):
+                SECURITY_GROUP.find(session, group_id)
+        return {"SecurityGroupReferenceSet": []}
+
+    @ec2_operation("GetSecurityGroupsForVpc", "VpcId Filters MaxResults NextToken", arns("vpc:VpcId"))
+    def get_security_groups_for_vpc(self, call: Call) -> dict[str, Any]:
+        """The groups that may be used in the VPC, which are its own."""
+        with self.state.read() as session:
+            vpc = VPC.find(session, required(call, "VpcId"))
+            rows, more = FOR_VPC.rows(session, call, firewall.SecurityGroup.vpc_id == vpc.vpc_id)
+            groups = [
+                {
+                    "GroupId": group.group_id,
+                    "GroupName": group.name,
+                    "Description": group.description,
+                    "OwnerId": call.account,
+                    "PrimaryVpcId": group.vpc_id,
+                    "Tags": tag_set(group.tags),
+                }
+                for group in rows
+            ]
+            return {"SecurityGroupForVpcs": groups, **more}
+
+
+def find_group(session: Session, call: Call, lock: bool = False) -> firewall.SecurityGroup:
+    """The group that a call names by GroupId; by GroupName there is none, since no VPC is a default VPC."""
+    group_id = call.params.get("GroupId")
+    if not group_id:
+        if call.params.get("GroupName"):
+            raise no_default_vpc()
+        raise ApiError("MissingParameter", "The request must contain the parameter groupName or groupId")  # memory
+    found: firewall.SecurityGroup = SECURITY_GROUP.find(session, group_id, lock=lock)
+    return found
+
+
+def _in_use(session: Session, group_id: str) -> bool:
+    """By an interface, or by a rule of another group (API DeleteSecurityGroup)."""
+    held = firewall.interface_groups.c.group_id == group_id
+    referred = exists().where(SecurityGroupRule.referenced_group_id == group_id, SecurityGroupRule.group_id != group_id)
+    return bool(session.scalar(select(exists().where(held) | referred)))
+
+
+def _name(call: Call) -> str:
+    name: str = required(call, "GroupName")
+    if name.lower() == firewall.DEFAULT_NAME:
+        # Memory, for VPCs; InvalidGroup.Reserved, in EC2's error list, was the code of EC2-Classic.
+        raise ApiError("InvalidParameterValue", f"Cannot use reserved security group name: {name}")
+    if name.lower().startswith("sg-"):
+        raise ApiError(  # memory
+            "InvalidParameterValue",
+            f"Value ({name}) for parameter GroupName is invalid. Group names may not be in the format sg-*.",
+        )
+    if not fits_text(name) or name != name.strip():
+        raise ApiError("InvalidParameterValue", f"Invalid security group name. Valid names {TEXT_RIGHT}")  # memory
+    return name
+
+
+def _description(call: Call) -> str:
+    description: str = required(call, "Description")
+    if not description.isascii():
+        raise ApiError(  # memory
+            "InvalidParameterValue",
+            f"Value ({description}) for parameter GroupDescription is invalid. Character sets beyond ASCII are not "
+            "supported.",
+        )
+    if not fits_text(description):
+        raise ApiError(  # memory
+            "InvalidParameterValue", f"Invalid security group description. Valid descriptions {TEXT_RIGHT}"
+        )
+    return description
+
+
+def _describe(group: firewall.SecurityGroup, call: Call) -> dict[str, Any]:
+    return {
+        "GroupId": group.group_id,
+        "GroupName": group.name,
+        "Description": group.description,
+        "OwnerId": call.account,
+        "VpcId": group.vpc_id,
+        "SecurityGroupArn": arn(call, SECURITY_GROUP.name, group.group_id),
+        "IpPermissions": permissions(group.rules, False, call.account),
+        "IpPermissionsEgress": permissions(group.rules, True, call.account),
+        "Tags": tag_set(group.tags),
+    }
+
+
+def permissions(rules: Iterable[SecurityGroupRule], egress: bool, account: str) -> list[dict[str, Any]]:
+    """Rules of one direction as `IpPermissions`: one item for each protocol and range of ports, with all its peers."""
+    items: dict[tuple[int, int, int], dict[str, Any]] = {}
+    for rule in rules:
+        if rule.egress is egress:
+            key = (rule.protocol, rule.from_port, rule.to_port)
+            item = items.setdefault(key, _permission(rule))
+            described = {"Description": rule.description} if rule.description else {}
+            if rule.referenced_group_id:
+                pair = {"GroupId": rule.referenced_group_id, "UserId": account}
+                item["UserIdGroupPairs"].append(pair | described)
+            elif rule.prefix_list_id:
+                item["PrefixListIds"].append({"PrefixListId": rule.prefix_list_id} | described)
+            elif ":" in (rule.cidr or ""):
+                item["Ipv6Ranges"].append({"CidrIpv6": rule.cidr} | described)
+            else:
+                item["IpRanges"].append({"CidrIp": rule.cidr} | described)
+    return list(items.values())
+
+
+def _permission(rule: SecurityGroupRule) -> dict[str, Any]:
+    """Ports only for protocols that have some: all traffic and protocols by number are shown without."""
+    ports = {"FromPort": rule.from_port, "ToPort": rule.to_port}
+    return {
+        "IpProtocol": protocol_text(rule.protocol),
+        **(ports if rule.protocol in PORT_PROTOCOLS | ICMP_PROTOCOLS else {}),
+        "IpRanges": [],
+        "Ipv6Ranges": [],
+        "PrefixListIds": [],
+        "UserIdGroupPairs": [],
+    }
