@@ -143,7 +143,12 @@ def demo(
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long the traffic runs.", min=5, max=3600)] = 30,
     window: Annotated[int, typer.Option(help="Aggregation interval in seconds.", min=1, max=900)] = 5,
-    port: Annotated[int, typer.Option(help="Port of the endpoint.", min=1, max=65535)] = ENDPOINT_PORT,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the endpoint.", min=1, max=65535, show_default=f"{ENDPOINT_PORT}, or one that is free"
+        ),
+    ] = None,
     from_capture: Annotated[
         bool, typer.Option("--from-capture", help="Play the recorded capture even where live capture is possible.")
     ] = False,

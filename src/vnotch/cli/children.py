@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from vnotch.errors import HostError
 
@@ -23,15 +26,32 @@ def vnotch(*arguments: str) -> list[str]:
 
 class Child:
     """A process with its output in a log file. It gets its own process group, so that Ctrl-C reaches the parent alone,
-    which then ends its children in the right order."""
+    which then ends its children in the right order.
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    It ends when the parent is killed (unless sudo runs it), but for one that is `detached`: that one outlives us, in a
+    session of its own. The others keep the terminal's session, because sudo remembers a password by it.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, *, detached: bool = False) -> None:
         self.name = name
         self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        except OSError as error:
+            raise HostError(
+                f"{error.filename} cannot be written: {error.strerror}", "name another folder with --data-dir"
+            ) from None
+        self._begins = output.tell()  # what an earlier run has left in the log is not ours
+        with output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=detached,
+                process_group=None if detached else 0,
+                preexec_fn=None if detached else _die_with_parent,
             )
 
     @property
@@ -50,8 +70,11 @@ class Child:
 
     def last_words(self) -> str:
         """The last line of its log, without the command's own name."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].removeprefix("vnotch: ") if lines else ""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(self._begins)
+            lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+            return lines[-1].removeprefix("vnotch: ") if lines else ""
+        return ""
 
     def is_running(self) -> bool:
         return self._process.poll() is None
@@ -59,19 +82,74 @@ class Child:
     def stop(self, seconds: float = STOP_SECONDS) -> int | None:
         """SIGTERM, then SIGKILL after `seconds`. Returns the exit status; safe to call twice."""
         if self._process.poll() is None:
-            _signal(self._process.pid, signal.SIGTERM)
+            send_signal(self._process.pid, signal.SIGTERM)
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:
-                _signal(self._process.pid, signal.SIGKILL)
+                send_signal(self._process.pid, signal.SIGKILL)
                 self._process.wait(5)
         return self._process.returncode
 
 
-def _signal(pid: int, number: int) -> None:
-    """To a child of ours, also when sudo runs it as root: then sudo is asked to pass it on."""
+def run_to_end(command: Sequence[str], told: Callable[[str], None]) -> int:
+    """Runs a command and hands over each line it says. Ctrl-C asks it to end and waits until it has cleaned up;
+    then KeyboardInterrupt is raised."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            for line in process.stdout:
+                told(line.rstrip("\n"))
+        except KeyboardInterrupt:
+            send_signal(process.pid, signal.SIGTERM)
+            for line in process.stdout:
+                told(line.rstrip("\n"))
+            process.wait(STOP_SECONDS)
+            raise
+    return process.wait()
+
+
+def interrupt_on(*numbers: int) -> None:
+    """Makes these signals end this command as Ctrl-C does, so that it cleans up."""
+    for number in numbers:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before the command: the kernel asks it to end when its parent is gone (prctl(2))."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """To a child of ours. Where sudo runs it as root, sudo is asked to pass it on; SIGKILL, which sudo cannot pass on,
+    goes to sudo's own children as well."""
     with contextlib.suppress(ProcessLookupError):
         try:
             os.kill(pid, number)
         except PermissionError:
-            subprocess.run(["sudo", "-n", "kill", f"-{number}", str(pid)], check=False, capture_output=True)
+            pids = [pid, *(_descendants(pid) if number == signal.SIGKILL else ())]
+            subprocess.run(["sudo", "-n", "kill", f"-{number}", *map(str, pids)], check=False, capture_output=True)
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [found for child in children for found in (child, *_descendants(child))]

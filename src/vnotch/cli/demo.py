@@ -9,42 +9,50 @@ named.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from rich import box
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from vnotch.capture.playback import duration_seconds
-from vnotch.cli.children import Child, vnotch
+from vnotch.cli.children import Child, interrupt_on, run_to_end, vnotch
 from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.lab import prefix_of
+from vnotch.cli.place import Place
+from vnotch.cli.root import acquire, as_root, is_root, refresh
 from vnotch.cli.summary import Tally, accounts, excluded_line, is_settled, ledger_table, records_table, talkers_table
 from vnotch.cli.tail import Tail
 from vnotch.cli.terminal import is_terminal, out, record_text, step
-from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
+from vnotch.config import ENDPOINT_HOST, Folders
 from vnotch.errors import HostError
+from vnotch.fields import DEFAULT_FORMAT
 from vnotch.lab.control import GROUP_ALL, GROUP_REJECT, ControlPlane
+from vnotch.lab.topology import Eni
 from vnotch.lab.topology_file import load_topology
 
-AGENT = "lab"
 TCP = 6
+_PROTOCOLS = {1: "icmp", TCP: "tcp", 17: "udp", 58: "icmpv6"}
 TRAFFIC_RATE = 6
 """Actions a second: real traffic, but a person should be able to follow the records."""
 SCAN_PORTS = 80
 START_SECONDS = 60.0
 SETTLE_SECONDS = 40.0
 """How long after the traffic the last windows may take to close, be delivered and be read back."""
+REFRESH_SECONDS = 60.0
+"""How often sudo's permission is refreshed; it runs out after 5 to 15 minutes, and the end needs it again."""
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -53,38 +61,26 @@ class DemoOptions:
     capture: Path
     seconds: float = 30.0
     interval_seconds: int = 5
-    port: int = ENDPOINT_PORT
+    port: int | None = None  # None: the usual one, or one that is free
     from_capture: bool = False
     stay: bool | None = None  # None: stay in a terminal
+
+    @property
+    def stays(self) -> bool:
+        return is_terminal() if self.stay is None else self.stay
 
 
 def why_no_capture() -> str | None:
     """Why this process can neither capture nor build a lab, in a few words; None where it can."""
     if sys.platform != "linux":
         return "this is not Linux"
-    if os.geteuid() != 0 and not _sudo_works():
+    if not acquire("the lab and the agent of this demo need root"):
         return "not root, and sudo gives no root here"
-    probe = subprocess.run(_as_root(vnotch("lab", "check")), capture_output=True, text=True, check=False)
+    probe = subprocess.run(as_root(vnotch("lab", "check")), capture_output=True, text=True, check=False)
     if probe.returncode == 0:
         return None
     lines = probe.stderr.strip().splitlines()
     return lines[-1].removeprefix("vnotch: ") if lines else "the lab cannot be built"
-
-
-def _sudo_works() -> bool:
-    """Whether sudo gives root: without a question, or after one that a person at the terminal can answer."""
-    if shutil.which("sudo") is None:
-        return False
-    if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
-        return True
-    if not (sys.stdin.isatty() and is_terminal()):
-        return False
-    step("the lab and the agent need root; sudo asks for your password")
-    return subprocess.run(["sudo", "-v"], check=False).returncode == 0
-
-
-def _as_root(command: Sequence[str]) -> list[str]:
-    return list(command) if os.geteuid() == 0 else ["sudo", "-n", *command]
 
 
 @dataclass
@@ -102,9 +98,11 @@ class Demo:
         reason = "asked for with --from-capture" if self.options.from_capture else why_no_capture()
         self.live = reason is None
         self.seconds = self.options.seconds
-        self.root = Path(tempfile.mkdtemp(prefix="vnotch-demo-"))
-        self.folders = Folders(self.root / "data")
-        signal.signal(signal.SIGTERM, _interrupt)
+        self.topology = load_topology(self.options.topology)
+        interrupt_on(signal.SIGTERM, signal.SIGHUP)
+        self.place = Place(self.options.port)
+        self.folders = Folders(self.place.folder / "data")
+        interrupted = False
         try:
             self._announce(reason)
             self._start_server()
@@ -112,41 +110,44 @@ class Demo:
                 self._start_lab()
             else:
                 self._start_capture()
+            self._show_instances()
             self._watch()
             self._summarise()
             self._show_commands()
-            if self.options.stay if self.options.stay is not None else is_terminal():
+            if self.options.stays:
                 self._stay()
         except KeyboardInterrupt:
-            step("interrupted")
-            self.failures.append("interrupted before the end")
+            interrupted = True
         finally:
-            self._tear_down()
-        return self._verdict()
+            self._tear_down(interrupted)
+        self._tell_failures()
+        if not self.failures:
+            out.print("[bold green]✓[/] Everything that was made has been removed.")
+        return 1 if self.failures else INTERRUPTED if interrupted else 0
 
     # What it does, in order
 
     def _announce(self, reason: str | None) -> None:
         if not self.live:
-            out.print(
-                f"[yellow]No live capture: {reason}. The same pipeline runs on a capture of the mock environment.[/]"
-            )
+            out.print(f"[yellow]No live capture: {reason}.[/]")
+            out.print("The same pipeline runs on a capture that was recorded of the same environment.\n")
         out.print("[bold]This makes, and removes at its end:[/]")
         if self.live:
+            enis, outside = self.topology.enis, self.topology.outside
+            names = ["router", "internet", *(eni.name for eni in enis), *(host.name for host in outside)]
+            out.print(f"  • {len(names)} network namespaces {prefix_of(self.place.name)}-*, joined by veth pairs:")
+            out.print(f"    {', '.join(names)}")
+            out.print("  • eBPF programs at the host sides of these pairs, pinned in /run/vnotch")
+            out.print("  Nothing of the host's own network is touched: no sysctl, nft table, route or address.")
+        out.print(f"  • a vnotch server on {ENDPOINT_HOST}:{self.place.port}, its data and keys in {self.place.folder}")
+        if self.live and not is_root():
             out.print(
-                "  • network namespaces vnlab-*, joined by veth pairs, all host sides in one of them: nothing of the\n"
-                "    host's own network is touched, no sysctl, nft table, route or address\n"
-                "  • eBPF programs at the interfaces of that namespace, pinned in /run/vnotch"
+                "[bold]As root, by sudo:[/] vnotch agent (capture), vnotch lab up, traffic and down; the rest as you."
             )
-            if os.geteuid() != 0:
-                out.print(
-                    "  • [bold]as root, by sudo:[/] vnotch agent (capture), vnotch lab up, lab traffic and lab down;\n"
-                    "    all else runs as you"
-                )
-        out.print(f"  • a vnotch server on {ENDPOINT_HOST}:{self.options.port}, its data and keys in {self.root}\n")
+        out.print()
 
     def _start_server(self) -> None:
-        command = ["server", "--data-dir", str(self.folders.root), "--port", str(self.options.port), "--any-interval"]
+        command = ["server", "--data-dir", str(self.folders.root), "--port", str(self.place.port), "--any-interval"]
         running = self.folders.root / "endpoint"
         server = self._child("server", vnotch(*command))
         server.wait_until(running.exists, START_SECONDS, "starting the server")
@@ -154,66 +155,90 @@ class Demo:
         step(f"server answers at {self.endpoint.url}")
 
     def _start_lab(self) -> None:
-        common = ["--data-dir", str(self.folders.root)]
+        self.place.remove_leftover()
         self.lab_is_up = True
-        interval = str(self.options.interval_seconds)
-        self._run_as_root("lab", "up", *common, "--topology", str(self.options.topology), "--interval", interval)
-        traffic = ["lab", "traffic", *common, "--seconds", str(self.options.seconds), "--json"]
-        traffic += ["--rate", str(TRAFFIC_RATE), "--scan-ports", str(SCAN_PORTS)]
-        self.traffic = self._child("traffic", _as_root(vnotch(*traffic)))
+        up = ["lab", "up", "--brief", "--name", self.place.name, "--topology", str(self.options.topology.absolute())]
+        self._run_as_root(*up, "--interval", str(self.options.interval_seconds))
+        traffic = ["lab", "traffic", "--data-dir", str(self.folders.root), "--seconds", str(self.options.seconds)]
+        traffic += ["--json", "--rate", str(TRAFFIC_RATE), "--scan-ports", str(SCAN_PORTS)]
+        self.traffic = self._child("traffic", as_root(vnotch(*traffic)))
 
     def _start_capture(self) -> None:
         """The lab's network exists in the API alone; the agent plays the capture of it."""
-        topology = load_topology(self.options.topology)
-        endpoint = self.endpoint
-        keys = endpoint.access_key_id, endpoint.secret_access_key
-        control = ControlPlane(endpoint.url, *keys, endpoint.region, AGENT)
-        made = control.create_vpc(topology, "demo")
-        control.create_flow_logs(topology, made, "demo", self.options.interval_seconds)
-        step(f"made a VPC with {len(topology.enis)} interfaces and {len(made.flow_logs)} flow logs through the API")
-        capture, ready = self.options.capture, self.root / "agent.ready"
-        command = ["agent", "--data-dir", str(self.folders.root), "--name", AGENT, "--ready-file", str(ready)]
+        endpoint, name = self.endpoint, self.place.name
+        control = ControlPlane(endpoint.url, endpoint.access_key_id, endpoint.secret_access_key, endpoint.region, name)
+        made = control.create_vpc(self.topology, name)
+        control.create_flow_logs(self.topology, made, name, self.options.interval_seconds)
+        step(
+            f"made a VPC with {len(self.topology.enis)} interfaces and {len(made.flow_logs)} flow logs through the API"
+        )
+        capture, ready = self.options.capture, self.place.folder / "agent.ready"
+        self.seconds = duration_seconds(capture)
+        command = ["agent", "--data-dir", str(self.folders.root), "--name", name, "--ready-file", str(ready)]
         agent = self._child("agent", vnotch(*command, "--capture", str(capture), "--flush"))
         agent.wait_until(ready.exists, START_SECONDS, "starting the agent")
-        for eni in topology.enis:
+        for eni in self.topology.enis:
             control.bind(eni, made.interfaces[eni.name], None)
         control.wait_attached(made.interfaces)
-        self.seconds = duration_seconds(capture)
-        step(f"playing {capture.name} ({capture.stat().st_size >> 10} kB) in its own time")
+        step(f"playing {capture.name} ({capture.stat().st_size >> 10} kB) in its own time, {self.seconds:.0f} s")
+
+    def _show_instances(self) -> None:
+        self.names = self._names()
+        ids = {name: found for found, name in self.names.items() if found.startswith("eni-")}
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("who", "interface", "subnet", "address", "lets in"):
+            table.add_column(column)
+        for eni in self.topology.enis:
+            table.add_row(eni.name, ids.get(eni.name, ""), eni.subnet, str(eni.address), _lets_in(eni))
+        out.print()
+        out.print(table)
 
     def _watch(self) -> None:
         """Shows records as they arrive, until the traffic has ended and every packet seen is in the ledger and read."""
         logs = self.endpoint.client("logs")
         self.readers = [Tail(logs, group, 0) for group in (GROUP_ALL, GROUP_REJECT)]
-        out.print("\n[bold]Records, as they arrive in the log group[/]", GROUP_ALL)
+        interval = self.options.interval_seconds
+        out.print(f"[bold]Records as they arrive in the log group {GROUP_ALL}[/]")
+        out.print(f"[dim]The traffic runs for {self.seconds:.0f} s; the first window of {interval} s closes soon.[/]")
+        out.print(Text(DEFAULT_FORMAT.replace("${", "").replace("}", ""), style="bold"))
         end = time.monotonic() + self.seconds
-        deadline = end + SETTLE_SECONDS
+        deadline = end + SETTLE_SECONDS + interval
+        refreshed = time.monotonic()
         with Live(console=out, auto_refresh=False, transient=True) as live:
             while time.monotonic() < deadline:
-                self._read(show=True)
+                arrived = self._read()
                 left = end - time.monotonic()
-                live.update(self._progress(left), refresh=is_terminal())
+                if is_terminal():
+                    live.update(self._progress(left), refresh=True)
+                elif arrived:
+                    out.print(self._progress(left))
                 if left < 0 and self._is_complete():
                     return
                 if self.live and not self.traffic.is_running() and left > 0:
-                    break  # it ended too early: the summary says why
+                    return  # it ended too early: the summary says why
+                if time.monotonic() - refreshed > REFRESH_SECONDS and self.live:
+                    refresh()
+                    refreshed = time.monotonic()
                 time.sleep(0.5)
         self.failures.append(f"not every packet was in a record {SETTLE_SECONDS:.0f} s after the traffic ended")
 
-    def _read(self, *, show: bool) -> None:
+    def _read(self) -> int:
+        """Reads what is new in both log groups, shows the first one's. -> how many it showed."""
+        shown = 0
         for event in self.readers[0].poll():
             self.tally.add(event.message)
-            if show:
-                out.print(record_text(event.message))
+            out.print(record_text(event.message))
+            shown += 1
         self.rejects_read += sum(1 for _ in self.readers[1].poll())
+        return shown
 
     def _progress(self, left: float) -> Text:
         counts = self.tally.records
-        text = Text(f"{counts.total():,} records  ", style="bold")
-        text += Text(f"ACCEPT {counts['ACCEPT']:,}  ", style="green")
-        text += Text(f"REJECT {counts['REJECT']:,}  ", style="red")
-        text += Text(f"NODATA {counts['NODATA']:,}  ", style="dim")
-        return text + Text(f"traffic ends in {left:.0f} s" if left > 0 else "last windows are closing", style="dim")
+        text = Text(f"── {counts.total():,} records: ", style="bold")
+        text += Text(f"ACCEPT {counts['ACCEPT']:,}", style="green") + Text(", ")
+        text += Text(f"REJECT {counts['REJECT']:,}", style="red") + Text(", ")
+        text += Text(f"NODATA {counts['NODATA']:,}", style="dim") + Text(" ── ")
+        return text + Text(f"traffic ends in {left:.0f} s" if left > 0 else "the last windows are closing")
 
     def _is_complete(self) -> bool:
         """The traffic is over, all that was seen is booked, and as many packets were read back as were booked."""
@@ -229,18 +254,17 @@ class Demo:
 
     def _status(self) -> dict[str, Any] | None:
         """The agent's last status, over HTTP: its folder may be root's."""
-        return self.endpoint.agent_status(AGENT)
+        return self.endpoint.agent_status(self.place.name)
 
     def _summarise(self) -> None:
         status = self._status()
         if status is None:
             self.failures.append("the agent reported no status")
             return
-        names = self._names()
         out.print()
         out.print(records_table(self.tally))
-        out.print(talkers_table(self.tally, names))
-        table, wrong = ledger_table(status["ledger"], self.tally, names)
+        out.print(talkers_table(self.tally, self.names))
+        table, wrong = ledger_table(status["ledger"], self.tally, self.names)
         out.print(table)
         out.print(f"[dim]Excluded, as on AWS: {excluded_line(status['ledger'])}[/]")
         self.failures += wrong
@@ -249,6 +273,10 @@ class Demo:
         for action in ("ACCEPT", "REJECT"):
             if not self.tally.records[action]:
                 self.failures.append(f"no {action} record was read")
+        if not self.rejects_read:
+            self.failures.append(f"no record was read from {GROUP_REJECT}")
+        if not self.failures:
+            out.print("[bold green]✓[/] Every packet is accounted for.")
 
     def _judge_scan(self) -> None:
         """What was rejected must not have arrived: the scanned instances listened at their own interfaces."""
@@ -258,10 +286,10 @@ class Demo:
         report = json.loads(self.traffic.log.read_text().strip().splitlines()[-1])
         probed, arrived = (sum(map(len, report[key].values())) for key in ("probed", "arrived"))
         out.print(
-            f"The port scan tried {probed} ports from outside: {arrived} probes arrived, at ports that the allow lists "
-            f"let in; {probed - arrived} were rejected at the ENI and never arrived."
+            f"The port scan tried {probed} ports from outside: {arrived} probes arrived, at ports that are let in;\n"
+            f"{probed - arrived} were rejected at the interface and never arrived."
         )
-        for eni in load_topology(self.options.topology).enis:
+        for eni in self.topology.enis:
             let_in = {port for protocol, port in eni.allow or () if protocol == TCP}
             for port in sorted(set(report["arrived"].get(eni.name, ())) - let_in):
                 self.failures.append(f"a probe of port {port} arrived at {eni.name}, which does not let it in")
@@ -277,67 +305,88 @@ class Demo:
                 names[interface["NetworkInterfaceId"]] = name
                 names |= {item["PrivateIpAddress"]: name for item in interface["PrivateIpAddresses"]}
                 names |= {item["Ipv6Address"]: name for item in interface.get("Ipv6Addresses", [])}
-        for outside in load_topology(self.options.topology).outside:
+        for outside in self.topology.outside:
             names |= {
                 str(address): f"{outside.name} (outside)" for address in (outside.address, outside.ipv6) if address
             }
         return names
 
     def _show_commands(self) -> None:
-        url = self.endpoint.url
-        out.print(f"\n[bold]The endpoint is {url}[/]" + (" while this runs." if is_terminal() else "; it ends now."))
-        out.print("Any AWS client works there. In another terminal:\n")
-        data_dir = self.folders.root
-        out.print(f'  eval "$({Path(sys.executable).with_name("vnotch")} env --data-dir {data_dir})"')
+        url, stays = self.endpoint.url, self.options.stays
+        if stays:
+            out.print(f"\n[bold]The endpoint is {url}[/] for any AWS client. In another terminal:\n")
+        else:
+            out.print(
+                f"\n[bold]The endpoint was {url}[/] and ends now. While a demo runs (vnotch demo --stay keeps it):\n"
+            )
+        beside = Path(sys.executable).parent
+        if shutil.which("aws") is None or shutil.which("vnotch") != str(beside / "vnotch"):
+            out.print(f"  . {beside / 'activate'}")
+        out.print(f'  eval "$(vnotch env --data-dir {self.folders.root})"')
         for command in (
             "ec2 describe-flow-logs",
-            "logs describe-log-streams --log-group-name " + GROUP_ALL,
+            f"logs describe-log-streams --log-group-name {GROUP_ALL}",
             f"logs filter-log-events --log-group-name {GROUP_REJECT} --max-items 5",
             "ec2 describe-network-interfaces --query 'NetworkInterfaces[].[NetworkInterfaceId,Description]'",
         ):
-            out.print(f"  aws --endpoint-url {url} {command}")
+            out.print(Text(f"  aws --endpoint-url {url} {command}"))
 
     def _stay(self) -> None:
+        self._tell_failures()
         out.print("\n[bold]Ctrl-C ends the demo and removes everything.[/]")
+        refreshed = time.monotonic()
         try:
             while True:
                 time.sleep(1)
+                if self.live and time.monotonic() - refreshed > REFRESH_SECONDS:
+                    refresh()
+                    refreshed = time.monotonic()
         except KeyboardInterrupt:
             out.print()
 
-    def _tear_down(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def _tear_down(self, interrupted: bool) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(OSError):  # the terminal may be gone, the lab is not
+            step("interrupted; removing what was made" if interrupted else "removing what was made")
         if self.lab_is_up:
-            down = ["lab", "down", "--data-dir", str(self.folders.root)]
-            command = _as_root(vnotch(*down)) if self.live else vnotch(*down)
-            if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            command = as_root([*vnotch("lab", "down"), "--data-dir", str(self.folders.root)])
+            if subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
                 self.failures.append(f"the lab was not removed; run: {' '.join(command)}")
         for child in reversed(self.children):
             child.stop()
-        if self.live and os.geteuid() != 0:  # the agent and the lab have written there as root
-            subprocess.run(_as_root(["rm", "-rf", "--", str(self.root)]), check=False)
-        shutil.rmtree(self.root, ignore_errors=True)
+        if not any("not removed" in failure for failure in self.failures):
+            self.place.remove(written_by_root=self.live)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _verdict(self) -> int:
+    def _tell_failures(self) -> None:
         for failure in self.failures:
-            out.print(f"[bold red]✗[/] {failure}")
-        if not self.failures:
-            out.print("[bold green]✓[/] Every packet is accounted for; everything that was made has been removed.")
-        return 1 if self.failures else 0
+            out.print(Text("✗ ", style="bold red") + Text(failure))
 
     # Parts
 
     def _child(self, name: str, command: Sequence[str]) -> Child:
-        child = Child(name, command, self.root / f"{name}.log")
+        child = Child(name, command, self.place.folder / f"{name}.log")
         self.children.append(child)
         return child
 
     def _run_as_root(self, *arguments: str) -> None:
-        """A vnotch command in the foreground. It has said what was wrong itself, so only its failing is reported."""
-        if subprocess.run(_as_root(vnotch(*arguments)), check=False).returncode != 0:
-            raise HostError(f"vnotch {' '.join(arguments[:2])} failed", "the line above says why")
+        """A vnotch command whose steps are shown as this command's own. Raises HostError with what it says last."""
+        said: list[str] = []
+
+        def told(line: str) -> None:
+            if line.startswith("• "):
+                step(line[2:])
+            elif line.strip():
+                said.append(line)
+
+        if run_to_end(as_root(vnotch(*arguments, "--data-dir", str(self.folders.root))), told) != 0:
+            raise HostError(said[-1].removeprefix("vnotch: ") if said else f"vnotch {' '.join(arguments[:2])} failed")
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _lets_in(eni: Eni) -> str:
+    """The ports of an interface's allow list, for people."""
+    if eni.allow is None:
+        return "everything"
+    words = [_PROTOCOLS.get(protocol, str(protocol)) + (f"/{port}" if port else "") for protocol, port in eni.allow]
+    return " ".join(words) or "nothing"

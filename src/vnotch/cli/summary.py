@@ -83,7 +83,7 @@ def is_settled(ledger: Mapping[str, Any]) -> bool:
 
 
 def records_table(tally: Tally) -> Table:
-    table = Table(title="Records by action", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title="Records by action", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("action")
     table.add_column("records", justify="right")
     for action in ("ACCEPT", "REJECT", "NODATA", "SKIPDATA"):
@@ -92,19 +92,22 @@ def records_table(tally: Tally) -> Table:
     return table
 
 
-def talkers_table(tally: Tally, names: Mapping[str, str], count: int = 6) -> Table:
-    table = Table(title="Top talkers", box=box.SIMPLE_HEAD, title_justify="left")
+def talkers_table(tally: Tally, names: Mapping[str, str], count: int = 5, rejected_count: int = 2) -> Table:
+    """The sources with the most bytes, and those with the most rejected packets where they are not among them."""
+    sources = [source for source, _ in tally.bytes_by_source.most_common(count)]
+    sources += [source for source, _ in tally.rejects_by_source.most_common(rejected_count) if source not in sources]
+    table = Table(title="Top talkers", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.add_column("source")
     table.add_column("who")
     for column in ("packets", "bytes", "packets rejected"):
         table.add_column(column, justify="right")
-    for source, size in tally.bytes_by_source.most_common(count):
+    for source in sources:
         rejects = tally.rejects_by_source[source]
         table.add_row(
             source,
             names.get(source, ""),
             f"{tally.packets_by_source[source]:,}",
-            f"{size:,}",
+            f"{tally.bytes_by_source[source]:,}",
             f"[bold red]{rejects:,}[/]" if rejects else "0",
         )
     return table
@@ -113,7 +116,10 @@ def talkers_table(tally: Tally, names: Mapping[str, str], count: int = 6) -> Tab
 def ledger_table(ledger: Mapping[str, Any], tally: Tally, names: Mapping[str, str]) -> tuple[Table, list[str]]:
     """The table, and a sentence for each interface whose sides do not agree."""
     table = Table(
-        title="Ledger: packets seen = in records + excluded + lost", box=box.SIMPLE_HEAD, title_justify="left"
+        title="Ledger: packets seen = in records + excluded + lost",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
     )
     table.add_column("interface")
     table.add_column("who")

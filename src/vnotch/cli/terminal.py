@@ -27,6 +27,8 @@ STYLES = {
     "SKIPDATA": "yellow",
 }
 
+LINE_STYLES = {"REJECT": "red", "SKIPDATA": "yellow", "NODATA": "dim"}
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -36,13 +38,14 @@ def plain(text: str) -> str:
 
 
 def record_text(message: str) -> Text:
-    """A record line, its action and status in colour, a rejected line as a whole red."""
+    """A record line: its action in colour, a rejected line red as a whole, one without data dim."""
     text = Text(plain(message))
     words = message.split(" ")
     for word in ("REJECT", "SKIPDATA", "NODATA"):
         if word in words:
-            text.stylize(STYLES[word])
-            return text
+            text.stylize(LINE_STYLES[word])
+            break
+    text.highlight_words(list(STYLES), "bold")
     text.highlight_words(["ACCEPT"], STYLES["ACCEPT"])
     return text
 
