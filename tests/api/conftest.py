@@ -173,3 +173,11 @@ def api(tmp_path: Path) -> Iterator[RunningApi]:
     running = RunningApi(tmp_path)
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module")
+def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """One server for a module, whose tests keep to resources of their own."""
+    running = RunningApi(tmp_path_factory.mktemp("api"))
+    yield running
+    running.close()

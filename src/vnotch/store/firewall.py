@@ -159,10 +159,10 @@ class NetworkAclEntry(Base):
     protocol: Mapped[int]  # -1: all
     allow: Mapped[bool]
     cidr: Mapped[str]
-    from_port: Mapped[int] = mapped_column(default=rules.ANY)  # -1 but for TCP and UDP
-    to_port: Mapped[int] = mapped_column(default=rules.ANY)
-    icmp_type: Mapped[int] = mapped_column(default=rules.ANY)  # -1 but for ICMP and ICMPv6, and there: any
-    icmp_code: Mapped[int] = mapped_column(default=rules.ANY)
+    from_port: Mapped[int]  # -1 but for TCP and UDP
+    to_port: Mapped[int]
+    icmp_type: Mapped[int]  # -1 but for ICMP and ICMPv6, and there: any
+    icmp_code: Mapped[int]
 
     def value(self) -> rules.AclEntry:
         return rules.AclEntry(
@@ -266,7 +266,15 @@ def _open_entries(family: int) -> list[NetworkAclEntry]:
     number = DEFAULT_RULE_NUMBERS[family]
     return [
         NetworkAclEntry(
-            rule_number=number, egress=egress, protocol=rules.ALL_PROTOCOLS, allow=True, cidr=EVERYWHERE[family]
+            rule_number=number,
+            egress=egress,
+            protocol=rules.ALL_PROTOCOLS,
+            allow=True,
+            cidr=EVERYWHERE[family],
+            from_port=rules.ANY,
+            to_port=rules.ANY,
+            icmp_type=rules.ANY,
+            icmp_code=rules.ANY,
         )
         for egress in (False, True)
     ]
