@@ -184,4 +184,4 @@ def duration_seconds(path: Path) -> float:
         for drain in read_capture(path, tick_seconds=3600)
         if drain.flows.num_rows
     ]
-    return (max(last for _, last in times) - min(first for first, _ in times)) / 1e9 + STEP_SECONDS
+    return float(max(last for _, last in times) - min(first for first, _ in times)) / 1e9 + STEP_SECONDS
