@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: setup ## ruff and strict types
 
 native: setup ## compile the datapath again
 	@$(RUN)/python hatch_build.py
+
+bench-datapath: setup ## what the datapath costs a packet, by the kernel's run statistics (root)
+	@$(RUN)/python bench/datapath.py
 
 docs: setup ## remake the generated reference pages
 	@$(RUN)/python -m vnotch.fields > docs/fields.md

@@ -19,10 +19,21 @@
 #define FLOW_BATCH 16
 #define FLOWS_AT_START 4096
 
+/* Unlike the kernel's struct flow_value, with the packets' own times. */
+struct flow_total {
+	u64 packets;
+	u64 bytes;
+	u64 first_ns;	/* Unix time */
+	u64 last_ns;
+	u32 tcp_flags;
+	u32 pad;
+};
+_Static_assert(sizeof(struct flow_total) == 40, "flow_total");
+
 struct flow {
 	struct flow_key key;
 	u32 hash;
-	struct flow_value value;
+	struct flow_total value;
 };
 _Static_assert(sizeof(struct flow) == 88, "flow");
 
@@ -131,7 +142,7 @@ static int flow_table_grow(struct flow_table *table)
 	return 1;
 }
 
-static inline void flow_add(struct flow_value *value, const struct flow_update *update)
+static inline void flow_add(struct flow_total *value, const struct flow_update *update)
 {
 	value->packets += 1;
 	value->bytes += update->bytes;
@@ -164,7 +175,7 @@ static int flow_table_add(struct flow_table *table, const struct flow_update *up
 	flow = &table->flows[table->count];
 	flow->key = update->key;
 	flow->hash = update->hash;
-	flow->value = (struct flow_value){
+	flow->value = (struct flow_total){
 		.packets = 1,
 		.bytes = update->bytes,
 		.first_ns = update->ns,

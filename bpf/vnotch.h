@@ -9,7 +9,7 @@
 #define VNOTCH_H
 
 /* Raised when a struct or a map below changes, so that maps pinned by another release are recognised. */
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -56,15 +56,21 @@ struct flow_key {
 };
 _Static_assert(sizeof(struct flow_key) == 44, "flow_key");
 
+/*
+ * A moment in steps of 2^20 ns of CLOCK_MONOTONIC, which is as much as a record of seconds needs: it wraps after 52 days, a
+ * flow map is drained after seconds. With it an entry of the hash is two cache lines of 64 bytes.
+ */
+#define MOMENT_SHIFT 20
+
 struct flow_value {
 	u64 packets;	/* as on the wire */
 	u64 bytes;	/* IP total length */
-	u64 first_ns;	/* CLOCK_BOOTTIME; the native build: Unix time */
-	u64 last_ns;
+	u32 first;	/* moment */
+	u32 last;
 	u32 tcp_flags;	/* AWS's sense */
 	u32 pad;
 };
-_Static_assert(sizeof(struct flow_value) == 40, "flow_value");
+_Static_assert(sizeof(struct flow_value) == 32, "flow_value");
 
 /* A packet that found the flow map full, as it goes into the ring buffer. */
 struct spill {
@@ -72,7 +78,7 @@ struct spill {
 	u32 tcp_flags;
 	u64 packets;
 	u64 bytes;
-	u64 ns;
+	u64 ns;		/* CLOCK_MONOTONIC */
 };
 _Static_assert(sizeof(struct spill) == 72, "spill");
 
@@ -130,5 +136,8 @@ _Static_assert(sizeof(struct fragment_value) == 16, "fragment_value");
 #define COUNTS 3
 
 #define MAX_SLOTS 4096
+
+/* Interfaces with an index below this have their slot in an array, which is faster than the hash that has them all. */
+#define NEAR_INDEXES 65536
 
 #endif

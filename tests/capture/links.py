@@ -65,9 +65,11 @@ class Pair:
             self._namespaces[name].run(_set_ipv6, False)
         self.add_link()
 
-    def add_link(self) -> None:
+    def add_link(self, index: int | None = None) -> None:
+        """`index`: the host side's interface index, the kernel's choice by default."""
+        number = "" if index is None else f"index {index}"
         run(
-            *f"ip -n {self.host} link add {self.host_device} address {self.host_mac} type veth".split(),
+            *f"ip -n {self.host} link add {self.host_device} {number} address {self.host_mac} type veth".split(),
             *f"peer name {self.instance_device} address {self.instance_mac} netns {self.instance}".split(),
         )
         for namespace, device, address, mac, other in self._sides(self.host_v4, self.instance_v4):

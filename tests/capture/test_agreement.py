@@ -30,7 +30,7 @@ def datapath() -> Iterator[Datapath]:
     """Not attached anywhere: packets come from test runs alone."""
     with Datapath.open(flows_per_map=1024) as opened:
         opened._generations.use_slots(SLOT + 1)
-        libbpf.map_update(opened._fds["slots"], LOOPBACK.to_bytes(4, "little"), SLOT.to_bytes(4, "little"))
+        opened._set_slot(LOOPBACK, SLOT)
         yield opened
 
 

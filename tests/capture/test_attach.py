@@ -17,7 +17,7 @@ from oracle.tap import INGRESS, Tap
 from packets import ethernet, ipv4, ipv6, tcp, udp
 from traffic import start_flood
 
-from vnotch.capture import kernel, libbpf
+from vnotch.capture import kernel, layout, libbpf
 from vnotch.capture.interfaces import LinkChange, LinkWatcher, Namespace
 from vnotch.capture.kernel import Datapath
 from vnotch.errors import HostError, InputError, LimitError
@@ -171,6 +171,19 @@ def test_a_device_that_goes_and_comes_back(pair: Pair, datapath: Datapath) -> No
     datapath.detach(SLOT)
     assert libbpf.map_lookup(datapath._fds["slots"], b"\0" * 4, 4) is None
     assert datapath._slot_indexes() == {}
+
+
+@pytest.mark.parametrize("index", [layout.NEAR_INDEXES - 1, layout.NEAR_INDEXES, 1_000_000])
+def test_indexes_on_both_sides_of_the_array_are_captured(pair: Pair, datapath: Datapath, index: int) -> None:
+    pair.remove_link()
+    pair.add_link(index)
+    datapath.attach(pair.host_device, SLOT)
+    pair.inject_from_instance([FRAME] * 3)
+    pair.settle()
+    assert packets_of(datapath) == 3
+    datapath.detach(SLOT)
+    assert datapath._slot_indexes() == {}
+    assert datapath.counts()["unknown_interface"] == 0
 
 
 def test_a_device_that_goes_under_load(pair: Pair, datapath: Datapath) -> None:

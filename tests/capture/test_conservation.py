@@ -206,15 +206,13 @@ def test_a_drain_without_commit_is_repeated(pair: Pair, datapath: Datapath) -> N
 
 
 def test_an_interface_without_a_slot_passes_uncounted(pair: Pair, datapath: Datapath) -> None:
-    import vnotch.capture.libbpf as libbpf
-
     index = pair.in_host(lambda: __import__("socket").if_nametoindex(pair.host_device))
-    libbpf.map_delete(datapath._fds["slots"], index.to_bytes(4, "little"))
+    datapath._set_slot(index, None)
     assert start_flood(pair, 100, 10).wait() == 0
     pair.settle()
     assert drain_all(datapath).flows.num_rows == 0
     assert datapath.counts()["unknown_interface"] == 100
-    libbpf.map_update(datapath._fds["slots"], index.to_bytes(4, "little"), SLOT.to_bytes(4, "little"))
+    datapath._set_slot(index, SLOT)
 
 
 def test_old_fragments_are_swept(pair: Pair, datapath: Datapath) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vnotch.capture import layout
-from vnotch.capture.layout import flow_table, loss_table, spill_table
+from vnotch.capture.layout import flow_table, loss_table, spill_table, total_table
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Outcome
 
 BPF = Path(__file__).resolve().parents[2] / "bpf"
@@ -29,6 +29,8 @@ STRUCTS = {
 CONSTANTS = {
     "LAYOUT_VERSION": layout.LAYOUT_VERSION,
     "MAX_SLOTS": layout.MAX_SLOTS,
+    "NEAR_INDEXES": layout.NEAR_INDEXES,
+    "MOMENT_SHIFT": layout.MOMENT_SHIFT,
     "FRAGMENT_NS": layout.FRAGMENT_NS,
     "ENI_ENFORCE": layout.ENI_ENFORCE,
     "ENI_ALLOW_LIST": layout.ENI_ALLOW_LIST,
@@ -78,7 +80,7 @@ def test_bit_fields_are_where_numpy_looks(tmp_path: Path) -> None:
     data = output.read_bytes()
     at = data.index(b"\x01\x02\x00\x0b\x07\0\0\0") - 36 - 3 * 44
     keys = np.frombuffer(data, layout.FLOW_KEY, 4, at)
-    table = flow_table(keys, np.zeros(4, layout.FLOW_VALUE))
+    table = flow_table(keys, np.zeros(4, layout.FLOW_VALUE), 0, 0)
     assert table["direction"].to_pylist() == [1, 0, 0, 1]
     assert table["outcome"].to_pylist() == [0, 2, 0, 1]
     assert table["family"].to_pylist() == [4, 0, 6, 6]
@@ -94,13 +96,13 @@ def test_tables_have_the_schemas_and_say_what_the_structs_say() -> None:
     keys["proto"] = [6, 17, int(Exclusion.DNS)]
     keys["bits"] = [0, 1 | 1 << 1 | 8, 2 << 1]
     values["packets"], values["bytes"] = [1, 2, 1 << 60], [40, 80, 1 << 61]
-    values["first_ns"], values["last_ns"], values["tcp_flags"] = 1000, 2000, 19
-    table = flow_table(keys, values, 5)
+    values["first"], values["last"], values["tcp_flags"] = 1000, 2000, 19
+    table = flow_table(keys, values, 3000 << 20, 5)
     assert table.schema == FLOW_SCHEMA
     first, second, third = table.to_pylist()
     assert first["srcaddr"] == bytes([10, 0, 0, 1]) + bytes(12)
     assert (first["family"], first["protocol"], first["exclusion"], first["outcome"]) == (4, 6, 0, 0)
-    assert (first["start_ns"], first["end_ns"], first["tcp_flags"]) == (1005, 2005, 19)
+    assert (first["start_ns"], first["end_ns"], first["tcp_flags"]) == ((1000 << 20) + 5, (2000 << 20) + 5, 19)
     assert second["dstaddr"] == bytes(range(16))
     assert (second["family"], second["protocol"], second["direction"], second["outcome"]) == (6, 17, 1, 1)
     assert (third["family"], third["protocol"], third["exclusion"]) == (0, 0, int(Exclusion.DNS))
@@ -120,8 +122,23 @@ def test_tables_have_the_schemas_and_say_what_the_structs_say() -> None:
     }
 
 
+def test_moments_wrap_after_52_days() -> None:
+    keys, values = np.zeros(2, layout.FLOW_KEY), np.zeros(2, layout.FLOW_VALUE)
+    values["first"], values["last"] = (1 << 32) - 3, [(1 << 32) - 1, 4]
+    table = flow_table(keys, values, (2 << 52) + (5 << 20) + 77, 0)
+    assert table["start_ns"].to_pylist() == [(2 << 52) - (3 << 20)] * 2
+    assert table["end_ns"].to_pylist() == [(2 << 52) - (1 << 20), (2 << 52) + (4 << 20)]
+
+
+def test_totals_of_the_native_build() -> None:
+    keys, totals = np.zeros(1, layout.FLOW_KEY), np.zeros(1, layout.FLOW_TOTAL)
+    totals["packets"], totals["bytes"], totals["first_ns"], totals["last_ns"] = 2, 80, 1_700_000_000_000_000_001, 7
+    (row,) = total_table(keys, totals).to_pylist()
+    assert (row["packets"], row["bytes"], row["start_ns"], row["end_ns"]) == (2, 80, 1_700_000_000_000_000_001, 7)
+
+
 def test_empty_tables() -> None:
-    table = flow_table(np.zeros(0, layout.FLOW_KEY), np.zeros(0, layout.FLOW_VALUE))
+    table = flow_table(np.zeros(0, layout.FLOW_KEY), np.zeros(0, layout.FLOW_VALUE), 0, 0)
     assert (table.num_rows, table.schema) == (0, FLOW_SCHEMA)
     zero = np.zeros(8, layout.COUNTER)
     assert loss_table(zero, zero, Loss.RING_FULL).num_rows == 0
@@ -141,8 +158,8 @@ def test_losses_are_what_grew() -> None:
 
 
 @pytest.mark.parametrize("_", range(3))
-def test_the_boot_clock_leads_to_unix_time(_: int) -> None:
+def test_the_monotonic_clock_leads_to_unix_time(_: int) -> None:
     import time
 
-    unix = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + layout.boot_to_unix_ns()
+    unix = time.monotonic_ns() + layout.monotonic_to_unix_ns()
     assert abs(unix - time.time_ns()) < 5_000_000

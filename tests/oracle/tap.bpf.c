@@ -24,7 +24,7 @@ struct __sk_buff {
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
-static u64 (*ktime_get_boot_ns)(void) = (void *)125;
+static u64 (*ktime_get_ns)(void) = (void *)5;
 static long (*skb_load_bytes)(const void *skb, u32 off, void *to, u32 len) = (void *)26;
 static void *(*ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ringbuf_submit)(void *data, u64 flags) = (void *)132;
@@ -44,7 +44,7 @@ struct total {
 struct header {
 	u32 ifindex;
 	u32 hook;
-	u64 ns;		/* CLOCK_BOOTTIME */
+	u64 ns;		/* CLOCK_MONOTONIC */
 	u32 wire_len;	/* of the frame: a GSO frame is one */
 	u32 cap_len;
 	u8 data[128];
@@ -81,7 +81,7 @@ static inline __attribute__((always_inline)) void copy(struct __sk_buff *skb, st
 	}
 	h->ifindex = place->ifindex;
 	h->hook = place->hook;
-	h->ns = ktime_get_boot_ns();
+	h->ns = ktime_get_ns();
 	h->wire_len = length;
 	h->cap_len = 0;
 	if (length > 128)

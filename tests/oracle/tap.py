@@ -18,7 +18,7 @@ import numpy as np
 
 from vnotch.capture import libbpf
 from vnotch.capture.interfaces import Namespace
-from vnotch.capture.layout import boot_to_unix_ns
+from vnotch.capture.layout import monotonic_to_unix_ns
 from vnotch.capture.ring import Ring
 
 SOURCE = Path(__file__).with_name("tap.bpf.c")
@@ -91,7 +91,7 @@ class Tap:
         end = self._ring.end()
         records = self._ring.read(end)
         self._ring.consume(end)
-        to_unix_ns = boot_to_unix_ns()
+        to_unix_ns = monotonic_to_unix_ns()
         return [
             Header(
                 int(record["ifindex"]),

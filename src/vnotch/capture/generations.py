@@ -130,9 +130,9 @@ class Generations:
             libbpf.map_update(self._maps.active, ZERO, self._maps.flows[other].to_bytes(4, "little"))
             self._flipped(other, at_ns)
         generation = self.generation - 1
-        to_unix_ns = layout.boot_to_unix_ns()
+        to_unix_ns = layout.monotonic_to_unix_ns()
         count = libbpf.lookup_batch(self._old_map(), self._keys, self._values)
-        flows = layout.flow_table(self._keys[:count], self._values[:count], to_unix_ns)
+        flows = layout.flow_table(self._keys[:count], self._values[:count], time.monotonic_ns(), to_unix_ns)
         spilled = self._ring.read(int(self._meta["ring_end"][0]))
         if len(spilled):
             flows = pa.concat_tables([flows, layout.spill_table(spilled, to_unix_ns)])

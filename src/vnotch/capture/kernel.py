@@ -53,6 +53,7 @@ OBJECT = Path(__file__).parent / "native" / "vnotch.bpf.o"
 
 PROGRAM_MAPS = (
     "slots",
+    "near_slots",
     "enis",
     "allowed",
     "seen",
@@ -69,6 +70,7 @@ USER_MAPS = ("losses_0", "losses_1", "meta")
 
 SIZES = {
     "slots": (4, 4),
+    "near_slots": (4, 4),
     "enis": (4, ENI.itemsize),
     "allowed": (ALLOW_KEY.itemsize, 4),
     "seen": (4, COUNTER.itemsize),
@@ -253,7 +255,7 @@ class Datapath:
                 log.warning("the pinned maps served another network namespace; its attachments end now")
                 self._drop_pinned_links()
                 for index in self._slot_indexes():
-                    libbpf.map_delete(self._fds["slots"], index.to_bytes(4, "little"))
+                    self._set_slot(index, None)
                 mode = 0
         if wanted == "auto":
             wanted = names.get(mode) or ("tcx" if libbpf.has_tcx(self._programs[0]) else "clsact")
@@ -345,7 +347,7 @@ class Datapath:
             if here is not None or any(i != index and s == slot for i, s in self._slot_indexes().items()):
                 self.detach(slot)
             self._generations.use_slots(slot + 1)
-            libbpf.map_update(self._fds["slots"], index.to_bytes(4, "little"), slot.to_bytes(4, "little"))
+            self._set_slot(index, slot)
             attachment = _Attachment(device, index, [], False)
             try:
                 self._hook(attachment, slot)
@@ -390,7 +392,7 @@ class Datapath:
             self._attached.pop(slot, None)
             for index, owner in self._slot_indexes().items():
                 if owner == slot:
-                    libbpf.map_delete(self._fds["slots"], index.to_bytes(4, "little"))
+                    self._set_slot(index, None)
 
     def _unhook(self, slot: int, mode: str) -> None:
         here = self._attached.get(slot)
@@ -419,6 +421,17 @@ class Datapath:
         keys, values = np.empty(MAX_SLOTS, np.uint32), np.empty(MAX_SLOTS, np.uint32)
         count = libbpf.lookup_batch(self._fds["slots"], keys, values)
         return dict(zip(keys[:count].tolist(), values[:count].tolist(), strict=True))
+
+    def _set_slot(self, index: int, slot: int | None) -> None:
+        """Which slot an ifindex has: in the hash of all and, where it is small, in the array of the small ones."""
+        key = index.to_bytes(4, "little")
+        if slot is not None:
+            libbpf.map_update(self._fds["slots"], key, slot.to_bytes(4, "little"))
+        if index < layout.NEAR_INDEXES:
+            mark = 0 if slot is None else slot + 1
+            libbpf.map_update(self._fds["near_slots"], key, mark.to_bytes(4, "little"))
+        if slot is None:
+            libbpf.map_delete(self._fds["slots"], key)
 
     def _drop_pinned_links(self) -> None:
         assert self._pins
@@ -453,7 +466,7 @@ class Datapath:
         room = libbpf.map_info(self._fds["fragments"]).max_entries
         keys, values = np.empty(room, FRAGMENT_KEY), np.empty(room, FRAGMENT_VALUE)
         count = libbpf.lookup_batch(self._fds["fragments"], keys, values)
-        oldest = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - layout.FRAGMENT_NS
+        oldest = time.monotonic_ns() - layout.FRAGMENT_NS
         old = np.ascontiguousarray(keys[:count][values["ns"][:count].astype(np.int64) < oldest])
         if len(old):
             libbpf.delete_batch(self._fds["fragments"], old)

@@ -18,10 +18,16 @@ from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Ou
 
 Array = npt.NDArray[Any]
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """vnotch.h: LAYOUT_VERSION."""
 
 MAX_SLOTS = 4096
+
+NEAR_INDEXES = 65536
+"""vnotch.h: NEAR_INDEXES."""
+
+MOMENT_SHIFT = 20
+"""vnotch.h: MOMENT_SHIFT."""
 
 FLOW_KEY = np.dtype(
     {
@@ -36,13 +42,23 @@ on little-endian machines, the only ones we build for)."""
 
 FLOW_VALUE = np.dtype(
     {
+        "names": ["packets", "bytes", "first", "last", "tcp_flags"],
+        "formats": ["<u8", "<u8", "<u4", "<u4", "<u4"],
+        "offsets": [0, 8, 16, 20, 24],
+        "itemsize": 32,
+    }
+)
+"""struct flow_value. `first` and `last` are moments: CLOCK_MONOTONIC in steps of 2**20 ns, the lower 32 bits."""
+
+FLOW_TOTAL = np.dtype(
+    {
         "names": ["packets", "bytes", "first_ns", "last_ns", "tcp_flags"],
         "formats": ["<u8", "<u8", "<u8", "<u8", "<u4"],
         "offsets": [0, 8, 16, 24, 32],
         "itemsize": 40,
     }
 )
-"""struct flow_value."""
+"""struct flow_total of the native build (flow_table.h): times are Unix ns."""
 
 SPILL = np.dtype(
     {
@@ -110,7 +126,15 @@ PENDING_DRAIN = 1
 PENDING_EMPTY = 2
 """Said to be safe elsewhere, being emptied."""
 
-for _size, _type in ((44, FLOW_KEY), (40, FLOW_VALUE), (72, SPILL), (32, ENI), (8, ALLOW_KEY), (16, COUNTER)):
+for _size, _type in (
+    (44, FLOW_KEY),
+    (32, FLOW_VALUE),
+    (40, FLOW_TOTAL),
+    (72, SPILL),
+    (32, ENI),
+    (8, ALLOW_KEY),
+    (16, COUNTER),
+):
     assert _type.itemsize == _size, _type
 assert FRAGMENT_KEY.itemsize == 40
 assert FRAGMENT_VALUE.itemsize == 16
@@ -119,28 +143,45 @@ assert (int(Outcome.ACCEPT), int(Outcome.REJECT), int(Outcome.EXCLUDED)) == (0, 
 assert [int(e) for e in Exclusion] == list(range(1, 12)), "vnotch.h: EXCL_*"
 
 
-def boot_to_unix_ns() -> int:
-    """What to add to CLOCK_BOOTTIME for Unix time, in ns; of several readings the one least disturbed."""
+def monotonic_to_unix_ns() -> int:
+    """What to add to CLOCK_MONOTONIC for Unix time, in ns; of several readings the one least disturbed.
+
+    The clock stands still while the host sleeps: flows counted before and drained after a suspension, and they alone,
+    get times that are late by its length.
+    """
     readings = []
     for _ in range(5):
-        before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        before = time.monotonic_ns()
         unix = time.time_ns()
-        after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        after = time.monotonic_ns()
         readings.append((after - before, unix - (before + after) // 2))
     return min(readings)[1]
 
 
-def flow_table(keys: Array, values: Array, to_unix_ns: int = 0) -> pa.Table:
-    """FLOW_KEY and FLOW_VALUE arrays of one length -> FLOW_SCHEMA; `to_unix_ns` is added to times."""
-    assert keys.dtype == FLOW_KEY
+def flow_table(keys: Array, values: Array, now_ns: int, to_unix_ns: int) -> pa.Table:
+    """FLOW_KEY and FLOW_VALUE arrays of one length -> FLOW_SCHEMA.
+
+    `now_ns`: CLOCK_MONOTONIC, at most 26 days after the moments in `values`; `to_unix_ns` is added to their times.
+    """
     assert values.dtype == FLOW_VALUE
-    assert len(keys) == len(values)
-    return _table(
-        keys, values["packets"], values["bytes"], values["first_ns"], values["last_ns"], values["tcp_flags"], to_unix_ns
-    )
+    first_ns, last_ns = (_moment_ns(values[name], now_ns) for name in ("first", "last"))
+    return _table(keys, values["packets"], values["bytes"], first_ns, last_ns, values["tcp_flags"], to_unix_ns)
 
 
-def spill_table(spills: Array, to_unix_ns: int = 0) -> pa.Table:
+def _moment_ns(moments: Array, now_ns: int) -> Array:
+    now = now_ns >> MOMENT_SHIFT
+    ago = (np.uint32(now & 0xFFFFFFFF) - moments).astype(np.int32)
+    return (now - ago.astype(np.int64)) << MOMENT_SHIFT
+
+
+def total_table(keys: Array, totals: Array) -> pa.Table:
+    """FLOW_KEY and FLOW_TOTAL arrays of one length -> FLOW_SCHEMA."""
+    assert totals.dtype == FLOW_TOTAL
+    first_ns, last_ns = totals["first_ns"], totals["last_ns"]
+    return _table(keys, totals["packets"], totals["bytes"], first_ns, last_ns, totals["tcp_flags"], 0)
+
+
+def spill_table(spills: Array, to_unix_ns: int) -> pa.Table:
     """SPILL array -> FLOW_SCHEMA, a row a record."""
     assert spills.dtype == SPILL
     ns = spills["ns"]
@@ -150,6 +191,8 @@ def spill_table(spills: Array, to_unix_ns: int = 0) -> pa.Table:
 def _table(
     keys: Array, packets: Array, bytes_: Array, first_ns: Array, last_ns: Array, flags: Array, to_unix_ns: int
 ) -> pa.Table:
+    assert keys.dtype == FLOW_KEY
+    assert len(keys) == len(packets)
     bits = keys["bits"]
     outcome = (bits >> 1) & 3
     excluded = outcome == int(Outcome.EXCLUDED)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ALLOW_LIST, FLOW_KEY, FLOW_VALUE, Array
+from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ALLOW_LIST, FLOW_KEY, FLOW_TOTAL, Array
 from vnotch.errors import HostError, InputError
 from vnotch.flow import Exclusion
 
@@ -92,7 +92,7 @@ class _Parsed(ctypes.Structure):
 FLOW = np.dtype(
     {
         "names": ["key", "hash", "value"],
-        "formats": [FLOW_KEY, "<u4", FLOW_VALUE],
+        "formats": [FLOW_KEY, "<u4", FLOW_TOTAL],
         "offsets": [0, 44, 48],
         "itemsize": 88,
     }

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from vnotch.capture import library
-from vnotch.capture.layout import MAX_SLOTS, Array, flow_table
+from vnotch.capture.layout import MAX_SLOTS, Array, total_table
 from vnotch.capture.library import FLOW, SlotPolicy
 from vnotch.errors import HostError, InputError
 from vnotch.flow import LOSS_SCHEMA, Direction
@@ -274,7 +274,7 @@ class _Reading:
         if count := self.report.flow_count:
             memory = (ctypes.c_char * (count * FLOW.itemsize)).from_address(self.report.flows)
             flows = np.frombuffer(memory, FLOW, count).copy()
-        table = flow_table(flows["key"], flows["value"])
+        table = total_table(flows["key"], flows["value"])
         self.lib.capture_drained(self.handle)
         return CaptureDrain(self.report.tick_start_ns // 1_000_000_000, table, summary)
 
