@@ -112,9 +112,14 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
             "ConflictException", f"{request.device} on {request.agent} is bound to {other.interface_id} already", 409
         )
     interface = _existing(session, interface_id)
+    if interface.created_type == network.NAT_GATEWAY and (
+        request.instance_id or request.interface_type not in (None, network.NAT_GATEWAY)
+    ):
+        raise invalid(f"{interface_id} is the interface of a NAT gateway: it has no instance and no other type")
     binding = session.get(row, interface_id)
     if binding is not None and _request_of(binding) == request:
         return binding
+    left = binding.instance_id if binding else None
     earlier = binding.agent if binding else None
     if binding is None:
         binding = network.Binding(
@@ -126,21 +131,32 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     binding.allow = None if request.allow is None else [list(pair) for pair in request.allow]
     binding.state, binding.message, binding.mode = "pending", None, None
     session.flush()
+    _forget_instance(session, left)
     kind = request.interface_type or interface.created_type
     agents.touch_members(session, firewall.fit_groups(session, interface, kind))
     if earlier and earlier != request.agent:
         agents.forget_deliveries(session, earlier)
+    agents.touch_neighbours(session, interface)
     binding.revision = agents.touch(session, {request.agent, earlier or request.agent}) or 0
     return binding
 
 
 def unbind(session: Session, interface_id: str) -> None:
     binding, interface = binding_of(session, interface_id), _existing(session, interface_id)
-    agent = binding.agent
+    agent, instance_id = binding.agent, binding.instance_id
     session.execute(delete(network.Binding).where(network.Binding.interface_id == interface_id))
     agents.touch_members(session, firewall.fit_groups(session, interface, interface.created_type))
+    _forget_instance(session, instance_id)
     agents.forget_deliveries(session, agent)
+    agents.touch_neighbours(session, interface)
     agents.touch(session, [agent])
+
+
+def _forget_instance(session: Session, instance_id: str | None) -> None:
+    """An instance is known by its bindings alone; with the last one its tags go."""
+    row = network.Binding
+    if instance_id and session.scalar(select(row.interface_id).where(row.instance_id == instance_id).limit(1)) is None:
+        session.execute(delete(network.Tag).where(network.Tag.resource_id == instance_id))
 
 
 def binding_of(session: Session, interface_id: str) -> network.Binding:

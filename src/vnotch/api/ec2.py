@@ -6,16 +6,20 @@ from typing import Any
 
 from vnotch.api.ec2_flow_logs import FlowLogs
 from vnotch.api.ec2_interfaces import NetworkInterfaces
+from vnotch.api.ec2_internet_gateways import InternetGateways
+from vnotch.api.ec2_nat_gateways import NatGateways
 from vnotch.api.ec2_network_acl_entries import NetworkAclEntries
 from vnotch.api.ec2_network_acls import NetworkAcls
 from vnotch.api.ec2_prefix_lists import PrefixLists
+from vnotch.api.ec2_route_tables import RouteTables
+from vnotch.api.ec2_routes import Routes
 from vnotch.api.ec2_security_group_rules import SecurityGroupRules
 from vnotch.api.ec2_security_groups import SecurityGroups
 from vnotch.api.ec2_subnets import Subnets
 from vnotch.api.ec2_tags import Tags
 from vnotch.api.ec2_vpcs import Vpcs
 from vnotch.api.ec2_zones import Zones
-from vnotch.store import agents, firewall
+from vnotch.store import agents, firewall, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -29,14 +33,19 @@ class Ec2(
     NetworkAcls,
     NetworkAclEntries,
     PrefixLists,
+    InternetGateways,
+    NatGateways,
+    RouteTables,
+    Routes,
     FlowLogs,
     Tags,
     Zones,
 ):
     """`Ec2(state, accounts, any_interval=False, quotas=Quotas())`: `any_interval` allows aggregation intervals of 1 to
-    900 s. A state of a release without security groups and network ACLs gets the default ones."""
+    900 s. A state of a release without security groups, network ACLs and route tables gets the default ones."""
 
     def __init__(self, state: State, accounts: Accounts, **settings: Any) -> None:
         super().__init__(state, accounts, **settings)
         with state.write() as session:
+            routing.complete(session)
             agents.touch(session, agents.agents_on(session, firewall.complete(session)))

@@ -94,7 +94,7 @@ DESCRIBE = Describe(
         "network-interface-id": column(network.NetworkInterface.interface_id),
         "private-ip-address": Filter(_primary),
         "requester-id": _binding("requester_id"),
-        "requester-managed": Filter(lambda row: (bool(row.binding and row.binding.requester_managed),)),
+        "requester-managed": Filter(lambda row: (row.requester_managed,)),
         "source-dest-check": constant(True),
         "status": Filter(lambda row: (row.status,)),
         "subnet-id": column(network.NetworkInterface.subnet_id),
@@ -138,6 +138,7 @@ class NetworkInterfaces(Ec2Part):
             put_tags(session, INTERFACE, interface.interface_id, tags)
             remember(session, call, {"NetworkInterfaceId": interface.interface_id})
             agents.touch_members(session, groups)
+            agents.touch_neighbours(session, interface)
             session.refresh(interface)
             return _created(interface, call)
 
@@ -152,14 +153,11 @@ class NetworkInterfaces(Ec2Part):
         """Its flow logs stay (VPC user guide: they are deleted by themselves)."""
         with self.state.write() as session:
             interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"), lock=True)
-            if interface.binding is not None:
+            if interface.status == "in-use":
                 raise ApiError(
                     "InvalidParameterValue", f"Network interface '{interface.interface_id}' is currently in use."
                 )
-            drop_tags(session, [interface.interface_id])
-            agents.touch_members(session, groups_of(session, interface.interface_id))
-            row = network.NetworkInterface
-            session.execute(delete(row).where(row.interface_id == interface.interface_id))
+            delete_interface(session, interface)
         return {}
 
     @ec2_operation(
@@ -225,12 +223,43 @@ class NetworkInterfaces(Ec2Part):
             for address in given or [None] * (count or 0):
                 _add_ipv4(session, interface, subnet, address)
             agents.touch_members(session, groups_of(session, interface.interface_id), interface.interface_id)
+            agents.touch_neighbours(session, interface)
             return {
                 "NetworkInterfaceId": interface.interface_id,
                 "AssignedPrivateIpAddresses": [
                     {"PrivateIpAddress": address} for address in interface.addresses_of(4)[before:]
                 ],
             }
+
+
+def service_interface(
+    session: Session, subnet: network.Subnet, kind: str, description: str, address: str | None, now_ms: int
+) -> network.NetworkInterface:
+    """A new interface that a service holds, without security groups, at this address or the next free one. The caller
+    has locked the subnet."""
+    interface = network.NetworkInterface(
+        interface_id=new_id("eni"),
+        subnet_id=subnet.subnet_id,
+        vpc_id=subnet.vpc_id,
+        mac=_new_mac(),
+        description=description,
+        created_type=kind,
+        created_ms=now_ms,
+    )
+    session.add(interface)
+    session.flush()
+    _add_ipv4(session, interface, subnet, address, primary=True)
+    agents.touch_neighbours(session, interface)
+    return interface
+
+
+def delete_interface(session: Session, interface: network.NetworkInterface) -> None:
+    """Forgets an interface that is bound no longer, and its tags."""
+    drop_tags(session, [interface.interface_id])
+    agents.touch_members(session, groups_of(session, interface.interface_id))
+    agents.touch_neighbours(session, interface)
+    row = network.NetworkInterface
+    session.execute(delete(row).where(row.interface_id == interface.interface_id))
 
 
 def _attribute(call: Call) -> str:
@@ -365,16 +394,15 @@ def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]
         ],
         "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
         "Groups": [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups],
-        "RequesterManaged": False,
+        "RequesterManaged": interface.requester_managed,
         "SourceDestCheck": True,
         "Status": interface.status,
         "TagSet": tag_set(interface.tags),
     }
     if binding is not None:
         answer["Attachment"] = _attachment(binding, call)
-        answer["RequesterManaged"] = binding.requester_managed
-        if binding.requester_managed:
-            answer["RequesterId"] = binding.requester_id or call.account
+    if interface.requester_managed:
+        answer["RequesterId"] = (binding.requester_id if binding else None) or call.account
     return answer
 
 

@@ -22,7 +22,7 @@ from vnotch.api.paging import RESULTS, Page
 from vnotch.api.quotas import Quotas
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Service, operation
 from vnotch.api.wire.dialect import EC2
-from vnotch.store import firewall, network
+from vnotch.store import firewall, network, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -95,7 +95,7 @@ class Kind:
     prefix: str
     name: str
     entity: Any
-    id_column: InstrumentedAttribute[str]
+    id_column: InstrumentedAttribute[Any]
     missing_code: str
     missing_text: str
 
@@ -169,6 +169,39 @@ PREFIX_LIST = Kind(
     "InvalidPrefixListID.NotFound",
     "The prefix list ID '{}' does not exist",
 )
+INTERNET_GATEWAY = Kind(
+    "igw",
+    "internet-gateway",
+    routing.InternetGateway,
+    routing.InternetGateway.gateway_id,
+    "InvalidInternetGatewayID.NotFound",
+    "The internetGateway ID '{}' does not exist",
+)
+NAT_GATEWAY = Kind(
+    "nat",
+    "natgateway",
+    routing.NatGateway,
+    routing.NatGateway.nat_gateway_id,
+    "NatGatewayNotFound",
+    "NAT gateway {} was not found",
+)
+ROUTE_TABLE = Kind(
+    "rtb",
+    "route-table",
+    routing.RouteTable,
+    routing.RouteTable.route_table_id,
+    "InvalidRouteTableID.NotFound",
+    "The routeTable ID '{}' does not exist",
+)
+INSTANCE = Kind(
+    # There are no instances yet but those that a binding names: they can be tagged.
+    "i",
+    "instance",
+    network.Binding,
+    network.Binding.instance_id,
+    "InvalidInstanceID.NotFound",
+    "The instance ID '{}' does not exist",
+)
 KINDS = {
     kind.prefix: kind
     for kind in (
@@ -180,6 +213,10 @@ KINDS = {
         SECURITY_GROUP_RULE,
         NETWORK_ACL,
         PREFIX_LIST,
+        INTERNET_GATEWAY,
+        NAT_GATEWAY,
+        ROUTE_TABLE,
+        INSTANCE,
     )
 }
 

@@ -12,7 +12,7 @@ from vnotch.api.ec2_part import KINDS, Ec2Part, Kind, arn, ec2_operation, invali
 from vnotch.api.filters import Filter, column, parse
 from vnotch.api.paging import Page
 from vnotch.api.service import ApiError, Call
-from vnotch.store import network
+from vnotch.store import agents, network
 
 TAGS_MAX = 50
 KEY_CHARACTERS = 127
@@ -105,8 +105,10 @@ class Tags(Ec2Part):
     def create_tags(self, call: Call) -> dict[str, Any]:
         tags = checked(required(call, "Tags"))
         with self.state.write() as session:
-            for kind, resource_id in self._resources(session, call):
+            resources = self._resources(session, call)
+            for kind, resource_id in resources:
                 put_tags(session, kind, resource_id, tags)
+            agents.touch_tagged(session, [resource_id for _, resource_id in resources])
         return {}
 
     @ec2_operation("DeleteTags", "Resources Tags", _tagged)
@@ -115,13 +117,15 @@ class Tags(Ec2Part):
         DeleteTags)."""
         row = network.Tag
         with self.state.write() as session:
-            for _, resource_id in self._resources(session, call):
+            resources = self._resources(session, call)
+            for _, resource_id in resources:
                 gone = delete(row).where(row.resource_id == resource_id)
                 if not call.params.get("Tags"):
                     session.execute(gone)
                 for tag in call.params.get("Tags") or ():
                     same_value = [row.value == tag["Value"]] if tag.get("Value") is not None else []
                     session.execute(gone.where(row.key == (tag.get("Key") or ""), *same_value))
+            agents.touch_tagged(session, [resource_id for _, resource_id in resources])
         return {}
 
     @ec2_operation("DescribeTags", "Filters MaxResults NextToken")

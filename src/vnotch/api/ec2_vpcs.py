@@ -13,7 +13,7 @@ from vnotch.api.ec2_part import VPC, Describe, Ec2Part, arns, ec2_operation, inv
 from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.filters import TAG_KEY, Filter, column, constant
 from vnotch.api.service import ApiError, Call
-from vnotch.store import agents, firewall, network
+from vnotch.store import agents, firewall, network, routing
 from vnotch.store.state import new_id
 
 CIDRS_MAX = 5
@@ -68,6 +68,7 @@ class Vpcs(Ec2Part):
             session.add(vpc)
             session.flush()
             firewall.make_defaults(session, vpc, call.now_ms)
+            routing.make_main(session, vpc.vpc_id, call.now_ms)
             put_tags(session, VPC, vpc.vpc_id, tags)
             session.refresh(vpc)
             return {"Vpc": {**_describe(vpc, call), "State": "pending"}}
@@ -84,7 +85,8 @@ class Vpcs(Ec2Part):
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
             if _in_use(session, vpc.vpc_id):
                 raise ApiError("DependencyViolation", f"The vpc '{vpc.vpc_id}' has dependencies and cannot be deleted.")
-            drop_tags(session, [vpc.vpc_id, *firewall.default_ids(session, vpc.vpc_id)])
+            made_with_it = [*firewall.default_ids(session, vpc.vpc_id), *routing.table_ids(session, vpc.vpc_id)]
+            drop_tags(session, [vpc.vpc_id, *made_with_it])
             session.execute(delete(network.Vpc).where(network.Vpc.vpc_id == vpc.vpc_id))
         return {}
 
@@ -120,14 +122,18 @@ class Vpcs(Ec2Part):
 
 
 def _in_use(session: Session, vpc_id: str) -> bool:
-    """By a subnet, or a security group or network ACL beside the default ones, which go with it (API DeleteVpc)."""
+    """By a subnet, an internet gateway, or a security group, network ACL or route table beside those that the VPC was
+    made with, which go with it (API DeleteVpc)."""
     group, acl = firewall.SecurityGroup, firewall.NetworkAcl
+    main = routing.main_association(session, vpc_id).route_table_id
     return bool(
         session.scalar(
             select(
                 exists().where(network.Subnet.vpc_id == vpc_id)
                 | exists().where(group.vpc_id == vpc_id, ~group.is_default)
                 | exists().where(acl.vpc_id == vpc_id, ~acl.is_default)
+                | exists().where(routing.InternetGateway.vpc_id == vpc_id)
+                | exists().where(routing.RouteTable.vpc_id == vpc_id, routing.RouteTable.route_table_id != main)
             )
         )
     )

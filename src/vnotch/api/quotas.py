@@ -16,6 +16,9 @@ class Quotas:
     network_acls_per_vpc: int = 200
     entries_per_network_acl: int = 20
     """In each direction, without the final `*`."""
+    route_tables_per_vpc: int = 200
+    routes_per_route_table: int = 500
+    """Without the local ones."""
     prefix_lists: int = 100
     """Of a Region."""
     entries_per_prefix_list: int = 1000

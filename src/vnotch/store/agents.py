@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from vnotch.inventory import AgentConfiguration, FlowLog, Interface
-from vnotch.store import network
+from vnotch.store import network, peers, routing, tag_fields
 from vnotch.store.rule_book import acl_ids_of, agents_referring_to, rule_book
 
 
@@ -62,6 +63,24 @@ def touch_members(session: Session, group_ids: Iterable[str], interface_id: str 
     touch(session, concerned)
 
 
+def touch_neighbours(session: Session, interface: network.NetworkInterface) -> None:
+    """To be called when an interface comes, goes or changes its addresses, type or binding: tells whoever shows it as a
+    next hop, and where a route leads to it, whoever may follow the route."""
+    concerned: set[str] = set()
+    here = [interface.vpc_id]
+    if asking := peers.asking_resources(session):
+        concerned = agents_on(session, here) & agents_on(session, asking)
+    if routing.is_target(session, interface.interface_id):
+        concerned |= agents_on(session, here)
+    touch(session, concerned)
+
+
+def touch_tagged(session: Session, resource_ids: Collection[str]) -> None:
+    """To be called when tags of these resources change: tells whoever shows tags of them."""
+    if asking := tag_fields.asking_resources(session):
+        touch(session, agents_on(session, asking) & tag_fields.agents_with(session, resource_ids))
+
+
 def changed_since(session: Session, revision: int) -> dict[str, int]:
     """Agent -> revision, for the agents whose configuration changed after `revision`."""
     rows = session.execute(select(network.Agent.name, network.Agent.revision).where(network.Agent.revision > revision))
@@ -92,11 +111,20 @@ def configuration(session: Session, agent: str, account: str, region: str) -> Ag
     )
     vpc_cidrs = _vpc_cidrs(session, agent)
     acl_ids = acl_ids_of(session, (row.subnet_id for row in rows))
+    flow_logs = flow_logs_on(session, agent)
+    routes, shown = routing.routes_of(session, rows), tag_fields.ShownTags(session, flow_logs, rows)
     interfaces = tuple(
-        _interface(row, vpc_cidrs[row.vpc_id], acl_ids.get(row.subnet_id), account, region) for row in rows
+        replace(
+            _interface(row, vpc_cidrs[row.vpc_id], acl_ids.get(row.subnet_id), account, region),
+            routes=routes[row.subnet_id],
+            tags=shown.of_interface(row),
+            instance_tags=shown.of_instance(row),
+        )
+        for row in rows
     )
     rules = rule_book(session, rows, acl_ids.values())
-    return AgentConfiguration(revision, interfaces, _flow_logs(session, agent, rows), rules)
+    told, omitted = peers.peers_of(session, _vpcs_asked_for(flow_logs, rows))
+    return AgentConfiguration(revision, interfaces, _flow_logs(flow_logs, rows), rules, told, omitted)
 
 
 def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str) -> network.FlowLog | None:
@@ -172,7 +200,7 @@ def _interface(
         subnet_id=row.subnet_id,
         az_id=row.subnet.zone_id,
         mac=row.mac,
-        instance_id=binding.instance_id,
+        instance_id=None if row.requester_managed else binding.instance_id,
         interface_type=None if row.interface_type == "interface" else row.interface_type,
         private_ipv4=tuple(row.addresses_of(4)),
         ipv6=tuple(row.addresses_of(6)),
@@ -185,7 +213,13 @@ def _interface(
     )
 
 
-def _flow_logs(session: Session, agent: str, rows: list[network.NetworkInterface]) -> tuple[FlowLog, ...]:
+def _vpcs_asked_for(flow_logs: list[network.FlowLog], rows: list[network.NetworkInterface]) -> set[str]:
+    """The VPCs of the interfaces that a flow log with a next-hop field covers."""
+    asking = {flow_log.resource_id for flow_log in flow_logs if peers.asks(flow_log)}
+    return {row.vpc_id for row in rows if asking & {row.interface_id, row.subnet_id, row.vpc_id}}
+
+
+def _flow_logs(flow_logs: list[network.FlowLog], rows: list[network.NetworkInterface]) -> tuple[FlowLog, ...]:
     covered: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         for resource_id in (row.interface_id, row.subnet_id, row.vpc_id):
@@ -201,6 +235,7 @@ def _flow_logs(session: Session, agent: str, rows: list[network.NetworkInterface
             log_group_name=flow_log.log_group_name,
             deliver_logs_permission_arn=flow_log.deliver_logs_permission_arn,
             interface_ids=tuple(covered[flow_log.resource_id]),
+            tag_keys=tag_fields.keys_of(flow_log),
         )
-        for flow_log in flow_logs_on(session, agent)
+        for flow_log in flow_logs
     )

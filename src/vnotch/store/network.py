@@ -20,6 +20,9 @@ from vnotch.store.state import Base
 if TYPE_CHECKING:
     from vnotch.store.firewall import SecurityGroup
 
+NAT_GATEWAY = "nat_gateway"
+"""The type of a NAT gateway's interface. Only CreateNatGateway makes one with it; a binding may give it to any."""
+
 DELIVERY_ERRORS = ("Access error", "Rate limited", "Unknown error")
 """DeliverLogsErrorMessage (API FlowLog), worst first: with several agents the worst is shown."""
 
@@ -187,8 +190,13 @@ class NetworkInterface(Base):
         return (self.binding and self.binding.interface_type) or self.created_type
 
     @property
+    def requester_managed(self) -> bool:
+        return self.created_type == NAT_GATEWAY or bool(self.binding and self.binding.requester_managed)
+
+    @property
     def status(self) -> str:
-        return "in-use" if self.binding else "available"
+        """A NAT gateway uses its interface whether it is bound or not."""
+        return "in-use" if self.binding or self.created_type == NAT_GATEWAY else "available"
 
 
 class FlowLog(Base):
@@ -211,6 +219,9 @@ class FlowLog(Base):
         lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
     )
     tags: Mapped[list[Tag]] = tags_of("FlowLog", "flow_log_id")
+    tag_fields: Mapped[list[FlowLogTagField]] = relationship(
+        order_by="FlowLogTagField.number", lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
+    )
 
     @property
     def deliver_logs_error_message(self) -> str | None:
@@ -221,6 +232,17 @@ class FlowLog(Base):
     @property
     def deliver_logs_status(self) -> str:
         return "FAILED" if self.deliver_logs_error_message else "SUCCESS"
+
+
+class FlowLogTagField(Base):
+    """A tag key that a flow log shows (TagFieldSpecifications); `number` keeps the caller's order."""
+
+    __tablename__ = "flow_log_tag_fields"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    flow_log_id: Mapped[str] = mapped_column(ForeignKey("flow_logs.flow_log_id", ondelete="CASCADE"), index=True)
+    resource_type: Mapped[str]  # network-interface, instance, auto-scaling-group
+    key: Mapped[str]
 
 
 class FlowLogDelivery(Base):

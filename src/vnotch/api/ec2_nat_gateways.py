@@ -1,0 +1,138 @@
+"""NAT gateways: create, describe, delete. Each has a network interface of its own, which the service holds.
+
+There are no Elastic IP addresses here: the public address of a public NAT gateway belongs to the network that it
+translates for, so none is asked for and none is shown. A gateway is available at once and, deleted, gone at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete
+
+from vnotch.api import bindings
+from vnotch.api.client_tokens import remember, replay
+from vnotch.api.ec2_interfaces import delete_interface, service_interface
+from vnotch.api.ec2_part import (
+    NAT_GATEWAY,
+    SUBNET,
+    Describe,
+    Ec2Part,
+    arns,
+    ec2_operation,
+    invalid_value,
+    required,
+    tag_set,
+    timestamp,
+)
+from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.filters import TAG_KEY, column, constant
+from vnotch.api.service import ApiError, Call
+from vnotch.store import agents, network
+from vnotch.store.routing import NatGateway
+from vnotch.store.state import new_id
+
+CONNECTIVITY_TYPES = ("public", "private")
+ZONAL = "zonal"
+
+DESCRIBE = Describe(
+    NAT_GATEWAY,
+    "NatGatewayIds",
+    {
+        **TAG_KEY,
+        "nat-gateway-id": column(NatGateway.nat_gateway_id),
+        "state": constant("available"),
+        "subnet-id": column(NatGateway.subnet_id),
+        "vpc-id": column(NatGateway.vpc_id),
+    },
+    filters_member="Filter",
+)
+
+
+class NatGateways(Ec2Part):
+    @ec2_operation(
+        "CreateNatGateway",
+        "SubnetId PrivateIpAddress ConnectivityType AvailabilityMode TagSpecifications ClientToken",
+        arns("natgateway", "subnet:SubnetId"),
+    )
+    def create_nat_gateway(self, call: Call) -> dict[str, Any]:
+        kind = call.params.get("ConnectivityType") or CONNECTIVITY_TYPES[0]
+        if kind not in CONNECTIVITY_TYPES:
+            raise invalid_value(kind, "connectivityType", f"It is one of {', '.join(CONNECTIVITY_TYPES)}.")
+        if (mode := call.params.get("AvailabilityMode") or ZONAL) != ZONAL:
+            raise ApiError("UnsupportedOperation", f"The availability mode {mode} is not supported by vnotch.")
+        tags = tags_at_creation(self, call, NAT_GATEWAY)
+        with self.state.write() as session:
+            if earlier := replay(session, call):
+                return _created(NAT_GATEWAY.find(session, earlier["NatGatewayId"]), call)
+            subnet_id = required(call, "SubnetId")
+            try:
+                subnet = SUBNET.find(session, subnet_id, lock=True)
+            except ApiError:
+                raise ApiError("InvalidSubnet", f"Subnet {subnet_id} was not found") from None
+            nat_gateway_id = new_id("nat")
+            description = f"Interface for NAT Gateway {nat_gateway_id}"
+            address = call.params.get("PrivateIpAddress")
+            interface = service_interface(session, subnet, network.NAT_GATEWAY, description, address, call.now_ms)
+            gateway = NatGateway(
+                nat_gateway_id=nat_gateway_id,
+                subnet_id=subnet.subnet_id,
+                vpc_id=subnet.vpc_id,
+                interface_id=interface.interface_id,
+                connectivity_type=kind,
+                created_ms=call.now_ms,
+            )
+            session.add(gateway)
+            session.flush()
+            put_tags(session, NAT_GATEWAY, nat_gateway_id, tags)
+            remember(session, call, {"NatGatewayId": nat_gateway_id})
+            session.refresh(gateway)
+            return _created(gateway, call)
+
+    @ec2_operation("DescribeNatGateways", "NatGatewayIds Filter MaxResults NextToken")
+    def describe_nat_gateways(self, call: Call) -> dict[str, Any]:
+        with self.state.read() as session:
+            rows, more = DESCRIBE.rows(session, call)
+            return {"NatGateways": [_describe(gateway) for gateway in rows], **more}
+
+    @ec2_operation("DeleteNatGateway", "NatGatewayId", arns("natgateway:NatGatewayId"))
+    def delete_nat_gateway(self, call: Call) -> dict[str, Any]:
+        """Its interface goes with it, bound or not; routes to it stay and lead nowhere (API DeleteNatGateway)."""
+        with self.state.write() as session:
+            gateway: NatGateway = NAT_GATEWAY.find(session, required(call, "NatGatewayId"), lock=True)
+            interface = gateway.interface
+            followers = agents.agents_on(session, [gateway.vpc_id])
+            if interface.binding is not None:
+                bindings.unbind(session, interface.interface_id)
+            drop_tags(session, [gateway.nat_gateway_id])
+            session.execute(delete(NatGateway).where(NatGateway.nat_gateway_id == gateway.nat_gateway_id))
+            delete_interface(session, interface)
+            agents.touch(session, followers)
+        return {"NatGatewayId": call.params["NatGatewayId"]}
+
+
+def _created(gateway: NatGateway, call: Call) -> dict[str, Any]:
+    token = call.params.get("ClientToken")
+    answer = {"NatGateway": {**_describe(gateway), "State": "pending"}}
+    return answer | ({"ClientToken": token} if token else {})
+
+
+def _describe(gateway: NatGateway) -> dict[str, Any]:
+    return {
+        "NatGatewayId": gateway.nat_gateway_id,
+        "VpcId": gateway.vpc_id,
+        "SubnetId": gateway.subnet_id,
+        "State": "available",
+        "CreateTime": timestamp(gateway.created_ms),
+        "ConnectivityType": gateway.connectivity_type,
+        "AvailabilityMode": ZONAL,
+        "NatGatewayAddresses": [
+            {
+                "NetworkInterfaceId": gateway.interface_id,
+                "PrivateIp": gateway.interface.addresses_of(4)[0],
+                "IsPrimary": True,
+                "Status": "succeeded",
+            }
+        ],
+        "Tags": tag_set(gateway.tags),
+    }

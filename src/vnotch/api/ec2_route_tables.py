@@ -1,0 +1,264 @@
+"""Route tables: create, describe, delete, and which subnets follow them.
+
+Texts are those that users have published, unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session, object_session
+
+from vnotch.api.client_tokens import remember, replay
+from vnotch.api.ec2_part import (
+    ROUTE_TABLE,
+    SUBNET,
+    VPC,
+    Describe,
+    Ec2Part,
+    arn,
+    arns,
+    ec2_operation,
+    required,
+    tag_set,
+)
+from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.filters import TAG_KEY, Filter, column
+from vnotch.api.service import ApiError, Call
+from vnotch.store import agents, network
+from vnotch.store.routing import Route, RouteTable, RouteTableAssociation, ends_of, followers
+from vnotch.store.state import new_id
+
+ASSOCIATED = "associated"
+
+
+def _of_routes(member: str) -> Filter:
+    """A filter on the routes as they are described, the local ones included."""
+    return Filter(lambda table: (route[member] for route in routes_of(table) if member in route))
+
+
+def _of_associations(value: Callable[[RouteTableAssociation], Any]) -> Filter:
+    return Filter(
+        lambda table: (found for row in table.associations if (found := value(row)) is not None),
+    )
+
+
+_NEVER = Filter(lambda table: ())
+"""For what routes lead to on AWS and not here: such a filter finds no table."""
+
+DESCRIBE = Describe(
+    ROUTE_TABLE,
+    "RouteTableIds",
+    {
+        **TAG_KEY,
+        "association.gateway-id": _NEVER,
+        "association.main": _of_associations(lambda row: row.main),
+        "association.route-table-association-id": _of_associations(lambda row: row.association_id),
+        "association.route-table-id": _of_associations(lambda row: row.route_table_id),
+        "association.subnet-id": _of_associations(lambda row: row.subnet_id),
+        "route-table-id": column(RouteTable.route_table_id),
+        "route.destination-cidr-block": _of_routes("DestinationCidrBlock"),
+        "route.destination-ipv6-cidr-block": _of_routes("DestinationIpv6CidrBlock"),
+        "route.destination-prefix-list-id": _NEVER,
+        "route.egress-only-internet-gateway-id": _NEVER,
+        "route.gateway-id": _of_routes("GatewayId"),
+        "route.instance-id": _of_routes("InstanceId"),
+        "route.nat-gateway-id": _of_routes("NatGatewayId"),
+        "route.origin": _of_routes("Origin"),
+        "route.state": _of_routes("State"),
+        "route.transit-gateway-id": _NEVER,
+        "route.vpc-peering-connection-id": _NEVER,
+        "vpc-id": column(RouteTable.vpc_id),
+    },
+    results=(5, 100),
+)
+
+
+class RouteTables(Ec2Part):
+    @ec2_operation("CreateRouteTable", "VpcId TagSpecifications ClientToken", arns("route-table", "vpc:VpcId"))
+    def create_route_table(self, call: Call) -> dict[str, Any]:
+        tags = tags_at_creation(self, call, ROUTE_TABLE)
+        with self.state.write() as session:
+            if earlier := replay(session, call):
+                return _created(ROUTE_TABLE.find(session, earlier["RouteTableId"]), call)
+            vpc = VPC.find(session, required(call, "VpcId"), lock=True)
+            mine = select(func.count()).select_from(RouteTable).where(RouteTable.vpc_id == vpc.vpc_id)
+            if (session.scalar(mine) or 0) >= self.quotas.route_tables_per_vpc:
+                # The code is in EC2's error list; the text has the form of VpcLimitExceeded.
+                raise ApiError("RouteTableLimitExceeded", "The maximum number of route tables has been reached.")
+            table = RouteTable(route_table_id=new_id("rtb"), vpc_id=vpc.vpc_id, created_ms=call.now_ms)
+            session.add(table)
+            session.flush()
+            put_tags(session, ROUTE_TABLE, table.route_table_id, tags)
+            remember(session, call, {"RouteTableId": table.route_table_id})
+            session.refresh(table)
+            return _created(table, call)
+
+    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken")
+    def describe_route_tables(self, call: Call) -> dict[str, Any]:
+        with self.state.read() as session:
+            rows, more = DESCRIBE.rows(session, call)
+            return {"RouteTables": [_describe(table, call) for table in rows], **more}
+
+    @ec2_operation("DeleteRouteTable", "RouteTableId", arns("route-table:RouteTableId"))
+    def delete_route_table(self, call: Call) -> dict[str, Any]:
+        """Neither the main one nor one that a subnet follows."""
+        with self.state.write() as session:
+            table: RouteTable = ROUTE_TABLE.find(session, required(call, "RouteTableId"), lock=True)
+            if table.associations:
+                raise ApiError(
+                    "DependencyViolation",
+                    f"The routeTable '{table.route_table_id}' has dependencies and cannot be deleted.",
+                )
+            drop_tags(session, [table.route_table_id])
+            session.execute(delete(RouteTable).where(RouteTable.route_table_id == table.route_table_id))
+        return {}
+
+    @ec2_operation("AssociateRouteTable", "RouteTableId SubnetId", arns("route-table:RouteTableId", "subnet:SubnetId"))
+    def associate_route_table(self, call: Call) -> dict[str, Any]:
+        """A subnet follows one table at a time; the same association again is the same."""
+        with self.state.write() as session:
+            table: RouteTable = ROUTE_TABLE.find(session, required(call, "RouteTableId"), lock=True)
+            subnet = SUBNET.find(session, required(call, "SubnetId"), lock=True)
+            _check_network(table, subnet)
+            row = RouteTableAssociation
+            association = session.scalar(select(row).where(row.subnet_id == subnet.subnet_id))
+            if association is None:
+                association = row(association_id=new_id("rtbassoc"), vpc_id=table.vpc_id, subnet_id=subnet.subnet_id)
+                table.associations.append(association)
+                session.flush()
+                agents.touch(session, agents.agents_on(session, [subnet.subnet_id]))
+            elif association.route_table_id != table.route_table_id:
+                raise ApiError(
+                    "Resource.AlreadyAssociated",
+                    f"the specified association for route table {table.route_table_id} conflicts with an existing "
+                    "association",
+                )
+            return {"AssociationId": association.association_id, "AssociationState": {"State": ASSOCIATED}}
+
+    @ec2_operation("DisassociateRouteTable", "AssociationId", "route_table_of_association")
+    def disassociate_route_table(self, call: Call) -> dict[str, Any]:
+        """The subnet follows the main table again."""
+        with self.state.write() as session:
+            association = _association(session, required(call, "AssociationId"))
+            if association.subnet_id is None:
+                raise ApiError(
+                    "InvalidParameterValue",
+                    f"cannot disassociate the main route table association {association.association_id}",
+                )
+            agents.touch(session, agents.agents_on(session, [association.subnet_id]))
+            row = RouteTableAssociation
+            session.execute(delete(row).where(row.association_id == association.association_id))
+        return {}
+
+    @ec2_operation("ReplaceRouteTableAssociation", "AssociationId RouteTableId", arns("route-table:RouteTableId"))
+    def replace_route_table_association(self, call: Call) -> dict[str, Any]:
+        """The subnet, or with the main association the VPC, follows another table, by a new association."""
+        with self.state.write() as session:
+            association = _association(session, required(call, "AssociationId"))
+            table: RouteTable = ROUTE_TABLE.find(session, required(call, "RouteTableId"), lock=True)
+            if association.subnet_id is not None:
+                _check_network(table, SUBNET.find(session, association.subnet_id))
+            elif association.vpc_id != table.vpc_id:
+                # Formed like its neighbours.
+                raise ApiError(
+                    "InvalidParameterValue",
+                    f"route table {table.route_table_id} and network {association.vpc_id} belong to different networks",
+                )
+            association.association_id = new_id("rtbassoc")
+            association.route_table_id = table.route_table_id
+            session.flush()
+            agents.touch(session, agents.agents_on(session, [association.subnet_id or association.vpc_id]))
+            return {"NewAssociationId": association.association_id, "AssociationState": {"State": ASSOCIATED}}
+
+    def route_table_of_association(self, call: Call) -> list[str]:
+        """DisassociateRouteTable is authorised on the table, which its request does not name."""
+        row = RouteTableAssociation
+        with self.state.read() as session:
+            found = session.scalar(
+                select(row.route_table_id).where(row.association_id == (call.params.get("AssociationId") or ""))
+            )
+        return [arn(call, ROUTE_TABLE.name, found or "*")]
+
+
+def _association(session: Session, association_id: str) -> RouteTableAssociation:
+    row = session.scalar(
+        select(RouteTableAssociation).where(RouteTableAssociation.association_id == association_id).with_for_update()
+    )
+    if row is None:
+        raise ApiError("InvalidAssociationID.NotFound", f"The association ID '{association_id}' does not exist")
+    return row
+
+
+def _check_network(table: RouteTable, subnet: network.Subnet) -> None:
+    if table.vpc_id != subnet.vpc_id:
+        raise ApiError(
+            "InvalidParameterValue",
+            f"route table {table.route_table_id} and subnet {subnet.subnet_id} belong to different networks",
+        )
+
+
+def touch(session: Session, table: RouteTable) -> None:
+    """Tells the agents whose interfaces follow the table."""
+    agents.touch(session, agents.agents_on(session, followers(session, table)))
+
+
+def _created(table: RouteTable, call: Call) -> dict[str, Any]:
+    token = call.params.get("ClientToken")
+    return {"RouteTable": _describe(table, call)} | ({"ClientToken": token} if token else {})
+
+
+def _describe(table: RouteTable, call: Call) -> dict[str, Any]:
+    return {
+        "RouteTableId": table.route_table_id,
+        "VpcId": table.vpc_id,
+        "OwnerId": call.account,
+        "Associations": [_describe_association(row) for row in table.associations],
+        "PropagatingVgws": [],
+        "Routes": routes_of(table, call.account),
+        "Tags": tag_set(table.tags),
+    }
+
+
+def _describe_association(row: RouteTableAssociation) -> dict[str, Any]:
+    return {
+        "RouteTableAssociationId": row.association_id,
+        "RouteTableId": row.route_table_id,
+        "Main": row.main,
+        "AssociationState": {"State": ASSOCIATED},
+    } | ({"SubnetId": row.subnet_id} if row.subnet_id else {})
+
+
+def routes_of(table: RouteTable, account: str = "") -> list[dict[str, Any]]:
+    """As described: the local ones first, one for each block of the VPC, then the others as they were made."""
+    session = object_session(table)
+    assert session is not None
+    ends = ends_of(session, [route.target for route in table.routes])
+    local = [
+        {_destination(cidr): cidr, "GatewayId": "local", "Origin": "CreateRouteTable", "State": "active"}
+        for cidr in table.local
+    ]
+    return local + [_route(session, route, route.target in ends, account) for route in table.routes]
+
+
+def _route(session: Session, route: Route, active: bool, account: str) -> dict[str, Any]:
+    shown = {
+        _destination(route.destination): route.destination,
+        "Origin": "CreateRoute",
+        "State": "active" if active else "blackhole",
+    }
+    if route.target.startswith("nat-"):
+        return shown | {"NatGatewayId": route.target}
+    if route.target.startswith("igw-"):
+        return shown | {"GatewayId": route.target}
+    shown |= {"NetworkInterfaceId": route.target}
+    binding = session.get(network.Binding, route.target)
+    if binding is not None and binding.instance_id:
+        shown |= {"InstanceId": binding.instance_id, "InstanceOwnerId": account}
+    return shown
+
+
+def _destination(cidr: str) -> str:
+    return "DestinationIpv6CidrBlock" if ":" in cidr else "DestinationCidrBlock"
