@@ -16,6 +16,9 @@ ORDER = [
     # packet
     "flow",
     "rules",
+    "deciders",
+    "packet",
+    "connections",
     "verdict",
     "capture",
     # flow
@@ -24,6 +27,7 @@ ORDER = [
     # record
     "fields",
     "inventory",
+    "explain",
     "address",
     "service_ranges",
     "paths",
