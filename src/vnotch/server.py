@@ -59,6 +59,8 @@ def prepare_folder(folder: Path) -> None:
         probe = folder / ".write-probe"
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
+        # Made here, so that an agent that runs as root makes only its own folder below.
+        (folder / "agents").mkdir(exist_ok=True)
     except OSError as error:
         raise HostError(
             f"the data folder {folder} cannot be written: {error.strerror}", "name another with --data-dir"

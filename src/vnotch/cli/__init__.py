@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -179,7 +180,7 @@ def env(
         sys.stdout.write("".join(f"unset {name}\n" for name in names))
         return
     endpoint = Endpoint.find(folders_of(data_dir), endpoint_url)
-    sys.stdout.write("".join(f"export {name}={value!r}\n" for name, value in endpoint.environment().items()))
+    sys.stdout.write("".join(f"export {name}={shlex.quote(value)}\n" for name, value in endpoint.environment().items()))
     sys.stdout.write(
         "# aws CLI before 2.13 or 1.29 (Debian 12) ignores AWS_ENDPOINT_URL: give it --endpoint-url as well\n"
     )
@@ -205,16 +206,11 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show records as they arrive."""
-    from vnotch.cli.tail import Tail
+    from vnotch.cli.tail import Tail, choose_group
 
+    since_ms = int((time.time() - seconds_of(since)) * 1000)
     logs = Endpoint.find(folders_of(data_dir), endpoint_url).require_up().client("logs")
-    if group is None:
-        groups = [found["logGroupName"] for found in logs.describe_log_groups()["logGroups"]]
-        if len(groups) != 1:
-            names = ", ".join(groups) or "none yet: a flow log makes its group on first traffic"
-            raise InputError("which log group?", f"name one of: {names}" if groups else names)
-        group = groups[0]
-    reader = Tail(logs, group, int((time.time() - seconds_of(since)) * 1000), pattern, prefix)
+    reader = Tail(logs, choose_group(logs, group, follow), since_ms, pattern, prefix)
     for event in reader.follow() if follow else reader.poll():
         if as_json:
             line = {"timestamp": event.timestamp_ms, "logStreamName": event.stream, "message": event.message}

@@ -234,11 +234,14 @@ class Demo:
 
     def _progress(self, left: float) -> Text:
         counts = self.tally.records
-        text = Text(f"── {counts.total():,} records: ", style="bold")
-        text += Text(f"ACCEPT {counts['ACCEPT']:,}", style="green") + Text(", ")
-        text += Text(f"REJECT {counts['REJECT']:,}", style="red") + Text(", ")
-        text += Text(f"NODATA {counts['NODATA']:,}", style="dim") + Text(" ── ")
-        return text + Text(f"traffic ends in {left:.0f} s" if left > 0 else "the last windows are closing")
+        return Text.assemble(
+            (f"── {counts.total():,} records: ", "bold"),
+            (f"ACCEPT {counts['ACCEPT']:,}", "bold green"),
+            ", ",
+            (f"REJECT {counts['REJECT']:,}", "bold red"),
+            f", NODATA {counts['NODATA']:,} ── ",
+            f"traffic ends in {left:.0f} s" if left > 0 else "the last windows are closing",
+        )
 
     def _is_complete(self) -> bool:
         """The traffic is over, all that was seen is booked, and as many packets were read back as were booked."""

@@ -196,7 +196,7 @@ def traffic(
     if as_json:
         sys.stdout.write(json.dumps(report.to_json()) + "\n")
         return
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("traffic", "sent", "ok", "refused", "timed out", "failed"):
         table.add_column(column, justify="left" if column == "traffic" else "right")
     for kind, counts in sorted(report.kinds.items()):
@@ -307,13 +307,18 @@ def _show(status: Status, agent: LabAgent) -> None:
     out.print(f"The lab is {status.phase}, its folder is {status.folder}.")
     interfaces = status.api.get("interfaces", {})
     assert isinstance(interfaces, dict)
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("name", "subnet", "address", "interface", "device", "link"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # Only root can look into the namespace with the links.
+    columns = ("name", "subnet", "address", "interface", "device", *(["link"] if status.devices else []))
+    for column in columns:
         table.add_column(column)
     for eni in status.enis:
-        link = {True: "[green]up[/]", False: "[red]down[/]"}.get(status.devices.get(eni.device, None), "?")  # type: ignore[arg-type]
-        table.add_row(eni.name, eni.subnet, str(eni.address), interfaces.get(eni.name, ""), eni.device, link)
+        link = "[green]up[/]" if status.devices.get(eni.device) else "[red]down[/]"
+        row = (eni.name, eni.subnet, str(eni.address), interfaces.get(eni.name, ""), eni.device, link)
+        table.add_row(*row[: len(columns)])
     out.print(table)
     services = f"process {status.services}" if status.services else "[red]not running[/]"
     capture = f"process {pid}, log {agent.log}" if (pid := agent.pid()) else "[red]not running[/]"
     out.print(f"Services: {services}. Agent: {capture}.")
+    if status.phase == "up":
+        out.print("Make traffic with: vnotch lab traffic. Read it with: vnotch tail /vnotch/lab/all")

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from botocore.exceptions import BotoCoreError
+
+from vnotch.cli.terminal import step
+from vnotch.errors import InputError
+
 POLL_SECONDS = 1.0
 LOOK_BACK_SECONDS = 960
 """A record arrives after its window has closed, with the time of its first packet: at most one interval (900 s at the
@@ -20,6 +25,24 @@ class Event:
     stream: str
     timestamp_ms: int
     message: str
+
+
+def choose_group(logs: Any, group: str | None, waits: bool) -> str:
+    """The group asked for, else the only one. One that does not exist is waited for, if `waits`: the first records of
+    a flow log make it. Raises InputError."""
+    request = {"logGroupNamePrefix": group} if group else {}
+    names = [found["logGroupName"] for found in logs.describe_log_groups(**request)["logGroups"]]
+    if group is not None:
+        if group not in names:
+            if not waits:
+                raise InputError(f"there is no log group {group}", "vnotch aws logs describe-log-groups lists them")
+            step(f"waiting for the log group {group}: the first records of a flow log make it")
+        return group
+    if not names:
+        raise InputError("there is no log group yet", "the first records of a flow log make it; name it to wait for it")
+    if len(names) > 1:
+        raise InputError("which log group?", f"name one of: {', '.join(names)}")
+    return str(names[0])
 
 
 class Tail:
@@ -53,8 +76,16 @@ class Tail:
             return
 
     def follow(self) -> Iterator[Event]:
+        """Yields what is new for ever, also across a restart of the server."""
+        answers = True
         while True:
-            yield from self.poll()
+            try:
+                yield from self.poll()
+                answers = True
+            except BotoCoreError as error:
+                if answers:
+                    step(f"{error}; trying again")
+                answers = False
             time.sleep(POLL_SECONDS)
 
     def _is_new(self, event_id: str) -> bool:
