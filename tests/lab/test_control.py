@@ -23,7 +23,7 @@ from vnotch.lab import namespaces
 from vnotch.lab.control import GROUP_ALL, GROUP_DETAIL, GROUP_REJECT, ROLE, ControlPlane
 from vnotch.lab.lab import Event, Lab
 from vnotch.lab.topology import Topology
-from vnotch.lab.topology_file import default_topology_path, load_topology
+from vnotch.lab.topology_file import default_topology_path, load_topology, parse_topology
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -161,6 +161,86 @@ def test_the_topology_becomes_resources_of_the_api(
         client(server, "iam").get_role(RoleName=ROLE)
 
 
+def test_the_firewall_of_the_topology_becomes_resources_of_the_api(
+    server: dict[str, str], control: ControlPlane, topology: Topology
+) -> None:
+    api = ec2(server)
+    made = control.create_vpc(topology, "token-1")
+    try:
+        mine = [{"Name": "vpc-id", "Values": [made.vpc_id]}]
+        groups = {row["GroupName"]: row for row in api.describe_security_groups(Filters=mine)["SecurityGroups"]}
+        assert set(groups) == {"default", "web", "bastion", "app", "database"}
+        assert {name: groups[name]["GroupId"] for name in made.groups} == made.groups
+        assert groups["web"]["Description"] == "Web servers, open to everybody"
+        lists = {row["PrefixListName"]: row for row in api.describe_managed_prefix_lists()["PrefixLists"]}
+        assert {name: row["AddressFamily"] for name, row in lists.items()} == {
+            "visitors": "IPv4",
+            "visitors-ipv6": "IPv6",
+        }
+        visitors = lists["visitors"]["PrefixListId"]
+        entries = api.get_managed_prefix_list_entries(PrefixListId=visitors)["Entries"]
+        assert [entry["Cidr"] for entry in entries] == ["198.51.100.21/32", "198.51.100.22/32"]
+        ssh = [item for item in groups["bastion"]["IpPermissions"] if item.get("FromPort") == 22]
+        assert [each["PrefixListId"] for each in ssh[0]["PrefixListIds"]] == [
+            visitors,
+            lists["visitors-ipv6"]["PrefixListId"],
+        ]
+        [sql] = groups["database"]["IpPermissions"]
+        assert (sql["FromPort"], sql["UserIdGroupPairs"][0]["GroupId"]) == (3306, made.groups["app"])
+        [outbound] = groups["web"]["IpPermissionsEgress"]
+        assert (outbound["IpProtocol"], outbound["IpRanges"]) == ("-1", [{"CidrIp": "0.0.0.0/0"}])
+
+        rows = {
+            row["PrivateIpAddress"]: [group["GroupName"] for group in row["Groups"]]
+            for row in api.describe_network_interfaces(Filters=mine)["NetworkInterfaces"]
+        }
+        del rows["10.0.0.220"]  # the NAT gateway's, which is bound as such by and by
+        assert rows == {
+            "10.0.0.10": ["web"],
+            "10.0.0.20": ["bastion"],
+            "10.0.1.10": ["app"],
+            "10.0.1.50": ["database"],
+        }
+        acls = api.describe_network_acls(Filters=mine)["NetworkAcls"]
+        having = {each["SubnetId"]: acl for acl in acls for each in acl["Associations"]}
+        assert having[made.subnets["private"]]["IsDefault"]
+        public = having[made.subnets["public"]]
+        assert not public["IsDefault"]
+        denied = [entry for entry in public["Entries"] if entry["RuleNumber"] == 90]
+        assert denied == [
+            {
+                "CidrBlock": "198.51.100.22/32",
+                "Egress": True,
+                "IcmpTypeCode": {"Code": -1, "Type": 0},
+                "Protocol": "1",
+                "RuleAction": "deny",
+                "RuleNumber": 90,
+            }
+        ]
+    finally:
+        assert control.remove("token-1") == []
+    assert api.describe_managed_prefix_lists()["PrefixLists"] == []
+    assert api.describe_security_groups()["SecurityGroups"] == []
+    assert api.describe_network_acls()["NetworkAcls"] == []
+
+
+def test_what_groups_let_out_is_what_the_file_says(server: dict[str, str], control: ControlPlane) -> None:
+    text = default_topology_path().read_text()
+    assert text.count('ingress = ["tcp/3306 from group app"]') == 1
+    # Groups that refer to each other in a circle are removed all the same.
+    shut = 'ingress = ["tcp/3306 from group app"]\negress = ["tcp/8080 to group app"]'
+    circle = '"tcp/22 from group bastion",\n    "tcp/1 from group database",'
+    text = text.replace('ingress = ["tcp/3306 from group app"]', shut).replace('"tcp/22 from group bastion",', circle)
+    made = control.create_vpc(parse_topology(text), "token-1")
+    try:
+        [group] = ec2(server).describe_security_groups(GroupIds=[made.groups["database"]])["SecurityGroups"]
+        [outbound] = group["IpPermissionsEgress"]
+        assert (outbound["FromPort"], outbound["IpRanges"]) == (8080, [])
+        assert outbound["UserIdGroupPairs"][0]["GroupId"] == made.groups["app"]
+    finally:
+        assert control.remove("token-1") == []
+
+
 def test_only_what_carries_the_token_is_removed(
     server: dict[str, str], control: ControlPlane, topology: Topology
 ) -> None:
@@ -222,6 +302,8 @@ class TestLab:
             assert down_when_asked["vn-extra"] is True
             rows = ec2(server).describe_network_interfaces(NetworkInterfaceIds=[added.interface_id])
             assert rows["NetworkInterfaces"][0]["PrivateIpAddress"] == str(added.eni.address)
+            assert [group["GroupName"] for group in rows["NetworkInterfaces"][0]["Groups"]] == ["web"]
+            assert by_address["10.0.0.220"]["Groups"] == []
             assert "vn-extra" in agent.devices
             lab.down()
         assert ec2(server).describe_network_interfaces()["NetworkInterfaces"] == []

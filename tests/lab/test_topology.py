@@ -358,6 +358,11 @@ def test_lines_of_keys_behind_strings_arrays_and_comments() -> None:
         '"g" = 1\n'  # 16
         "[t.list.sub]\n"  # 17
         "i = 1\n"  # 18
+        "j = [ # 'k',\n"  # 19
+        "  'l, [m',\n"  # 20
+        "\n"  # 21
+        "  { n = [2,\n  3] }, [4], 5,\n"  # 22, 23
+        "]\n"
     )
     lines = key_lines(text)
     assert lines["a",] == 2
@@ -371,6 +376,9 @@ def test_lines_of_keys_behind_strings_arrays_and_comments() -> None:
     assert lines["t", "list", 1, "g"] == 16
     assert lines["t", "list", 1, "sub"] == 17
     assert lines["t", "list", 1, "sub", "i"] == 18
+    assert [lines.get(("t", "b", number)) for number in range(3)] == [5, 6, None]
+    assert [lines.get(("t", "list", 1, "sub", "j", number)) for number in range(5)] == [20, 22, 23, 23, None]
+    assert ("e", "f", 0) not in lines
     assert ("t", "d") not in lines
     assert ("v",) not in lines
 

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
 
 from vnotch.errors import HostError, InputError
+from vnotch.lab.firewall_control import create_acls, create_groups, create_prefix_lists, revoke_all
 from vnotch.lab.topology import Eni, Topology
 
 TAG = "vnotch:lab"
@@ -69,6 +70,7 @@ class Made:
     vpc_id: str
     role_arn: str
     subnets: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)  # security groups
     interfaces: dict[str, str] = field(default_factory=dict)
     macs: dict[str, str] = field(default_factory=dict)
     flow_logs: dict[str, str] = field(default_factory=dict)  # log group -> id
@@ -105,7 +107,7 @@ class ControlPlane:
     # --- making
 
     def create_vpc(self, topology: Topology, token: str) -> Made:
-        """The VPC with subnets and ENIs as the topology has them, and the role for delivery."""
+        """The VPC with subnets, firewall and ENIs as the topology has them, and the role for delivery."""
         with self._calls():
             vpc: dict[str, Any] = {"CidrBlock": str(topology.vpc.cidr)}
             if topology.vpc.ipv6_cidr:
@@ -119,16 +121,30 @@ class ControlPlane:
                     given["Ipv6CidrBlock"] = str(subnet.ipv6_cidr)
                 answer = self._ec2.create_subnet(**given, TagSpecifications=_tags("subnet", token, subnet.name))
                 made.subnets[subnet.name] = answer["Subnet"]["SubnetId"]
+            self._create_firewall(topology, made, token)
         for eni in topology.enis:
-            made.interfaces[eni.name], made.macs[eni.name] = self.create_interface(eni, made.subnets[eni.subnet], token)
+            made.interfaces[eni.name], made.macs[eni.name] = self.create_interface(
+                eni, made.subnets[eni.subnet], token, made.groups
+            )
         return made
 
-    def create_interface(self, eni: Eni, subnet_id: str, token: str) -> tuple[str, str]:
-        """Id and MAC address of a new network interface at the ENI's addresses."""
+    def _create_firewall(self, topology: Topology, made: Made, token: str) -> None:
+        def tags(kind: str, name: str) -> list[dict[str, Any]]:
+            return _tags(kind, token, name)
+
+        prefix_lists = create_prefix_lists(self._ec2, topology, tags)
+        made.groups.update(create_groups(self._ec2, topology, made.vpc_id, prefix_lists, tags))
+        create_acls(self._ec2, topology, made.vpc_id, made.subnets, tags)
+
+    def create_interface(self, eni: Eni, subnet_id: str, token: str, groups: Mapping[str, str]) -> tuple[str, str]:
+        """Id and MAC address of a new network interface at the ENI's addresses, in its security groups (`groups`: name
+        -> id)."""
         given: dict[str, Any] = {"SubnetId": subnet_id, "PrivateIpAddress": str(eni.address)}
         given["Description"] = eni.description or f"vnotch lab {eni.name}"
         if eni.ipv6:
             given["Ipv6Addresses"] = [{"Ipv6Address": str(eni.ipv6)}]
+        if eni.security_groups:
+            given["Groups"] = [groups[name] for name in eni.security_groups]
         with self._calls():
             tags = _tags("network-interface", token, eni.name)
             answer = self._ec2.create_network_interface(**given, TagSpecifications=tags)["NetworkInterface"]
@@ -251,12 +267,22 @@ class ControlPlane:
                 self._ec2.delete_flow_logs(FlowLogIds=flow_logs)
             interfaces = self._all("describe_network_interfaces", "NetworkInterfaces", Filters=mine)
             subnets = self._all("describe_subnets", "Subnets", Filters=mine)
+            groups = self._all("describe_security_groups", "SecurityGroups", Filters=mine)
+            acls = self._all("describe_network_acls", "NetworkAcls", Filters=mine)
+            prefix_lists = self._all("describe_managed_prefix_lists", "PrefixLists", Filters=mine)
             vpcs = self._all("describe_vpcs", "Vpcs", Filters=mine)
+            revoke_all(self._ec2, (row["GroupId"] for row in groups))
         for row in interfaces:
             self.unbind(row["NetworkInterfaceId"])
             self._delete(left, "delete_network_interface", NetworkInterfaceId=row["NetworkInterfaceId"])
         for row in subnets:
             self._delete(left, "delete_subnet", SubnetId=row["SubnetId"])
+        for row in acls:
+            self._delete(left, "delete_network_acl", NetworkAclId=row["NetworkAclId"])
+        for row in groups:
+            self._delete(left, "delete_security_group", GroupId=row["GroupId"])
+        for row in prefix_lists:
+            self._delete(left, "delete_managed_prefix_list", PrefixListId=row["PrefixListId"])
         for row in vpcs:
             self._delete(left, "delete_vpc", VpcId=row["VpcId"])
         self._delete_role()

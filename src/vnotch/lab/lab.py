@@ -216,6 +216,7 @@ class Lab:
             "vpc": made.vpc_id,
             "role": made.role_arn,
             "subnets": made.subnets,
+            "groups": made.groups,
             "interfaces": made.interfaces,
             "flow_logs": made.flow_logs,
         }
@@ -336,7 +337,7 @@ class Lab:
     def _build_instance(self, journal: Journal, network: Network, eni: Eni, attached: Attached | None) -> None:
         if self.control:
             subnet_id = journal.api["subnets"][eni.subnet]
-            made = self.control.create_interface(eni, subnet_id, journal.api["token"])
+            made = self.control.create_interface(eni, subnet_id, journal.api["token"], journal.api.get("groups", {}))
             journal.api["interfaces"][eni.name], journal.macs[eni.name] = made
             journal.save()
         network.create_namespace(network.namespace(eni.name))

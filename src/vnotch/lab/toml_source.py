@@ -23,9 +23,9 @@ _QUOTES = ('"""', "'''", '"', "'")
 
 
 def key_lines(text: str) -> dict[Place, int]:
-    """The line, from 1, of each table header and each key of a valid TOML text.
+    """The line, from 1, of each table header, each key and each element of a key's array in a valid TOML text.
 
-    Keys inside an inline table or an array have no entry of their own; their nearest parent has.
+    What is deeper inside, or in an inline table, has no entry of its own; its nearest parent has.
     """
     lines: dict[Place, int] = {}
     counts: dict[Place, int] = {}
@@ -52,7 +52,10 @@ def key_lines(text: str) -> dict[Place, int]:
                 parts, at = _dotted_key(text, at)
                 for length in range(1, len(parts) + 1):
                     lines.setdefault((*table, *parts[:length]), line)
-                at = _end_of_value(text, at)
+                starts: list[int] = []
+                at = _end_of_value(text, at, starts)
+                for number, start in enumerate(starts):
+                    lines[(*table, *parts, number)] = text.count("\n", 0, start) + 1
     return lines
 
 
@@ -81,11 +84,17 @@ def _end_of_line(text: str, at: int) -> int:
     return len(text) if end < 0 else end
 
 
-def _end_of_value(text: str, at: int) -> int:
-    """The end of the statement whose value begins at or after `at`: a line end outside strings and brackets."""
+def _end_of_value(text: str, at: int, starts: list[int]) -> int:
+    """The end of the statement whose value begins at or after `at`: a line end outside strings and brackets. Where the
+    value is an array, `starts` gets the places at which its elements begin."""
     depth = 0
+    is_array = re.compile(r"[ \t=]*\[").match(text, at) is not None
+    between = False  # before an element of the array
     while at < len(text):
         char = text[at]
+        if between and char not in " \t\r\n#],":
+            starts.append(at)
+            between = False
         quote = next((quote for quote in _QUOTES if text.startswith(quote, at)), None)
         if quote:
             at = _end_of_string(text, at, quote)
@@ -96,6 +105,7 @@ def _end_of_value(text: str, at: int) -> int:
         if char == "\n" and depth == 0:
             return at
         depth += (char in "[{") - (char in "]}")
+        between = between or (is_array and depth == 1 and char in "[,")
         at += 1
     return at
 

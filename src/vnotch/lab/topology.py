@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import overload
 
 from vnotch.errors import InputError
+from vnotch.lab.firewall import NetworkAcl, PrefixList, SecurityGroup
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -45,13 +46,15 @@ class Vpc:
 
 @dataclass(frozen=True)
 class Subnet:
-    """`zone` is the letter; `default_route` is `internet`, the name of a NAT gateway, or `none`."""
+    """`zone` is the letter; `default_route` is `internet`, the name of a NAT gateway, or `none`; `network_acl` the name
+    of one, None for the VPC's default one."""
 
     name: str
     cidr: IPv4Network
     ipv6_cidr: IPv6Network | None
     zone: str
     default_route: str
+    network_acl: str | None = None
 
     @property
     def router(self) -> IPv4Address:
@@ -67,7 +70,8 @@ class Eni:
     """An elastic network interface of the lab: of an instance, of a managed service or of a NAT gateway.
 
     `allow` and `enforce` are those of `inventory.Interface`; `calls` names the ENI whose service this one's uses;
-    `requester` the service that a managed one belongs to.
+    `requester` the service that a managed one belongs to; `security_groups` are names, none stand for the VPC's default
+    group, but for a NAT gateway, which has no group at all.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Eni:
     enforce: bool = False
     description: str = ""
     requester: str | None = None
+    security_groups: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
@@ -120,6 +125,9 @@ class Topology:
     public_cidr: IPv4Network
     outside_cidrs: tuple[Network, ...]
     outside: tuple[Outside, ...]
+    security_groups: tuple[SecurityGroup, ...] = ()
+    network_acls: tuple[NetworkAcl, ...] = ()
+    prefix_lists: tuple[PrefixList, ...] = ()
     text: str = field(default="", repr=False, compare=False)
 
     def subnet(self, name: str) -> Subnet:
@@ -164,7 +172,13 @@ class Topology:
         if subnet.default_route == "internet":
             public = _next_free(self.public_cidr, {eni.public_address for eni in self.enis}, "public_cidr")
         eni = Eni(name, "instance", subnet_name, address, ipv6, public, ("http",))
-        eni = replace(eni, allow=((TCP, 80), (ICMP, 0), (ICMPV6, 0)), enforce=True)
+        like = next((other for other in self.of_kind("instance") if "http" in other.services), None)
+        eni = replace(
+            eni,
+            allow=((TCP, 80), (ICMP, 0), (ICMPV6, 0)),
+            enforce=True,
+            security_groups=like.security_groups if like else (),
+        )
         return replace(self, enis=(*self.enis, eni)), eni
 
 

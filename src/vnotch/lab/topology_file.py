@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import TypeVar, overload
 
+from vnotch.lab.firewall_file import TABLES, Firewall, acl_name, group_names, read_firewall
 from vnotch.lab.toml_source import Source, Table
 from vnotch.lab.topology import (
     ICMP,
@@ -38,10 +39,13 @@ from vnotch.lab.topology import (
 
 _A = TypeVar("_A", IPv4Address, IPv6Address)
 
-_TOP = ("vpc", "subnet", "instance", "managed", "nat_gateway", "internet", "outside")
+_TOP = ("vpc", "subnet", "instance", "managed", "nat_gateway", "internet", "outside", *TABLES)
 _VPC = ("cidr", "ipv6_cidr", "resolver", "metadata", "time")
-_SUBNET = ("name", "cidr", "ipv6_cidr", "zone", "default_route")
-_ENI = ("name", "subnet", "address", "ipv6", "public_address", "services", "calls", "allow", "enforce")
+_SUBNET = ("name", "cidr", "ipv6_cidr", "zone", "default_route", "network_acl")
+_ENI = (
+    *("name", "subnet", "address", "ipv6", "public_address", "services", "calls", "security_groups"),
+    *("allow", "enforce"),
+)
 _MANAGED = (*_ENI, "description", "requester")
 _NAT = ("name", "subnet", "address", "public_address")
 _INTERNET = ("public_cidr", "cidrs")
@@ -76,10 +80,12 @@ class _Reader:
         self.source = source
         self.names: dict[str, int] = {}
         self.addresses: dict[Address, int] = {}
+        self.firewall = Firewall()
 
     def topology(self) -> Topology:
         top = Table(self.source, (), self.source.document, _TOP)
         vpc = self.vpc(top.table("vpc", _VPC))
+        self.firewall = read_firewall(top)
         public_cidr, outside_cidrs = self.internet(top.table("internet", _INTERNET), vpc)
         subnet_tables = top.tables("subnet", _SUBNET)
         if not subnet_tables:
@@ -95,7 +101,19 @@ class _Reader:
             top.refuse(None, f"{len(enis)} interfaces", f"a lab has at most {INTERFACES_MAX}")
         outside = tuple(self.outside(table, outside_cidrs) for table in top.tables("outside", _OUTSIDE))
         self.references(subnet_tables, subnets, [table for table, _ in eni_tables], enis)
-        return Topology(self.source.name, vpc, subnets, enis, public_cidr, outside_cidrs, outside, self.source.text)
+        return Topology(
+            self.source.name,
+            vpc,
+            subnets,
+            enis,
+            public_cidr,
+            outside_cidrs,
+            outside,
+            self.firewall.security_groups,
+            self.firewall.network_acls,
+            self.firewall.prefix_lists,
+            self.source.text,
+        )
 
     # --- tables
 
@@ -150,7 +168,7 @@ class _Reader:
             if zone not in ZONES:
                 table.refuse("zone", f"unknown zone {zone!r}", _ZONE_RIGHT)
             route = table.optional_text("default_route", _ROUTE_RIGHT) or "none"
-            subnets.append(Subnet(name, cidr, ipv6, zone, route))
+            subnets.append(Subnet(name, cidr, ipv6, zone, route, acl_name(table, self.firewall)))
         return tuple(subnets)
 
     def eni(self, table: Table, kind: str, subnets: tuple[Subnet, ...], public_cidr: IPv4Network) -> Eni:
@@ -190,6 +208,7 @@ class _Reader:
             table.boolean("enforce", False),
             table.optional_text("description", _DESCRIPTION_RIGHT) or "",
             table.optional_text("requester", _REQUESTER_RIGHT),
+            group_names(table, self.firewall),
         )
 
     def outside(self, table: Table, cidrs: tuple[Network, ...]) -> Outside:
