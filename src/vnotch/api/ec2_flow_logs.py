@@ -35,12 +35,17 @@ from vnotch.api.flow_log_request import FlowLogRequest
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.state import new_id
+from vnotch.store.tag_fields import keys_of
 
 FLOW_LOGS_PER_RESOURCE = 250
 IDS_MAX = 1000
 """Quotas of the VPC user guide and of API DescribeFlowLogs."""
 
 SERVICE_PRINCIPAL = "vpc-flow-logs.amazonaws.com"
+SERVICE_LINKED_ROLE = f"aws-service-role/{SERVICE_PRINCIPAL}/AWSServiceRoleForVPCFlowLogs"
+"""By which AWS keeps tag values current. Here nothing assumes it, so it is not made; its permission is asked for."""
+
+AUTO_SCALING = "auto-scaling-group"
 
 KIND_OF_TYPE = {"VPC": VPC, "Subnet": SUBNET, "NetworkInterface": INTERFACE}
 
@@ -92,7 +97,7 @@ class FlowLogs(Ec2Part):
         "CreateFlowLogs",
         "ResourceIds ResourceType TrafficType LogDestinationType LogDestination LogGroupName LogFormat "
         "DeliverLogsPermissionArn DeliverCrossAccountRole DestinationOptions MaxAggregationInterval TagSpecifications "
-        "ClientToken",
+        "TagFieldSpecifications ClientToken",
         _resources,
         dry_run=False,
     )
@@ -100,6 +105,7 @@ class FlowLogs(Ec2Part):
         request = FlowLogRequest.of(call, self.any_interval)
         conditions = {"iam:passedtoservice": SERVICE_PRINCIPAL}
         self.require(call, "iam:PassRole", request.deliver_logs_permission_arn, conditions)
+        self._require_tags(call, request)
         tags = tags_at_creation(self, call, FLOW_LOG)
         refuse_dry_run(call)
         with self.state.write() as session:
@@ -122,6 +128,17 @@ class FlowLogs(Ec2Part):
             agents.touch(session, agents.agents_on(session, request.resource_ids))
             remember(session, call, answer)
             return answer
+
+    def _require_tags(self, call: Call, request: FlowLogRequest) -> None:
+        """Showing tags needs the right to read them and to make the service's own role (VPC user guide, tag fields)."""
+        kinds = {kind for kind, _ in request.tag_keys}
+        if kinds - {AUTO_SCALING}:
+            self.require(call, "ec2:DescribeTags", "*", {})
+        if AUTO_SCALING in kinds:
+            self.require(call, "autoscaling:DescribeTags", "*", {})
+        if kinds:
+            role = f"arn:aws:iam::{call.account}:role/{SERVICE_LINKED_ROLE}"
+            self.require(call, "iam:CreateServiceLinkedRole", role, {"iam:awsservicename": SERVICE_PRINCIPAL})
 
     @ec2_operation("DescribeFlowLogs", "FlowLogIds Filter MaxResults NextToken")
     def describe_flow_logs(self, call: Call) -> dict[str, Any]:
@@ -193,6 +210,9 @@ def _create(session: Session, request: FlowLogRequest, resource_id: str, now_ms:
         log_format=request.log_format,
         max_aggregation_interval=request.max_aggregation_interval,
         created_ms=now_ms,
+        tag_fields=[
+            network.FlowLogTagField(resource_type=kind, key=key) for kind, keys in request.tag_keys for key in keys
+        ],
     )
     session.add(flow_log)
     session.flush()
@@ -223,6 +243,8 @@ def _describe(flow_log: network.FlowLog) -> dict[str, Any]:
         "MaxAggregationInterval": flow_log.max_aggregation_interval,
         "Tags": tag_set(flow_log.tags),
     }
+    if tag_keys := keys_of(flow_log):
+        answer["TagFieldSpecifications"] = [{"ResourceType": kind, "TagKeys": list(keys)} for kind, keys in tag_keys]
     if flow_log.log_destination is not None:
         answer["LogDestination"] = flow_log.log_destination
     if flow_log.deliver_logs_error_message is not None:

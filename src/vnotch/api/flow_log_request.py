@@ -13,7 +13,7 @@ from typing import Any
 from vnotch.api.ec2_part import invalid_value, required
 from vnotch.api.service import ApiError, Call
 from vnotch.errors import InputError
-from vnotch.fields import DEFAULT_FORMAT, parse_format
+from vnotch.fields import DEFAULT_FORMAT, TagKeys, parse_format
 
 CLOUD_WATCH_LOGS, S3, FIREHOSE = "cloud-watch-logs", "s3", "kinesis-data-firehose"
 
@@ -31,6 +31,11 @@ FILE_FORMATS = ("plain-text", "parquet")
 INTERVALS = (60, 600)
 INTERVAL_DEFAULT = 600
 ANY_INTERVAL_MAX = 900
+
+TAGGED_TYPES = ("network-interface", "instance", "auto-scaling-group")
+TAG_KEYS_MAX = 2
+TAG_KEY_CHARACTERS = 128
+"""Bounds of TagFieldSpecifications (API TagFieldSpecificationRequest)."""
 
 IDS_MAX = 1000
 TRANSIT_GATEWAY_IDS_MAX = 25
@@ -58,6 +63,7 @@ class FlowLogRequest:
     log_format: str
     max_aggregation_interval: int
     undeliverable: str | None = None
+    tag_keys: TagKeys = ()
 
     @classmethod
     def of(cls, call: Call, any_interval: bool) -> FlowLogRequest:
@@ -66,7 +72,8 @@ class FlowLogRequest:
         resource_type = _resource_type(call)
         _check_destination(call)
         interval = _interval(params, resource_type, any_interval)
-        log_format = _log_format(params)
+        tag_keys = _tag_keys(params)
+        log_format = _log_format(params, tag_keys)
         if params.get("LogDestinationType", CLOUD_WATCH_LOGS) != CLOUD_WATCH_LOGS:
             raise _invalid(
                 f"LogDestinationType {params['LogDestinationType']} is not delivered by this release of vnotch, "
@@ -84,6 +91,7 @@ class FlowLogRequest:
             log_format=log_format,
             max_aggregation_interval=interval,
             undeliverable=undeliverable,
+            tag_keys=tag_keys,
         )
 
 
@@ -181,13 +189,32 @@ def _interval(params: dict[str, Any], resource_type: str, any_interval: bool) ->
     return interval
 
 
-def _log_format(params: dict[str, Any]) -> str:
+def _tag_keys(params: dict[str, Any]) -> TagKeys:
+    """TagFieldSpecifications. Keys that no field of the format shows are taken, as AWS forbids them nowhere."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in params.get("TagFieldSpecifications") or ():
+        kind, keys = item.get("ResourceType"), tuple(item.get("TagKeys") or ())
+        if kind not in TAGGED_TYPES:
+            raise invalid_value(kind, "TagFieldSpecification", f"The ResourceType is one of {', '.join(TAGGED_TYPES)}.")
+        # What each of these refusals says is not published; the limits are.
+        if kind in found:
+            raise _invalid(f"TagFieldSpecifications has the resource type {kind} more than once")
+        if not 1 <= len(keys) <= TAG_KEYS_MAX or len(set(keys)) < len(keys):
+            raise _invalid(f"TagFieldSpecifications needs one or two different tag keys for the resource type {kind}")
+        for key in keys:
+            if not 1 <= len(key) <= TAG_KEY_CHARACTERS:
+                raise invalid_value(key, "TagKey", f"Tag keys have 1 to {TAG_KEY_CHARACTERS} characters.")
+        found[kind] = keys
+    return tuple(found.items())
+
+
+def _log_format(params: dict[str, Any], tag_keys: TagKeys) -> str:
     """The format's text; the default is written out in full, as DescribeFlowLogs shows it."""
     text = params.get("LogFormat")
     if text is None:
         return DEFAULT_FORMAT
     try:
-        return parse_format(text).text
+        return parse_format(text, dict(tag_keys)).text
     except InputError as error:
         # The code is not published. For a format that cannot be read the text is, and stands alone; for one that can
         # be read but has an unknown or repeated field it is not, and what is wrong follows.

@@ -42,6 +42,7 @@ SUPPLIED_KEYS = frozenset(
         "aws:userid",
         "aws:username",
         "ec2:createaction",
+        "iam:awsservicename",
         "iam:passedtoservice",
         "sts:externalid",
         "sts:rolesessionname",

@@ -51,7 +51,7 @@ def peers_of(session: Session, vpc_ids: Collection[str]) -> tuple[tuple[Peer, ..
         select(address.interface_id, address.address)
         .join(interface, interface.interface_id == address.interface_id)
         .where(interface.vpc_id.in_(vpc_ids))
-        .order_by(address.number)
+        .order_by(address.primary.desc(), address.number)
     )
     for interface_id, text in addresses:
         owned[interface_id].append(text)
