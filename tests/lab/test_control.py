@@ -241,6 +241,40 @@ def test_what_groups_let_out_is_what_the_file_says(server: dict[str, str], contr
         assert control.remove("token-1") == []
 
 
+def test_the_topologys_ways_out_become_gateways_and_route_tables(
+    server: dict[str, str], control: ControlPlane, topology: Topology
+) -> None:
+    made = control.create_vpc(topology, "token-1")
+    api = ec2(server)
+    try:
+        [gateway] = api.describe_internet_gateways()["InternetGateways"]
+        assert gateway["Attachments"] == [{"State": "available", "VpcId": made.vpc_id}]
+        [nat] = api.describe_nat_gateways()["NatGateways"]
+        assert (nat["SubnetId"], nat["ConnectivityType"]) == (made.subnets["public"], "public")
+        assert nat["NatGatewayAddresses"][0]["PrivateIp"] == "10.0.0.220"
+        assert nat["NatGatewayAddresses"][0]["NetworkInterfaceId"] == made.interfaces["nat"]
+        routes = {}
+        for table in api.describe_route_tables()["RouteTables"]:
+            [association] = table["Associations"]
+            routes[association.get("SubnetId", "main")] = {
+                route.get("DestinationCidrBlock") or route["DestinationIpv6CidrBlock"]: route.get("GatewayId")
+                or route["NatGatewayId"]
+                for route in table["Routes"]
+                if route.get("GatewayId") != "local"
+            }
+        igw = gateway["InternetGatewayId"]
+        assert routes == {
+            "main": {},
+            made.subnets["public"]: {"0.0.0.0/0": igw, "::/0": igw},
+            made.subnets["private"]: {"0.0.0.0/0": nat["NatGatewayId"]},
+        }
+    finally:
+        assert control.remove("token-1") == []
+    assert api.describe_internet_gateways()["InternetGateways"] == []
+    assert api.describe_nat_gateways()["NatGateways"] == []
+    assert api.describe_route_tables()["RouteTables"] == []
+
+
 def test_only_what_carries_the_token_is_removed(
     server: dict[str, str], control: ControlPlane, topology: Topology
 ) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import boto3
@@ -22,6 +23,7 @@ from botocore.httpsession import URLLib3Session
 
 from vnotch.errors import HostError, InputError
 from vnotch.lab.firewall_control import create_acls, create_groups, create_prefix_lists, revoke_all
+from vnotch.lab.routing_control import create_nat_gateway, create_routes
 from vnotch.lab.topology import Eni, Topology
 
 TAG = "vnotch:lab"
@@ -126,6 +128,9 @@ class ControlPlane:
             made.interfaces[eni.name], made.macs[eni.name] = self.create_interface(
                 eni, made.subnets[eni.subnet], token, made.groups
             )
+        with self._calls():
+            tags = partial(_tags_of, token)
+            create_routes(self._ec2, topology, made.vpc_id, made.subnets, made.interfaces, tags)
         return made
 
     def _create_firewall(self, topology: Topology, made: Made, token: str) -> None:
@@ -138,7 +143,10 @@ class ControlPlane:
 
     def create_interface(self, eni: Eni, subnet_id: str, token: str, groups: Mapping[str, str]) -> tuple[str, str]:
         """Id and MAC address of a new network interface at the ENI's addresses, in its security groups (`groups`: name
-        -> id)."""
+        -> id). A NAT gateway makes its own."""
+        if eni.kind == "nat_gateway":
+            with self._calls():
+                return create_nat_gateway(self._ec2, eni, subnet_id, partial(_tags_of, token))
         given: dict[str, Any] = {"SubnetId": subnet_id, "PrivateIpAddress": str(eni.address)}
         given["Description"] = eni.description or f"vnotch lab {eni.name}"
         if eni.ipv6:
@@ -271,12 +279,24 @@ class ControlPlane:
             acls = self._all("describe_network_acls", "NetworkAcls", Filters=mine)
             prefix_lists = self._all("describe_managed_prefix_lists", "PrefixLists", Filters=mine)
             vpcs = self._all("describe_vpcs", "Vpcs", Filters=mine)
+            nat_gateways = self._all("describe_nat_gateways", "NatGateways", Filter=mine)
+            tables = self._all("describe_route_tables", "RouteTables", Filters=mine)
+            gateways = self._all("describe_internet_gateways", "InternetGateways", Filters=mine)
             revoke_all(self._ec2, (row["GroupId"] for row in groups))
         for row in interfaces:
             self.unbind(row["NetworkInterfaceId"])
             self._delete(left, "delete_network_interface", NetworkInterfaceId=row["NetworkInterfaceId"])
+        for row in nat_gateways:
+            self._delete(left, "delete_nat_gateway", NatGatewayId=row["NatGatewayId"])
         for row in subnets:
             self._delete(left, "delete_subnet", SubnetId=row["SubnetId"])
+        for row in tables:
+            self._delete(left, "delete_route_table", RouteTableId=row["RouteTableId"])
+        for row in gateways:
+            gateway = {"InternetGatewayId": row["InternetGatewayId"]}
+            for attachment in row["Attachments"]:
+                self._delete(left, "detach_internet_gateway", **gateway, VpcId=attachment["VpcId"])
+            self._delete(left, "delete_internet_gateway", **gateway)
         for row in acls:
             self._delete(left, "delete_network_acl", NetworkAclId=row["NetworkAclId"])
         for row in groups:
@@ -357,6 +377,10 @@ _REMEDY = "start it with vnotch server"
 
 def _binding(interface_id: str) -> str:
     return f"/vnotch/v1/network-interfaces/{interface_id}/binding"
+
+
+def _tags_of(token: str, kind: str, name: str) -> list[dict[str, Any]]:
+    return _tags(kind, token, name)
 
 
 def _tags(kind: str, token: str, name: str) -> list[dict[str, Any]]:
