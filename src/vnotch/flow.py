@@ -36,7 +36,7 @@ class Exclusion(IntEnum):
     MALFORMED = 3
     """Cut short, a length that contradicts itself, a bad version or header length, too many extension headers."""
     NEIGHBOUR_DISCOVERY = 4
-    """ICMPv6 types 133 to 137. AWS's list is silent; it has no ARP of its own to be compared with, so treated like it."""
+    """ICMPv6 types 133 to 137. AWS's list is silent; it is what ARP is to IPv4, so treated like it."""
     MULTICAST = 5
     """Multicast and broadcast. AWS's list is silent, its VPCs do not carry them."""
     DNS = 6
