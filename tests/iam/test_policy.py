@@ -53,7 +53,7 @@ def test_trust_case(case: dict[str, Any]) -> None:
         assert decision.delegated is case["delegated"]
 
 
-@pytest.mark.parametrize("case", CASES["malformed"], ids=lambda case: case['says'])
+@pytest.mark.parametrize("case", CASES["malformed"], ids=lambda case: case["says"])
 def test_malformed(case: dict[str, Any]) -> None:
     with pytest.raises(PolicyError) as caught:
         parse_policy(case["document"], Kind(case.get("kind", "identity")))
