@@ -1,7 +1,7 @@
 """`vnotch server`: the API endpoint, the log service and the state behind them, wired together. It needs no privilege.
 
 The order of starting is the order in which things can fail cheaply: folder, lock, port, then state and lake. The socket
-is bound before anything is written, so that a port in use leaves no trace.
+is bound before state is written; a port in use leaves no new folder behind.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,7 +30,7 @@ from vnotch.api.iam import Iam
 from vnotch.api.logs import Logs
 from vnotch.api.sts import Sts
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
-from vnotch.errors import HostError, InputError
+from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.store.accounts import Accounts
 from vnotch.store.lake import Lake
 from vnotch.store.state import State
@@ -49,7 +50,14 @@ class ServerConfig:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def check(self) -> None:
+        """Raises InputError for an account or a region of another form than AWS's."""
+        if self.account is not None and not re.fullmatch(r"[0-9]{12}", self.account):
+            raise InputError(f"{self.account!r} is no account id", "12 digits, such as 123456789012")
+        if self.region is not None and not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}", self.region):
+            raise InputError(f"{self.region!r} is no region", "such as us-east-1")
 
 
 def prepare_folder(folder: Path) -> None:
@@ -102,9 +110,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None) -> None:
     """Serves until SIGINT or SIGTERM. `started` is called with the endpoint's URL once it answers."""
-    prepare_folder(config.folders.root)
-    lock = lock_folder(config.folders.root)
-    listener = bind(config.host, config.port)
+    config.check()
+    folder = config.folders.root
+    is_new = not folder.exists()
+    prepare_folder(folder)
+    lock = lock_folder(folder)
+    try:
+        listener = bind(config.host, config.port)
+    except VnotchError:
+        os.close(lock)
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     try:
         _serve(config, listener, started)
     finally:

@@ -75,8 +75,12 @@ def listen(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        remedy = "choose another port, or stop the other server" if error.errno == errno.EADDRINUSE else None
-        raise HostError(f"cannot listen on {host}:{port}: {error.strerror}", remedy) from None
+        remedies = {
+            errno.EADDRINUSE: "choose another port, or stop the other server",
+            errno.EACCES: "choose a port from 1024 on",
+        }
+        reason = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise HostError(reason, remedies.get(error.errno or 0)) from None
     return bound
 
 

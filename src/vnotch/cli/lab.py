@@ -79,7 +79,11 @@ def _need_root(folders: Folders, what: str, *arguments: str | None) -> None:
 
 def _options(**given: object) -> list[str]:
     """The options that were given, as words of a command line."""
-    found = ((f"--{key.replace('_', '-')}", value) for key, value in given.items() if value not in (None, False))
+    found = (
+        (f"--{key.replace('_', '-')}", value)
+        for key, value in given.items()
+        if value is not None and value is not False
+    )
     return [word for key, value in found for word in ([key] if value is True else [key, str(value)])]
 
 
@@ -89,7 +93,12 @@ def up(
     endpoint_url: EndpointUrl = None,
     topology: Topology = None,
     interval: Annotated[
-        int, typer.Option(help="Aggregation interval in seconds: 60 or 600; 1 to 900 if the server has --any-interval.")
+        int,
+        typer.Option(
+            help="Aggregation interval in seconds: 60 or 600; 1 to 900 if the server has --any-interval.",
+            min=1,
+            max=900,
+        ),
     ] = 60,
     name: Name = None,
     brief: Annotated[bool, typer.Option("--brief", hidden=True)] = False,
@@ -100,9 +109,11 @@ def up(
     folders = folders_of(data_dir)
     chosen = load_topology(topology) if topology else None
     endpoint = Endpoint.find(folders, endpoint_url).require_up()
+    name = name_of(folders, name)
     given = _options(endpoint_url=endpoint_url, topology=topology, interval=interval, name=name, brief=brief)
     _need_root(folders, "up", *given)
-    agent = LabAgent(folders, endpoint, name_of(folders, name))
+    check()
+    agent = LabAgent(folders, endpoint, name)
     built = _lab(folders, endpoint, agent.name, chosen)
     if not brief and built.status().phase == "absent":
         for line in built.plan():
@@ -110,8 +121,13 @@ def up(
     interrupt_on(signal.SIGTERM, signal.SIGHUP)
     try:
         status = built.up(interval_seconds=interval, network_ready=lambda: agent.start(built.router_namespace))
-    except BaseException:
+    except BaseException as error:
         agent.stop_if_started()
+        if isinstance(error, InputError) and "Aggregation Interval" in error.message:
+            raise InputError(
+                f"this server takes no aggregation interval of {interval} s",
+                "60 or 600; 1 to 900 where it runs with --any-interval",
+            ) from None
         raise
     agent.start(built.router_namespace)  # where the lab was up already and its agent had ended
     if not brief:

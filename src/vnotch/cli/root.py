@@ -7,6 +7,7 @@ once, at a terminal, and the permission is kept fresh while a long command runs.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,6 @@ def run_again_as_root(command: Sequence[str], what: str) -> NoReturn:
     """Goes on as root in place of this process. Raises HostError where sudo does not give root."""
     if not acquire(f"{what} needs root"):
         raise HostError(f"{what} needs root, and sudo gives none here", "run it as root")
-    step(f"as root: sudo {' '.join(command)}")
+    step(f"as root: sudo {shlex.join(command)}")
     sys.stderr.flush()
     os.execvp("sudo", ["sudo", "-n", *command])

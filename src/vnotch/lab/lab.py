@@ -226,7 +226,8 @@ class Lab:
     def _attach(self, journal: Journal, enis: tuple[Eni, ...], attached: Attached | None) -> None:
         """The capture comes before the link, so that an interface is captured from its first packet."""
         if self.control:
-            self._say("step", f"waiting for agent {self.control.agent!r} to attach {len(enis)} interfaces")
+            names = ", ".join(eni.name for eni in enis)
+            self._say("step", f"waiting for agent {self.control.agent!r} to attach {names}")
             interfaces = {eni.name: journal.api["interfaces"][eni.name] for eni in enis}
             for eni in enis:
                 self.control.bind(eni, interfaces[eni.name], journal.instance_ids.get(eni.name))
