@@ -298,20 +298,17 @@ class Demo:
                 self.failures.append(f"a probe of port {port} arrived at {eni.name}, which does not let it in")
 
     def _names(self) -> dict[str, str]:
-        """Names for people, by address and by interface id, from the tags of the network interfaces."""
+        """Names for people, as the topology has them, by address and by interface id."""
         names: dict[str, str] = {}
+        for eni in self.topology.enis:
+            names |= {str(address): eni.name for address in (eni.address, eni.ipv6) if address}
         paginator = self.endpoint.client("ec2").get_paginator("describe_network_interfaces")
         for page in paginator.paginate():
             for interface in page["NetworkInterfaces"]:
-                tags = {tag["Key"]: tag["Value"] for tag in interface.get("TagSet", [])}
-                name = tags.get("Name", interface.get("Description", ""))
-                names[interface["NetworkInterfaceId"]] = name
-                names |= {item["PrivateIpAddress"]: name for item in interface["PrivateIpAddresses"]}
-                names |= {item["Ipv6Address"]: name for item in interface.get("Ipv6Addresses", [])}
-        for outside in self.topology.outside:
-            names |= {
-                str(address): f"{outside.name} (outside)" for address in (outside.address, outside.ipv6) if address
-            }
+                if name := names.get(interface["PrivateIpAddress"]):
+                    names[interface["NetworkInterfaceId"]] = name
+        for host in self.topology.outside:
+            names |= {str(address): f"{host.name} (outside)" for address in (host.address, host.ipv6) if address}
         return names
 
     def _show_commands(self) -> None:

@@ -22,7 +22,7 @@ from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.root import is_root, run_again_as_root
 from vnotch.cli.terminal import out, step
 from vnotch.config import Folders
-from vnotch.errors import InputError, VnotchError
+from vnotch.errors import HostError, InputError, VnotchError
 
 if TYPE_CHECKING:  # the lab itself is imported where it is used: it takes half of the time of any other command
     from vnotch.lab.lab import Event, Lab, Status
@@ -77,6 +77,18 @@ def _need_root(folders: Folders, what: str, *arguments: str | None) -> None:
         run_again_as_root([*vnotch("lab", what), "--data-dir", str(folders.root), *given], f"vnotch lab {what}")
 
 
+def _refuse_another(folders: Folders, name: str) -> None:
+    """Raises HostError where a lab of this name is up that belongs to another folder, before anything is announced."""
+    from vnotch.lab.journal import Journal, owner
+
+    other = owner(prefix_of(name))
+    if other and other != folder_of(folders) and Journal.load(other) is not None:
+        raise HostError(
+            f"another lab named {name} is up",
+            f"vnotch lab down --data-dir {other.parent} takes it down; or name this one with --name and --data-dir",
+        )
+
+
 def _options(**given: object) -> list[str]:
     """The options that were given, as words of a command line."""
     found = (
@@ -115,6 +127,7 @@ def up(
     check()
     agent = LabAgent(folders, endpoint, name)
     built = _lab(folders, endpoint, agent.name, chosen)
+    _refuse_another(folders, name)
     if not brief and built.status().phase == "absent":
         for line in built.plan():
             step(line)
@@ -241,8 +254,9 @@ class LabAgent:
         self._folders = folders
         self._endpoint = endpoint
         self._started = False
-        self._note = folder_of(folders) / "agent.json"
-        self.log = folder_of(folders) / "agent.log"
+        self.folder = folder_of(folders)
+        self._note = self.folder / "agent.json"
+        self.log = self.folder / "agent.log"
 
     def pid(self) -> int | None:
         """Its process id, or None where it does not run."""
@@ -262,7 +276,7 @@ class LabAgent:
 
         assert self._endpoint is not None
         step(f"starting agent {self.name!r} in {namespace}")
-        ready = folder_of(self._folders) / "agent.ready"
+        ready = self.folder / "agent.ready"
         ready.unlink(missing_ok=True)
         command = ["agent", "--name", self.name, "--data-dir", str(self._folders.root), "--netns", namespace]
         command += ["--endpoint-url", self._endpoint.url, "--ready-file", str(ready), "--flush"]
@@ -318,7 +332,12 @@ def _endpoint_or_none(folders: Folders, url: str | None) -> Endpoint | None:
 
 def _show(status: Status, agent: LabAgent) -> None:
     if status.phase == "absent":
-        out.print("There is no lab." + (f" Left over: {', '.join(status.namespaces)}" if status.namespaces else ""))
+        if status.folder != agent.folder:
+            out.print(f"There is no lab in this data folder. Another one is up, made from {status.folder.parent}.")
+        elif status.namespaces:
+            out.print(f"There is no lab. Left over: {', '.join(status.namespaces)}; vnotch lab down removes that.")
+        else:
+            out.print("There is no lab.")
         return
     out.print(f"The lab is {status.phase}, its folder is {status.folder}.")
     interfaces = status.api.get("interfaces", {})
