@@ -25,6 +25,7 @@ from vnotch.api.access_log import AccessLog
 from vnotch.api.agents import Agents
 from vnotch.api.app import build_app
 from vnotch.api.ec2 import Ec2
+from vnotch.api.explanations import Explanations
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
 from vnotch.api.logs import Logs
@@ -157,7 +158,8 @@ def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, 
         Logs(state, lake),
     ]
     access_log = AccessLog(config.folders.root / "access.log")
-    return build_app(state, services, accounts, extra_routes=agents.routes(), access_log=access_log)
+    ours = [*agents.routes(), *Explanations(state, accounts).routes()]
+    return build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
 
 
 def _say_started(config: ServerConfig, started: Callable[[str], None]) -> None:

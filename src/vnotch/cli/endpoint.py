@@ -103,6 +103,18 @@ class Endpoint:
             raise InputError(f"{self.url} refuses {path}: {document.get('message', answer.status_code)}")
         return dict(document)
 
+    def interface_named(self, name: str) -> str:
+        """The id of the interface whose Name tag is `name`, or `name` itself where there is none.
+
+        Raises InputError where several interfaces have that name.
+        """
+        tagged = [{"Name": "tag:Name", "Values": [name]}]
+        found = self.client("ec2").describe_network_interfaces(Filters=tagged)["NetworkInterfaces"]
+        if len(found) > 1:
+            ids = ", ".join(interface["NetworkInterfaceId"] for interface in found)
+            raise InputError(f"several interfaces are named {name}", f"name one of {ids}")
+        return str(found[0]["NetworkInterfaceId"]) if found else name
+
     def agent_status(self, agent: str) -> dict[str, Any] | None:
         """The last status that the agent posted; None where it has posted none."""
         try:

@@ -109,7 +109,7 @@ def configuration(session: Session, agent: str, account: str, region: str) -> Ag
             .order_by(network.NetworkInterface.number)
         )
     )
-    vpc_cidrs = _vpc_cidrs(session, agent)
+    vpc_cidrs = _vpc_cidrs(session, {row.vpc_id for row in rows})
     acl_ids = acl_ids_of(session, (row.subnet_id for row in rows))
     flow_logs = flow_logs_on(session, agent)
     routes, shown = routing.routes_of(session, rows), tag_fields.ShownTags(session, flow_logs, rows)
@@ -125,6 +125,23 @@ def configuration(session: Session, agent: str, account: str, region: str) -> Ag
     rules = rule_book(session, rows, acl_ids.values())
     told, omitted = peers.peers_of(session, _vpcs_asked_for(flow_logs, rows))
     return AgentConfiguration(revision, interfaces, _flow_logs(flow_logs, rows), rules, told, omitted)
+
+
+def all_interfaces(session: Session, account: str, region: str) -> AgentConfiguration:
+    """Every bound interface with the rules that judge it, on whatever agent: what a question about verdicts needs."""
+    rows = list(
+        session.scalars(
+            select(network.NetworkInterface)
+            .join(network.Binding, network.Binding.interface_id == network.NetworkInterface.interface_id)
+            .order_by(network.NetworkInterface.number)
+        )
+    )
+    vpc_cidrs = _vpc_cidrs(session, {row.vpc_id for row in rows})
+    acl_ids = acl_ids_of(session, (row.subnet_id for row in rows))
+    interfaces = tuple(
+        _interface(row, vpc_cidrs[row.vpc_id], acl_ids.get(row.subnet_id), account, region) for row in rows
+    )
+    return AgentConfiguration(0, interfaces, (), rule_book(session, rows, acl_ids.values()))
 
 
 def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str) -> network.FlowLog | None:
@@ -169,16 +186,11 @@ def forget_deliveries(session: Session, agent: str) -> None:
     session.execute(delete(delivery).where(delivery.agent == agent, delivery.flow_log_id.not_in(covered)))
 
 
-def _vpc_cidrs(session: Session, agent: str) -> dict[str, tuple[str, ...]]:
+def _vpc_cidrs(session: Session, vpc_ids: set[str]) -> dict[str, tuple[str, ...]]:
     cidrs: dict[str, list[str]] = defaultdict(list)
-    vpcs = (
-        select(network.NetworkInterface.vpc_id)
-        .join(network.Binding, network.Binding.interface_id == network.NetworkInterface.interface_id)
-        .where(network.Binding.agent == agent)
-    )
     rows = session.execute(
         select(network.VpcCidr.vpc_id, network.VpcCidr.cidr)
-        .where(network.VpcCidr.vpc_id.in_(vpcs))
+        .where(network.VpcCidr.vpc_id.in_(vpc_ids))
         .order_by(network.VpcCidr.family, network.VpcCidr.number)
     )
     for vpc_id, cidr in rows:
