@@ -562,6 +562,8 @@ def test_the_quota_of_rules_counts_directions_and_families_apart(ec2: Any, vpc: 
     out(GroupId=group, IpPermissions=[tcp(port, IpRanges=EVERYWHERE) for port in range(9)])
     assert refused(out, GroupId=group, IpPermissions=[tcp(10, IpRanges=EVERYWHERE)]) == full
     assert len(rules_of(ec2, group)) == 19
+    many = [tcp(port, UserIdGroupPairs=[{"GroupId": "sg-0"}]) for port in range(21)]
+    assert refused(permit, GroupId=group, IpPermissions=many) == full, "not one of them is looked at"
 
 
 # --- revoke

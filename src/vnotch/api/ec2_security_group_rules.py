@@ -80,6 +80,8 @@ class SecurityGroupRules(Ec2Part):
         tags = tags_at_creation(self, call, SECURITY_GROUP_RULE)
         with self.state.write() as session:
             group = find_group(session, call, lock=True)
+            if len(given) > 2 * self.quotas.rules_per_security_group:
+                raise _too_many_rules()  # in whatever families, and before each is looked at
             known = {permission_key(rule) for rule in group.rules if rule.egress is egress}
             for permission in given:
                 _check_peer(session, group, permission, call.account)
@@ -308,9 +310,13 @@ def refuse_too_many_rules(session: Session, group_ids: Iterable[str], rules_max:
         for family in families:
             counts[group_id, egress, family] = counts.get((group_id, egress, family), 0) + int(count)
     if max(counts.values(), default=0) > rules_max:
-        raise ApiError(  # seen
-            "RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached."
-        )
+        raise _too_many_rules()
+
+
+def _too_many_rules() -> ApiError:
+    return ApiError(  # seen
+        "RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached."
+    )
 
 
 def _describe(rule: SecurityGroupRule, call: Call) -> dict[str, Any]:
