@@ -33,7 +33,8 @@ class Explanations:
 
     async def get(self, request: SignedRequest) -> dict[str, Any]:
         request.authorise("vnotch:Explain", "*")
-        return await request.in_pool(self._explain, request.query_params)
+        found: dict[str, Any] = await request.in_pool(self._explain, request.query_params)
+        return found
 
     def _explain(self, asked: dict[str, str]) -> dict[str, Any]:
         unknown = asked.keys() - {"source", "destination", "port", "protocol", "icmp_type"}

@@ -85,7 +85,7 @@ def parse_rule(text: str, egress: bool) -> GroupRule:
     traffic = parse_traffic(what)
     kind, _, name = peer.partition(" ")
     if kind in ("group", "prefix-list") and name:
-        return GroupRule(egress, traffic, **{kind.replace("-", "_"): name.strip()})  # type: ignore[arg-type]
+        return GroupRule(egress, traffic, **{kind.replace("-", "_"): name.strip()})
     return GroupRule(egress, traffic, cidr=_cidr(peer, traffic, word))
 
 
