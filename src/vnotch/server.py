@@ -114,12 +114,14 @@ def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None)
     config.check()
     folder = config.folders.root
     is_new = not folder.exists()
-    prepare_folder(folder)
-    lock = lock_folder(folder)
+    lock = None
     try:
+        prepare_folder(folder)
+        lock = lock_folder(folder)
         listener = bind(config.host, config.port)
     except VnotchError:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
