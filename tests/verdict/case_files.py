@@ -264,6 +264,8 @@ def _more(kind: str, words: Iterable[str]) -> dict[str, Any]:
         elif word.startswith(("first=", "later=")):
             values["fragment"] = Fragment.FIRST if word.startswith("first") else Fragment.LATER
             values["fragment_id"] = int(word[6:])
+        elif word == "group":
+            values["group_frame"] = True
         elif "/" in word:
             values["icmp_type"], values["icmp_code"] = (int(part) for part in word.split("/"))
         elif kind == "tcp":
