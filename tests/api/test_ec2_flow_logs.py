@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
-from vnotch.api.flow_log_request import FlowLogRequest
+from vnotch.api.ec2.flow_log_request import FlowLogRequest
 from vnotch.api.service import ApiError, Call, Principal
 from vnotch.store import network
 from vnotch.store.accounts import InlinePolicy

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
-from vnotch.api.zones import abbreviation
+from vnotch.api.ec2.zone_ids import abbreviation
 
 
 @pytest.fixture

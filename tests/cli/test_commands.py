@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.cli.running import RunningServer, command, environment, run, until
+from tests.cli.running import RunningServer, command, environment, free_port, run, start, until
 from vnotch.cli import app
 
 GROUP = "cli"
@@ -216,3 +216,24 @@ def test_ctrl_c_while_starting_leaves_no_traceback() -> None:
         # The interpreter's own start, before a line of vnotch runs, is Python's.
         assert b"vnotch" not in said or b"Traceback" not in said
         assert process.returncode in (130, -signal.SIGINT)
+
+
+@pytest.mark.root
+def test_up_runs_both_until_ctrl_c_and_a_second_one_leaves_the_first_alone(tmp_path: Path) -> None:
+    data, shown = str(tmp_path / "data"), tmp_path / "shown"
+    namespace = f"vncli-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    arguments = ("up", "--data-dir", data, "--port", str(free_port()), "--netns", namespace)
+    process = start(*arguments, log=shown)
+    try:
+        until("both run", lambda: "Ctrl-C ends both" in shown.read_text() or process.poll() is not None, 60)
+        second = run(*arguments)
+        assert second.returncode == 2
+        assert f"already runs with the data folder {data}" in second.stderr
+        assert run("tail", "--no-follow", "--data-dir", data, "none").stderr.startswith("vnotch: there is no log group")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert "Traceback" not in shown.read_text()
+    finally:
+        process.kill()
+        subprocess.run(["ip", "netns", "del", namespace], check=True)

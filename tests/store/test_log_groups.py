@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from vnotch.api.logs_groups import _streams
+from vnotch.api.logs.groups import _streams
 from vnotch.store.committer import StreamDelta
 from vnotch.store.log_groups import (
     LogGroup,

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2_interfaces import SERVICE_TYPES
+from vnotch.api.ec2.interfaces import SERVICE_TYPES
 from vnotch.api.service import ApiError
 from vnotch.store import agents, firewall, network
 from vnotch.store.state import new_id

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -17,6 +17,7 @@ from typing import NoReturn
 from vnotch.errors import HostError
 
 STOP_SECONDS = 20.0
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def vnotch(*arguments: str) -> list[str]:
@@ -36,14 +37,14 @@ class Child:
         self.name = name
         self.log = log
         try:
-            log.parent.mkdir(parents=True, exist_ok=True)
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             output = log.open("ab")
         except OSError as error:
             raise HostError(
                 f"{error.filename} cannot be written: {error.strerror}", "name another folder with --data-dir"
             ) from None
         self._begins = output.tell()  # what an earlier run has left in the log is not ours
-        with output:
+        with output, uninterrupted():
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -94,27 +95,56 @@ class Child:
 def run_to_end(command: Sequence[str], told: Callable[[str], None]) -> int:
     """Runs a command and hands over each line it says. Ctrl-C asks it to end and waits until it has cleaned up;
     then KeyboardInterrupt is raised."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        process_group=0,
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        try:
-            for line in process.stdout:
-                told(line.rstrip("\n"))
-        except KeyboardInterrupt:
-            send_signal(process.pid, signal.SIGTERM)
-            for line in process.stdout:
-                told(line.rstrip("\n"))
-            process.wait(STOP_SECONDS)
-            raise
+    try:
+        with uninterrupted():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                process_group=0,
+            )
+        lines = process.stdout
+        assert lines is not None
+        for line in lines:
+            told(line.rstrip("\n"))
+    except KeyboardInterrupt:
+        send_signal(process.pid, signal.SIGTERM)
+        for line in process.stdout or ():
+            told(line.rstrip("\n"))
+        process.wait(STOP_SECONDS)
+        raise
     return process.wait()
+
+
+def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a short command for its status and its words."""
+    with uninterrupted():
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds back Ctrl-C and its kin for a moment, and lets them happen at the end.
+
+    While a process is made they must not come: what an interrupt raises in the interpreter's own steps round a fork
+    is printed and lost, and a process just made would have no name.
+    """
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: caught.append(got)) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in caught:
+            signal.raise_signal(number)
 
 
 def interrupt_on(*numbers: int) -> None:

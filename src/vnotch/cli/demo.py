@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vnotch.capture.playback import duration_seconds
-from vnotch.cli.children import Child, interrupt_on, run_to_end, vnotch
+from vnotch.cli.children import INTERRUPTS, Child, ask, interrupt_on, run_to_end, uninterrupted, vnotch
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.lab import prefix_of
 from vnotch.cli.place import Place
@@ -76,7 +76,7 @@ def why_no_capture() -> str | None:
         return "this is not Linux"
     if not acquire("the lab and the agent of this demo need root"):
         return "not root, and sudo gives no root here"
-    probe = subprocess.run(as_root(vnotch("lab", "check")), capture_output=True, text=True, check=False)
+    probe = ask(as_root(vnotch("lab", "check")))
     if probe.returncode == 0:
         return None
     lines = probe.stderr.strip().splitlines()
@@ -345,7 +345,7 @@ class Demo:
             out.print()
 
     def _tear_down(self, interrupted: bool) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in INTERRUPTS:
             signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(OSError):  # the terminal may be gone, the lab is not
             step("interrupted; removing what was made" if interrupted else "removing what was made")
@@ -366,8 +366,9 @@ class Demo:
     # Parts
 
     def _child(self, name: str, command: Sequence[str]) -> Child:
-        child = Child(name, command, self.place.folder / f"{name}.log")
-        self.children.append(child)
+        with uninterrupted():
+            child = Child(name, command, self.place.folder / f"{name}.log")
+            self.children.append(child)
         return child
 
     def _run_as_root(self, *arguments: str) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from vnotch.cli.children import ask
 from vnotch.cli.terminal import step
 from vnotch.errors import HostError
 
@@ -44,7 +45,7 @@ def acquire(why: str) -> bool:
 
 def refresh() -> bool:
     """Keeps sudo's permission from running out. False where sudo would ask."""
-    return is_root() or subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0
+    return is_root() or ask(["sudo", "-n", "true"]).returncode == 0
 
 
 def run_again_as_root(command: Sequence[str], what: str) -> NoReturn:

@@ -1,53 +1,77 @@
-"""`vnotch up`: server and agent on this host, as two processes, until Ctrl-C."""
+"""`vnotch up`: server and agent on this host, as two processes, until Ctrl-C; the agent as root, by sudo if need be."""
 
 from __future__ import annotations
 
-import os
+import signal
 import time
+from pathlib import Path
+from typing import NoReturn
 
-from vnotch.cli.children import Child, vnotch
+from vnotch.cli.children import Child, interrupt_on, uninterrupted, vnotch
 from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.root import acquire, as_root, refresh
 from vnotch.cli.terminal import out, step
 from vnotch.config import Folders
 from vnotch.errors import HostError
 
 START_SECONDS = 60.0
+REFRESH_SECONDS = 60.0
 
 
 def run_both(folders: Folders, port: int, netns: str | None, any_interval: bool) -> None:
     """Raises HostError where one of them does not start, or ends by itself; the other is then ended too."""
-    if os.geteuid() != 0:
+    if not acquire("the agent needs root, the server does not"):
         raise HostError(
-            "the agent needs root",
-            "run `sudo vnotch up`, or `vnotch server` as yourself and `sudo vnotch agent` beside it",
+            "the agent needs root, and sudo gives none here",
+            "run it as root, or `vnotch server` as yourself and `vnotch agent` as root beside it",
         )
-    running = folders.root / "endpoint"
-    running.unlink(missing_ok=True)
-    flags = ["--any-interval"] if any_interval else []
-    server = Child(
-        "server",
-        vnotch("server", "--data-dir", str(folders.root), "--port", str(port), *flags),
-        folders.root / "server.log",
-    )
-    children = [server]
+    interrupt_on(signal.SIGTERM, signal.SIGHUP)
+    children: list[Child] = []
+
+    def start(name: str, command: list[str]) -> Child:
+        with uninterrupted():
+            child = Child(name, command, folders.root / f"{name}.log")
+            children.append(child)
+        return child
+
     try:
-        server.wait_until(running.exists, START_SECONDS, "starting the server")
-        endpoint = Endpoint.find(folders)
-        step(f"server answers at {endpoint.url}, log in {server.log}")
+        running = folders.root / "endpoint"
+        before = _written_ns(running)
+        data_dir = ["--data-dir", str(folders.root)]
+        flags = ["--any-interval"] if any_interval else []
+        server = start("server", vnotch("server", *data_dir, "--port", str(port), *flags))
+        server.wait_until(lambda: _written_ns(running) > before, START_SECONDS, "starting the server")
+        step(f"server answers at {Endpoint.find(folders).url}, log in {server.log}")
         ready = folders.root / "agent.ready"
         ready.unlink(missing_ok=True)
-        command = ["agent", "--data-dir", str(folders.root), "--ready-file", str(ready)]
-        agent = Child("agent", vnotch(*command, *(["--netns", netns] if netns else [])), folders.root / "agent.log")
-        children.append(agent)
+        flags = ["--ready-file", str(ready), *(["--netns", netns] if netns else [])]
+        agent = start("agent", as_root(vnotch("agent", *data_dir, *flags)))
         agent.wait_until(ready.exists, START_SECONDS, "starting the agent")
         step(f"agent captures {netns or 'this network namespace'}, log in {agent.log}")
         out.print('Point AWS clients here with: eval "$(vnotch env)". Ctrl-C ends both.')
-        while all(child.is_running() for child in children):
-            time.sleep(0.5)
-        ended = next(child for child in children if not child.is_running())
-        raise HostError(ended.last_words() or f"the {ended.name} has ended", f"see {ended.log}")
+        _wait_for_an_end(children)
     except KeyboardInterrupt:
         step("ending agent and server")
     finally:
         for child in reversed(children):
             child.stop()
+
+
+def _wait_for_an_end(children: list[Child]) -> NoReturn:
+    """Raises HostError when one of them has ended, with its last words."""
+    refreshed = time.monotonic()
+    while all(child.is_running() for child in children):
+        time.sleep(0.5)
+        if time.monotonic() - refreshed > REFRESH_SECONDS:
+            refresh()
+            refreshed = time.monotonic()
+    ended = next(child for child in children if not child.is_running())
+    raise HostError(ended.last_words() or f"the {ended.name} has ended", f"see {ended.log}")
+
+
+def _written_ns(path: Path) -> int:
+    """When a file was written; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2_part import KINDS, Ec2Part, Kind, arn, ec2_operation, invalid_value, kind_of, required
-from vnotch.api.filters import Filter, column, parse
-from vnotch.api.paging import Page
+from vnotch.api.ec2.filters import Filter, column, parse
+from vnotch.api.ec2.paging import Page
+from vnotch.api.ec2.part import KINDS, Ec2Part, Kind, arn, ec2_operation, invalid_value, kind_of, required
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.part import (
     INTERNET_GATEWAY,
     VPC,
     Describe,
@@ -20,8 +21,7 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents
 from vnotch.store.routing import InternetGateway, NatGateway

@@ -8,10 +8,10 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from vnotch import rules
-from vnotch.api.addresses import no_cidr
-from vnotch.api.ec2_network_acls import touch
-from vnotch.api.ec2_part import NETWORK_ACL, Ec2Part, arns, ec2_operation, invalid_value, required
-from vnotch.api.permissions import check_icmp, cidr_block, protocol_number
+from vnotch.api.ec2.addresses import no_cidr
+from vnotch.api.ec2.network_acls import touch
+from vnotch.api.ec2.part import NETWORK_ACL, Ec2Part, arns, ec2_operation, invalid_value, required
+from vnotch.api.ec2.permissions import check_icmp, cidr_block, protocol_number
 from vnotch.api.service import ApiError, Call
 from vnotch.store.firewall import NetworkAcl, NetworkAclEntry
 

@@ -5,8 +5,8 @@ The operations are in one class a noun: log groups, log streams, tags, log event
 
 from __future__ import annotations
 
-from vnotch.api.logs_events import LogEvents
-from vnotch.api.logs_groups import LogGroups, LogStreams
+from vnotch.api.logs.events import LogEvents
+from vnotch.api.logs.groups import LogGroups, LogStreams
 from vnotch.store.lake import Lake
 from vnotch.store.log_totals import LogTotals
 from vnotch.store.state import State

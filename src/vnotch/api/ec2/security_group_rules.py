@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, selectinload
 
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.filters import TAG_KEY, column
+from vnotch.api.ec2.part import (
     PREFIX_LIST,
     SECURITY_GROUP,
     SECURITY_GROUP_RULE,
@@ -20,10 +21,7 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_security_groups import find_group
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, column
-from vnotch.api.permissions import (
+from vnotch.api.ec2.permissions import (
     Permission,
     no_default_vpc,
     permission_of,
@@ -31,6 +29,8 @@ from vnotch.api.permissions import (
     protocol_text,
     rule_description,
 )
+from vnotch.api.ec2.security_groups import find_group
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall
 from vnotch.store.firewall import SecurityGroup, SecurityGroupRule

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import undefer
 
-from vnotch.api.addresses import capacity, invalid_range, ipv4_cidr, ipv6_cidr
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.addresses import capacity, invalid_range, ipv4_cidr, ipv6_cidr
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.part import (
     SUBNET,
     VPC,
     Describe,
@@ -21,10 +22,9 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.ec2.zone_ids import Zone, zones_of
 from vnotch.api.service import ApiError, Call
-from vnotch.api.zones import Zone, zones_of
 from vnotch.store import firewall, network
 from vnotch.store.state import new_id
 

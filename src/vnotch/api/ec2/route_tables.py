@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, object_session
 
-from vnotch.api.client_tokens import remember, replay
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.part import (
     ROUTE_TABLE,
     SUBNET,
     VPC,
@@ -24,8 +25,7 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.routing import Route, RouteTable, RouteTableAssociation, ends_of, followers

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
-from vnotch.api.addresses import invalid_range, ipv4_cidr, ipv6_cidr, local_ipv6_block
-from vnotch.api.ec2_part import VPC, Describe, Ec2Part, arns, ec2_operation, invalid_value, required, tag_set
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column, constant
+from vnotch.api.ec2.addresses import invalid_range, ipv4_cidr, ipv6_cidr, local_ipv6_block
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant
+from vnotch.api.ec2.part import VPC, Describe, Ec2Part, arns, ec2_operation, invalid_value, required, tag_set
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, network, routing
 from vnotch.store.state import new_id

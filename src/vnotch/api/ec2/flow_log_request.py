@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vnotch.api.ec2_part import invalid_value, required
+from vnotch.api.ec2.part import invalid_value, required
 from vnotch.api.service import ApiError, Call
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, TagKeys, parse_format

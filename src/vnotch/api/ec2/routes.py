@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vnotch.api.addresses import no_cidr
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.addresses import no_cidr
+from vnotch.api.ec2.part import (
     INSTANCE,
     INTERFACE,
     INTERNET_GATEWAY,
@@ -24,7 +24,7 @@ from vnotch.api.ec2_part import (
     invalid_value,
     required,
 )
-from vnotch.api.ec2_route_tables import touch
+from vnotch.api.ec2.route_tables import touch
 from vnotch.api.service import ApiError, Call
 from vnotch.store import network
 from vnotch.store.routing import Route, RouteTable

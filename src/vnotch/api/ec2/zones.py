@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vnotch.api.ec2_part import Ec2Part, ec2_operation
-from vnotch.api.filters import Filter, constant, parse
+from vnotch.api.ec2.filters import Filter, constant, parse
+from vnotch.api.ec2.part import Ec2Part, ec2_operation
+from vnotch.api.ec2.zone_ids import zones_of
 from vnotch.api.service import ApiError, Call
-from vnotch.api.zones import zones_of
 
 OPT_IN = "opt-in-not-required"
 

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session, selectinload
 
-from vnotch.api.client_tokens import remember, replay
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.part import (
     NETWORK_ACL,
     VPC,
     Describe,
@@ -19,9 +20,8 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column
-from vnotch.api.permissions import protocol_text
+from vnotch.api.ec2.permissions import protocol_text
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.rules import ALL_PROTOCOLS, ICMP_PROTOCOLS, LAST_RULE_NUMBER, PORT_PROTOCOLS
 from vnotch.store import agents, firewall

@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vnotch.api.logs_part import (
+from vnotch.api.logs.part import (
     ON_ALL_GROUPS,
     ON_GROUP,
     ON_STREAM,

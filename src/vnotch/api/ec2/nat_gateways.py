@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import delete
 
 from vnotch.api import bindings
-from vnotch.api.client_tokens import remember, replay
-from vnotch.api.ec2_interfaces import delete_interface, service_interface
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.filters import TAG_KEY, column, constant
+from vnotch.api.ec2.interfaces import delete_interface, service_interface
+from vnotch.api.ec2.part import (
     NAT_GATEWAY,
     SUBNET,
     Describe,
@@ -25,8 +26,7 @@ from vnotch.api.ec2_part import (
     tag_set,
     timestamp,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, column, constant
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.routing import NatGateway

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vnotch.api.logs_part import (
+from vnotch.api.logs.part import (
     ON_GROUP,
     ON_STREAM,
     LogsPart,

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session, selectinload
 
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column, present
+from vnotch.api.ec2.part import (
     SECURITY_GROUP,
     VPC,
     Describe,
@@ -19,9 +20,8 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column, present
-from vnotch.api.permissions import TEXT_RIGHT, fits_text, no_default_vpc, protocol_text
+from vnotch.api.ec2.permissions import TEXT_RIGHT, fits_text, no_default_vpc, protocol_text
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.rules import ICMP_PROTOCOLS, PORT_PROTOCOLS
 from vnotch.store import firewall

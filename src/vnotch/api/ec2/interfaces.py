@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from vnotch.api.addresses import ipv4_in, ipv6_in, random_ipv6, usable_ipv4
-from vnotch.api.client_tokens import remember, replay
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.addresses import ipv4_in, ipv6_in, random_ipv6, usable_ipv4
+from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.part import (
     INTERFACE,
     SECURITY_GROUP,
     SUBNET,
@@ -24,8 +25,7 @@ from vnotch.api.ec2_part import (
     tag_set,
     timestamp,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, network
 from vnotch.store.rule_book import groups_of

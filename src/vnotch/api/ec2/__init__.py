@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from vnotch.api.ec2_flow_logs import FlowLogs
-from vnotch.api.ec2_interfaces import NetworkInterfaces
-from vnotch.api.ec2_internet_gateways import InternetGateways
-from vnotch.api.ec2_nat_gateways import NatGateways
-from vnotch.api.ec2_network_acl_entries import NetworkAclEntries
-from vnotch.api.ec2_network_acls import NetworkAcls
-from vnotch.api.ec2_prefix_lists import PrefixLists
-from vnotch.api.ec2_route_tables import RouteTables
-from vnotch.api.ec2_routes import Routes
-from vnotch.api.ec2_security_group_rules import SecurityGroupRules
-from vnotch.api.ec2_security_groups import SecurityGroups
-from vnotch.api.ec2_subnets import Subnets
-from vnotch.api.ec2_tags import Tags
-from vnotch.api.ec2_vpcs import Vpcs
-from vnotch.api.ec2_zones import Zones
+from vnotch.api.ec2.flow_logs import FlowLogs
+from vnotch.api.ec2.interfaces import NetworkInterfaces
+from vnotch.api.ec2.internet_gateways import InternetGateways
+from vnotch.api.ec2.nat_gateways import NatGateways
+from vnotch.api.ec2.network_acl_entries import NetworkAclEntries
+from vnotch.api.ec2.network_acls import NetworkAcls
+from vnotch.api.ec2.prefix_lists import PrefixLists
+from vnotch.api.ec2.route_tables import RouteTables
+from vnotch.api.ec2.routes import Routes
+from vnotch.api.ec2.security_group_rules import SecurityGroupRules
+from vnotch.api.ec2.security_groups import SecurityGroups
+from vnotch.api.ec2.subnets import Subnets
+from vnotch.api.ec2.tags import Tags
+from vnotch.api.ec2.vpcs import Vpcs
+from vnotch.api.ec2.zones import Zones
 from vnotch.store import agents, firewall, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State

@@ -12,8 +12,10 @@ from typing import Any
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
-from vnotch.api.client_tokens import remember, replay
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.flow_log_request import FlowLogRequest
+from vnotch.api.ec2.part import (
     FLOW_LOG,
     INTERFACE,
     SUBNET,
@@ -29,9 +31,7 @@ from vnotch.api.ec2_part import (
     tag_set,
     timestamp,
 )
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, Filter, column
-from vnotch.api.flow_log_request import FlowLogRequest
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.state import new_id

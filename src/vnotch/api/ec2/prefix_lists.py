@@ -12,8 +12,10 @@ from typing import Any
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from vnotch.api.client_tokens import remember, replay
-from vnotch.api.ec2_part import (
+from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.filters import TAG_KEY, column
+from vnotch.api.ec2.paging import Page
+from vnotch.api.ec2.part import (
     PREFIX_LIST,
     Describe,
     Ec2Part,
@@ -24,11 +26,9 @@ from vnotch.api.ec2_part import (
     required,
     tag_set,
 )
-from vnotch.api.ec2_security_group_rules import refuse_too_many_rules
-from vnotch.api.ec2_tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.filters import TAG_KEY, column
-from vnotch.api.paging import Page
-from vnotch.api.permissions import TEXT_CHARACTERS_MAX, cidr_block
+from vnotch.api.ec2.permissions import TEXT_CHARACTERS_MAX, cidr_block
+from vnotch.api.ec2.security_group_rules import refuse_too_many_rules
+from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall
 from vnotch.store.firewall import PrefixList, PrefixListEntry, SecurityGroupRule
