@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from vnotch.inventory import AgentConfiguration
 from vnotch.rules import AclEntry, SecurityGroupRule
 from vnotch.store import firewall
 
-MEDIAN_SECONDS_MAX = 0.2
-"""Within this a change of rules is in the answer of a waiting agent, in the median."""
+WOKEN_SECONDS_MAX = 8
+"""A poll that answers within this was woken by the change and did not wait for its end."""
 
 
 @pytest.fixture
@@ -258,7 +257,7 @@ def test_a_waiting_agent_has_a_new_rule_at_once(site: Site) -> None:
         revision = configuration.revision
         ports = [rule.from_port for rule in configuration.rules.security_groups[0].rules if not rule.egress]
         assert ports[-1] == 1000 + number
-    assert statistics.median(delays) < MEDIAN_SECONDS_MAX, delays
+    assert max(delays) < WOKEN_SECONDS_MAX, delays
 
 
 def test_a_state_of_a_release_without_firewall_is_completed(site: Site) -> None:
