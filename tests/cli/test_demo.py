@@ -107,9 +107,7 @@ def test_the_live_demo_on_another_port_and_interval(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    "moment", ["This makes", "server answers", "making network namespaces", "starting the services", "REJECT OK"]
-)
+@pytest.mark.parametrize("moment", ["This makes", "making network namespaces", "REJECT OK"])
 def test_ctrl_c_at_any_moment_removes_everything(tmp_path: Path, moment: str) -> None:
     before = namespaces()
     shown = tmp_path / "shown"
@@ -137,6 +135,7 @@ def test_ctrl_c_at_any_moment_removes_everything(tmp_path: Path, moment: str) ->
 
 
 @pytest.mark.root
+@pytest.mark.soak
 @pytest.mark.timeout(240)
 def test_what_a_killed_demo_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
     before = namespaces()

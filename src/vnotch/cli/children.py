@@ -137,14 +137,14 @@ def uninterrupted() -> Iterator[None]:
     is printed and lost, and a process just made would have no name.
     """
     caught: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: caught.append(got)) for number in INTERRUPTS}
+    before = {number: signal.signal(number, lambda got, _frame: caught.append(got)) for number in INTERRUPTS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in caught:
-            signal.raise_signal(number)
+        for got in caught:
+            signal.raise_signal(got)
 
 
 def interrupt_on(*numbers: int) -> None:
