@@ -300,7 +300,8 @@ def test_polls_hold_no_thread_and_are_bounded(api: Any) -> None:
 def test_an_agent_that_polls_again_and_again_frees_its_oldest_poll(site: Site) -> None:
     revision = site.a.configuration("a").revision
     threads = [
-        threading.Thread(target=lambda: site.a.configuration("a", revision=revision, wait_seconds=WAIT_SECONDS)) for _ in range(5)
+        threading.Thread(target=lambda: site.a.configuration("a", revision=revision, wait_seconds=WAIT_SECONDS))
+        for _ in range(5)
     ]
     for thread in threads:
         thread.start()
