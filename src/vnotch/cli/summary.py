@@ -83,7 +83,9 @@ def is_settled(ledger: Mapping[str, Any]) -> bool:
 
 
 def records_table(tally: Tally) -> Table:
-    table = Table(title="Records by action", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title="Records by action", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
     table.add_column("action")
     table.add_column("records", justify="right")
     for action in ("ACCEPT", "REJECT", "NODATA", "SKIPDATA"):
@@ -96,7 +98,7 @@ def talkers_table(tally: Tally, names: Mapping[str, str], count: int = 5, reject
     """The sources with the most bytes, and those with the most rejected packets where they are not among them."""
     sources = [source for source, _ in tally.bytes_by_source.most_common(count)]
     sources += [source for source, _ in tally.rejects_by_source.most_common(rejected_count) if source not in sources]
-    table = Table(title="Top talkers", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(title="Top talkers", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("source")
     table.add_column("who")
     for column in ("packets", "bytes", "packets rejected"):
@@ -117,6 +119,7 @@ def ledger_table(ledger: Mapping[str, Any], tally: Tally, names: Mapping[str, st
     """The table, and a sentence for each interface whose sides do not agree."""
     table = Table(
         title="Ledger: packets seen = in records + excluded + lost",
+        title_style="bold",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         pad_edge=False,
