@@ -83,7 +83,7 @@ static __always_inline u64 openness(const u64 *words, u32 table, u64 word, u32 s
 
 	if (proto != PROTO_TCP && proto != PROTO_UDP)
 		return 0;
-	if (word & (v6 ? SERVICE_OPEN_V6 : SERVICE_OPEN_V4))
+	if (word >> 16 & (v6 ? SERVICE_OPEN_V6 : SERVICE_OPEN_V4))
 		found |= MATCH_OPEN;
 	bit = proto == PROTO_TCP ? (v6 ? TABLE_TCP_V6 : TABLE_TCP_V4) : (v6 ? TABLE_UDP_V6 : TABLE_UDP_V4);
 	if (flags & bit)
@@ -125,7 +125,7 @@ static __always_inline u64 match_table(const u64 *words, u32 table, u64 high, u6
 
 /* ---- What the build that includes this file provides --------------------------------------------------------------- */
 
-/* policy block's place | generation << 32; 0: no rules at all */
+/* The policy block's place | generation << 32; 0: no rules were given. */
 static __always_inline u64 policy_of(void *tables, u32 slot);
 static __always_inline u64 policy_word(void *tables, u32 at);
 static __always_inline u64 policy_match(void *tables, u32 table, u64 high, u64 low, u32 service, u32 v6);
@@ -137,225 +137,224 @@ static __always_inline struct connection *connection_find(void *tables, const st
 static __always_inline int connection_add(void *tables, const struct connection_key *key, const struct connection *value);
 static __always_inline void connection_remove(void *tables, const struct connection_key *key);
 static __always_inline void connection_refused(void *tables);
+/* Of what an ICMP error that goes in `dir` is about; returns 0, or something else where that is not known. */
+static __always_inline int quoted_key(void *tables, const struct parsed *error, u32 slot, u32 dir, struct connection_key *key);
 
-/* ---- Connections --------------------------------------------------------------------------------------------------- */
+/* ---- Connections (connections.py) ---------------------------------------------------------------------------------- */
 
-/* A packet with ports (or ICMP's type and code) that are known. */
-static __always_inline int has_service(const struct parsed *p)
+#define SECOND_NS 1000000000ULL
+
+static __always_inline int has_ports(u8 proto)
 {
-	if (p->proto == PROTO_TCP || p->proto == PROTO_UDP)
-		return p->fragment != FRAGMENT_LATER;
-	if (p->proto == (p->v6 ? PROTO_ICMPV6 : PROTO_ICMP))
-		return p->icmp != ICMP_UNKNOWN;
-	return 1;
+	return proto == PROTO_TCP || proto == PROTO_UDP;
+}
+
+static __always_inline int is_icmp(u8 proto)
+{
+	return proto == PROTO_ICMP || proto == PROTO_ICMPV6;
+}
+
+/* A later fragment of a protocol that is judged by what its first fragment alone has. */
+static __always_inline int lacks_ports(const struct parsed *p)
+{
+	return p->fragment == FRAGMENT_LATER && (has_ports(p->proto) || is_icmp(p->proto));
 }
 
 static __always_inline u32 service_of(const struct parsed *p)
 {
 	u32 service = (u32)p->proto << 16;
 
-	if (p->proto == PROTO_TCP || p->proto == PROTO_UDP)
-		service |= p->dport;
-	else if (p->proto == (p->v6 ? PROTO_ICMPV6 : PROTO_ICMP))
-		service |= (u32)p->icmp_type << 8 | p->icmp_code;
-	else
-		return service;
-	return has_service(p) ? service : SERVICE_PORTLESS | (service & 0xff0000);
+	if (lacks_ports(p))
+		return SERVICE_PORTLESS | service;
+	if (has_ports(p->proto))
+		return service | p->dport;
+	return is_icmp(p->proto) ? service | (u32)p->icmp_type << 8 | p->icmp_code : service;
 }
 
-static __always_inline u64 timeout_ns(u8 proto, const struct connection *c)
+static __always_inline u64 timeout_ns(u8 proto, u8 state)
 {
 	if (proto == PROTO_TCP) {
-		if (c->state == TCP_CLOSED)
+		if (state == TCP_ESTABLISHED)
+			return 432000 * SECOND_NS;
+		if (state == TCP_CLOSED)
 			return 10 * SECOND_NS;
-		if (c->state == TCP_OPENED || c->state == TCP_ANSWERED)
-			return 60 * SECOND_NS;
-		return c->fins ? 120 * SECOND_NS : 432000 * SECOND_NS;
+		return (state >= TCP_CLOSING_BY_OPENER ? 120 : 60) * SECOND_NS;
 	}
 	if (proto == PROTO_UDP)
-		return c->state == UDP_STREAM ? 180 * SECOND_NS : 30 * SECOND_NS;
-	if (proto == PROTO_ICMP || proto == PROTO_ICMPV6)
-		return 30 * SECOND_NS;
-	return 600 * SECOND_NS;
+		return (state == UDP_STREAM ? 180 : 30) * SECOND_NS;
+	return (is_icmp(proto) ? 30 : 600) * SECOND_NS;
 }
 
 static __always_inline int is_live(u8 proto, const struct connection *c, u64 now)
 {
-	return (s64)(now - c->last_ns) <= (s64)timeout_ns(proto, c);
+	return (s64)(now - c->last_ns) <= (s64)timeout_ns(proto, c->state);
 }
 
-/* `local` is the ENI's side of a packet that goes in `dir`. */
+static __always_inline void copy_address(u8 *to, const union address *from)
+{
+	((u64 *)to)[0] = from->half[0];
+	((u64 *)to)[1] = from->half[1];
+}
+
+/* For a packet that goes in `dir` and is no ICMP but a request or a reply. */
 static __always_inline void connection_key_of(struct connection_key *key, u32 slot, u32 dir, const struct parsed *p)
 {
-	const union address *local = dir == DIR_EGRESS ? &p->src : &p->dst;
-	const union address *remote = dir == DIR_EGRESS ? &p->dst : &p->src;
+	u32 out = dir == DIR_EGRESS;
 
-	__builtin_memcpy(key->local, local, 16);
-	__builtin_memcpy(key->remote, remote, 16);
+	copy_address(key->local, out ? &p->src : &p->dst);
+	copy_address(key->remote, out ? &p->dst : &p->src);
 	key->slot = slot;
 	key->proto = p->proto;
 	key->v6 = p->v6;
-	if (p->proto == PROTO_TCP || p->proto == PROTO_UDP) {
-		key->local_port = dir == DIR_EGRESS ? p->sport : p->dport;
-		key->remote_port = dir == DIR_EGRESS ? p->dport : p->sport;
-	} else if (p->icmp == ICMP_REQUEST || p->icmp == ICMP_REPLY) {
-		/* Who asked, what and under which number. */
+	if (has_ports(p->proto)) {
+		key->local_port = out ? p->sport : p->dport;
+		key->remote_port = out ? p->dport : p->sport;
+	} else if (p->icmp != ICMP_NONE) {
 		key->local_port = p->icmp_id;
-		key->remote_port = (u16)p->icmp_kind << 1 | ((p->icmp == ICMP_REQUEST) == (dir == DIR_EGRESS));
+		key->remote_port = p->icmp_kind + ((p->icmp == ICMP_REQUEST) == out ? 256 : 0);
 	} else {
 		key->local_port = key->remote_port = 0;
 	}
 }
 
-/* The packet that an ICMP error quotes went the other way. */
-static __always_inline void quoted_key_of(struct connection_key *key, u32 slot, u32 dir, const struct parsed *p)
+/* For the packet that an ICMP error that goes in `dir` quotes: it went the other way. */
+static __always_inline void quoted_key_of(struct connection_key *key, u32 slot, u32 dir, u8 v6, const struct quoted *q)
 {
-	const struct quoted *q = &p->quoted;
-	const union address *local = dir == DIR_EGRESS ? &q->dst : &q->src;
-	const union address *remote = dir == DIR_EGRESS ? &q->src : &q->dst;
+	u32 out = dir == DIR_INGRESS;
 
-	__builtin_memcpy(key->local, local, 16);
-	__builtin_memcpy(key->remote, remote, 16);
+	copy_address(key->local, out ? &q->src : &q->dst);
+	copy_address(key->remote, out ? &q->dst : &q->src);
 	key->slot = slot;
 	key->proto = q->proto;
-	key->v6 = p->v6;
-	if (q->icmp == ICMP_REQUEST || q->icmp == ICMP_REPLY) {
+	key->v6 = v6;
+	if (q->icmp != ICMP_NONE) {
 		key->local_port = q->sport;
-		key->remote_port = q->dport << 1 | ((q->icmp == ICMP_REQUEST) == (dir == DIR_INGRESS));
+		key->remote_port = q->icmp_kind + ((q->icmp == ICMP_REQUEST) == out ? 256 : 0);
 	} else {
-		key->local_port = dir == DIR_EGRESS ? q->dport : q->sport;
-		key->remote_port = dir == DIR_EGRESS ? q->sport : q->dport;
+		key->local_port = out ? q->sport : q->dport;
+		key->remote_port = out ? q->dport : q->sport;
 	}
+}
+
+static __always_inline u8 next_tcp_state(u8 state, u8 flags, u32 by_answerer)
+{
+	if (flags & 0x04)
+		return TCP_CLOSED;
+	if (flags & 0x01) {
+		if (state <= TCP_ESTABLISHED)
+			return by_answerer ? TCP_CLOSING_BY_ANSWERER : TCP_CLOSING_BY_OPENER;
+		return by_answerer == (state == TCP_CLOSING_BY_ANSWERER) ? state : TCP_CLOSED;
+	}
+	if (state == TCP_OPENING && by_answerer)
+		return TCP_ANSWERED;
+	if (state == TCP_ANSWERED && !by_answerer && (flags & 0x12) != 0x02)
+		return TCP_ESTABLISHED;
+	return state;
 }
 
 static __always_inline void connection_advance(struct connection *c, const struct parsed *p, u32 dir, u64 now)
 {
-	u32 opener = dir == c->opener;
+	u32 by_answerer = dir != c->opened_by;
 
 	if (p->proto == PROTO_TCP) {
 		if (c->state == TCP_CLOSED)
 			return;	/* the time runs from the close */
-		if (p->tcp_raw & 0x04) {
-			c->state = TCP_CLOSED;
-		} else {
-			if (c->state == TCP_OPENED && !opener && p->tcp_raw & 0x02)
-				c->state = TCP_ANSWERED;
-			else if (c->state == TCP_ANSWERED && opener && p->tcp_raw & 0x10)
-				c->state = TCP_ESTABLISHED;
-			if (p->tcp_raw & 0x01) {
-				c->fins |= opener ? 1 : 2;
-				if (c->fins == 3)
-					c->state = TCP_CLOSED;
-			}
-		}
-	} else if (p->proto == PROTO_UDP) {
-		/* Opened 0, answered 1, asked again 2, answered again: a stream. */
-		if (c->state < UDP_STREAM && !opener == !(c->state & 1))
-			c->state++;
+		/* Nearly all packets belong to an established connection and change nothing of it. */
+		if (c->state != TCP_ESTABLISHED || p->tcp_raw & 0x05)
+			c->state = next_tcp_state(c->state, p->tcp_raw, by_answerer);
+	} else if (p->proto == PROTO_UDP && c->state < UDP_STREAM && by_answerer == !(c->state & 1)) {
+		c->state++;
 	}
-	c->last_ns = now;
+	if ((s64)(now - c->last_ns) > 0)
+		c->last_ns = now;
 }
 
-/* ---- The decision -------------------------------------------------------------------------------------------------- */
+/* ---- The decision (verdict.py) ------------------------------------------------------------------------------------- */
 
-/* What the security groups say, and what is to be done if the packet passes. */
-#define THEN_NOTHING 0
-#define THEN_ADVANCE 1
-#define THEN_OPEN 2
-#define THEN_REMOVE 3
+/* What a packet does to the table of connections if both layers let it pass. */
+#define USE_NOTHING 0
+#define USE_ADVANCE 1
+#define USE_OPEN 2
+#define USE_REMOVE 3
 
-static __always_inline u8 decide(void *tables, const struct parsed *p, u32 slot, u32 dir, const struct eni *eni, u64 now,
-				 u64 policy, u32 *rule)
+static __always_inline u32 by_direction(u64 pair, u32 dir)
 {
-	u32 block = (u32)policy, generation = policy >> 32, flags = policy_word(tables, block), service, other;
-	u8 groups = OUT_ACCEPT, then = THEN_NOTHING, keyed = has_service(p), cached = 0, allowed = 1, syn;
-	u32 groups_rule = 0, acl_rule = 0;
+	return dir == DIR_EGRESS ? (u32)(pair >> 32) : (u32)pair;
+}
+
+static __always_inline u8 decide(void *tables, const struct parsed *p, u32 slot, u32 dir, u32 eni_flags, u64 now, u64 policy,
+				 u32 *rule)
+{
+	u32 block = (u32)policy, generation = policy >> 32, flags = policy_word(tables, block), groups_rule = 0, acl_rule = 0;
 	const union address *remote = dir == DIR_EGRESS ? &p->dst : &p->src;
-	struct connection *c = 0, *live = 0;
+	u8 refused = 0, allowed = 1, use = USE_NOTHING, keyed;
+	struct connection *entry = 0, *live = 0;
 	struct connection_key key;
 	u64 high, low = 0, found;
 
+	high = be32(remote->bytes);
 	if (p->v6) {
-		high = (u64)be32(remote->bytes) << 32 | be32(remote->bytes + 4);
+		high = high << 32 | be32(remote->bytes + 4);
 		low = (u64)be32(remote->bytes + 8) << 32 | be32(remote->bytes + 12);
-	} else {
-		high = be32(remote->bytes);
 	}
-	syn = p->proto == PROTO_TCP && (p->tcp_raw & 0x16) == 0x02;
-
 	if (flags & POLICY_GROUPS) {
-		if (keyed && p->icmp != ICMP_ERROR && p->icmp != ICMP_OTHER) {
+		keyed = !lacks_ports(p) && p->icmp < ICMP_ERROR;
+		if (keyed) {
 			connection_key_of(&key, slot, dir, p);
-			c = connection_find(tables, &key);
-		} else if (p->icmp == ICMP_ERROR && p->quoted.proto_known) {
-			struct connection *about;
-
-			quoted_key_of(&key, slot, dir, p);
-			about = connection_find(tables, &key);
-			if (about && is_live(p->quoted.proto, about, now)) {
-				groups_rule = about->rule + 1;
-				goto acl;
-			}
+			entry = connection_find(tables, &key);
+			if (entry && is_live(p->proto, entry, now) &&
+			    !(p->proto == PROTO_TCP && p->opens && entry->state >= TCP_ESTABLISHED))
+				live = entry;
+		} else if (p->icmp == ICMP_ERROR && !quoted_key(tables, p, slot, dir, &key)) {
+			entry = connection_find(tables, &key);
+			if (entry && is_live(key.proto, entry, now))
+				groups_rule = entry->rule | RULE_TRACKED;
 		}
-		if (c && is_live(p->proto, c, now) && !(syn && (c->state == TCP_CLOSED || c->state == TCP_ESTABLISHED || c->fins)))
-			live = c;
 		if (live) {
-			groups_rule = c->rule + (dir != c->opener);
-			then = THEN_ADVANCE;
-			goto acl;
-		}
-		found = policy_word(tables, block + 1);
-		other = dir == DIR_EGRESS ? (u32)found : (u32)(found >> 32);
-		service = service_of(p);
-		found = policy_match(tables, dir == DIR_EGRESS ? (u32)(found >> 32) : (u32)found, high, low, service, p->v6);
-		groups_rule = (u32)found;
-		if (!(found & MATCH_FOUND)) {
-			groups = OUT_REJECT;
-		} else if (!keyed || p->icmp > ICMP_REQUEST) {
-			/* Belongs to no connection and opens none. */
-		} else {
-			u8 tracked = 1;
+			groups_rule = live->rule | (dir == live->opened_by ? 0 : RULE_TRACKED);
+			use = USE_ADVANCE;
+		} else if (!groups_rule) {
+			u64 pair = policy_word(tables, block + 1);
 
-			if (!(flags & POLICY_TRACK_ALWAYS) && (p->proto == PROTO_TCP || p->proto == PROTO_UDP)) {
-				u64 back = policy_open(tables, other, (u32)p->proto << 16 | p->sport, p->v6);
+			found = policy_match(tables, by_direction(pair, dir), high, low, service_of(p), p->v6);
+			groups_rule = (u32)found;
+			refused = !(found & MATCH_FOUND);
+			if (!refused && keyed && p->icmp != ICMP_REPLY) {
+				u64 back = 0;
 
-				if ((found & MATCH_OPEN && back & MATCH_ALL_OPEN) || (found & MATCH_ALL_OPEN && back & MATCH_OPEN))
-					tracked = 0;
-			}
-			if (!tracked) {
-				then = syn && c ? THEN_REMOVE : THEN_NOTHING;
-			} else if (p->proto == PROTO_TCP && !syn && (!(eni->flags & ENI_ADOPT) || p->tcp_raw & 0x04)) {
-				groups = OUT_REJECT;
-				groups_rule++;
-			} else {
-				then = THEN_OPEN;
+				use = USE_OPEN;
+				if (has_ports(p->proto) && !(flags & POLICY_TRACK_ALWAYS) && found & (MATCH_OPEN | MATCH_ALL_OPEN))
+					back = policy_open(tables, by_direction(pair, !dir), (u32)p->proto << 16 | p->sport, p->v6);
+				if ((found & MATCH_OPEN && back & MATCH_ALL_OPEN) || (found & MATCH_ALL_OPEN && back & MATCH_OPEN)) {
+					use = p->proto == PROTO_TCP && p->opens && entry ? USE_REMOVE : USE_NOTHING;
+				} else if (p->proto == PROTO_TCP && !p->opens && (!(eni_flags & ENI_ADOPT) || p->tcp_raw & 0x04)) {
+					refused = 1;
+					groups_rule |= RULE_TRACKED;
+				}
 			}
 		}
 	}
-acl:
 	if (flags & POLICY_ACL) {
-		u8 cacheable = p->proto != PROTO_ICMP && p->proto != PROTO_ICMPV6;
 		u32 way = dir & 1;
 
-		if (live && cacheable && live->acl_generation[way] == generation) {
-			acl_rule = live->acl_rule[way] & ~ACL_CACHED_DENY;
-			allowed = !(live->acl_rule[way] & ACL_CACHED_DENY);
+		if (live && !is_icmp(p->proto) && live->acl_generation[way] == generation) {
+			acl_rule = live->acl_rule[way] & ~ACL_DENIES;
+			allowed = !(live->acl_rule[way] & ACL_DENIES);
 		} else {
 			if (!policy_inside(tables, (u32)policy_word(tables, block + 3), high, low, p->v6)) {
-				found = policy_word(tables, block + 2);
-				found = policy_match(tables, dir == DIR_EGRESS ? (u32)(found >> 32) : (u32)found, high, low,
+				found = policy_match(tables, by_direction(policy_word(tables, block + 2), dir), high, low,
 						     service_of(p), p->v6);
 				acl_rule = (u32)found;
 				allowed = (found & MATCH_ALLOW) != 0;
 			}
-			if (live && cacheable) {
-				live->acl_rule[way] = acl_rule | (allowed ? 0 : ACL_CACHED_DENY);
+			if (live && !is_icmp(p->proto)) {
+				live->acl_rule[way] = acl_rule | (allowed ? 0 : ACL_DENIES);
 				live->acl_generation[way] = generation;
 			}
 		}
-		(void)cached;
 	}
-	if (groups == OUT_REJECT && (dir == DIR_EGRESS || allowed)) {
+	/* The layer that is asked first names a refusal. */
+	if (refused && (allowed || dir == DIR_EGRESS)) {
 		*rule = groups_rule;
 		return OUT_REJECT;
 	}
@@ -363,21 +362,16 @@ acl:
 		*rule = acl_rule;
 		return OUT_REJECT;
 	}
-	*rule = flags & POLICY_GROUPS ? groups_rule : acl_rule;
-	if (then == THEN_ADVANCE) {
-		if (live)
-			connection_advance(live, p, dir, now);
-	} else if (then == THEN_REMOVE) {
+	*rule = groups_rule ? groups_rule : acl_rule ? acl_rule : RULE_DEFAULT;
+	if (live) {
+		connection_advance(live, p, dir, now);
+	} else if (use == USE_REMOVE) {
 		connection_remove(tables, &key);
-	} else if (then == THEN_OPEN) {
-		struct connection fresh = { .last_ns = now, .rule = groups_rule, .opener = dir };
+	} else if (use == USE_OPEN) {
+		struct connection fresh = { .last_ns = now, .rule = groups_rule, .opened_by = dir };
 
-		if (p->proto == PROTO_TCP)
-			fresh.state = syn ? TCP_OPENED : TCP_ESTABLISHED;
-		if (p->proto == PROTO_TCP && p->tcp_raw & 0x01)
-			fresh.fins = 1;
-		if (c) {
-			*c = fresh;
+		if (entry) {
+			*entry = fresh;
 		} else if (connection_add(tables, &key, &fresh)) {
 			connection_refused(tables);
 			*rule = RULE_TABLE_FULL;
