@@ -362,17 +362,18 @@ class Datapath:
         for key in keys[:count]:
             self._allow.setdefault(int(key["slot"]), set()).add((int(key["proto"]), int(key["port"])))
 
-    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> None:
+    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]:
         """The rules by which the packets of these slots are judged from now on; those of other slots stay.
 
-        Each slot changes at once, between two packets. `numbers` gives and keeps the numbers by which flows name rules.
+        Each slot changes at once, between two packets; returns those that changed. `numbers` gives and keeps numbers
+        by which flows name rules.
         Raises LimitError, InputError; then nothing has changed.
         """
         for slot in judged:
             _check_slot(slot)
         with self._lock:
             assert self._rules
-            self._rules.apply(book, judged, numbers)
+            return self._rules.apply(book, judged, numbers)
 
     def rule_numbers(self) -> set[int]:
         """Numbers that packets may still be given: of the rules in force and of connections."""

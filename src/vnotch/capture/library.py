@@ -20,7 +20,7 @@ from vnotch.flow import Exclusion
 
 LIBRARY = Path(__file__).parent / "native" / "libvnotch.so"
 
-ABI = 1
+ABI = 2
 """bpf/pcap.c: CAPTURE_ABI. Raised by one with every change of a struct or a function that crosses this border."""
 
 READ_MORE, READ_INTERFACE, READ_DAMAGED, CAPTURE_TICK, CAPTURE_FULL, CAPTURE_DRAINED = 0, 2, 3, 4, 5, 6
@@ -53,6 +53,7 @@ class Report(ctypes.Structure):
         ("untimed", ctypes.c_uint64),
         ("cut", ctypes.c_uint64),
         ("fragments_full", ctypes.c_uint64),
+        ("connections_full", ctypes.c_uint64),
         ("tick_start_ns", ctypes.c_uint64),
         ("tick_open", ctypes.c_uint64),
         ("flows", ctypes.c_void_p),
@@ -86,6 +87,15 @@ class _Parsed(ctypes.Structure):
         ("opens", ctypes.c_uint8),
         ("fragment", ctypes.c_uint8),
         ("fragment_proto", ctypes.c_uint8),
+        ("tcp_raw", ctypes.c_uint8),
+        ("icmp", ctypes.c_uint8),
+        ("icmp_type", ctypes.c_uint8),
+        ("icmp_code", ctypes.c_uint8),
+        ("icmp_id", ctypes.c_uint16),
+        ("icmp_kind", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+        ("icmp_at", ctypes.c_uint32),
+        ("icmp_end", ctypes.c_uint32),
     )
 
 
@@ -116,7 +126,8 @@ def load() -> ctypes.CDLL:
         raise HostError("the native library is of another version than vnotch", remedy)
     pointer, u8, u16, u32, u64 = ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
     signatures: dict[str, tuple[object, list[object]]] = {
-        "capture_open": (pointer, [u64, u32, u64, u32]),
+        "capture_open": (pointer, [u64, u32, u64, u32, u32]),
+        "capture_set_rules": (None, [pointer, pointer, pointer]),
         "capture_close": (None, [pointer]),
         "capture_read": (u32, [pointer, pointer, u64]),
         "capture_begin_tick": (None, [pointer]),

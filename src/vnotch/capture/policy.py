@@ -3,9 +3,9 @@
     compiler = Rules(words, policies, wait)         # the datapath's arena, as numpy sees it
     compiler.apply(book, {7: JudgedBy(("sg-1",), "acl-1", ("10.0.1.0/24",))}, numbers)
 
-A direction of a set of groups, and of an ACL, is a *table*: sorted intervals of addresses and of services, each with the
-class of rules that cover it, a class being a bitmap in the order of precedence (rule id, entry number). Looking a packet
-up is two binary searches and an AND, whatever the number of rules. A *policy* names the tables of one interface.
+A direction of a set of groups, and of an ACL, is a *table*: sorted intervals of addresses and of services, each with
+the class of rules that cover it, a class being a bitmap in the order of precedence (rule id, entry number). Looking a
+packet up is two binary searches and an AND, whatever the number of rules. A *policy* names the tables of one interface.
 
 Tables are written once and never changed. An interface changes its policy by one store of 8 bytes, so every packet is
 judged by the old rules or by the new ones, never by some of each. A block that no policy reaches any more is given out
@@ -31,7 +31,6 @@ from vnotch.rules import (
     ANY,
     ICMP_PROTOCOLS,
     LAST_PORT,
-    PORT_PROTOCOLS,
     TCP,
     UDP,
     AclEntry,
@@ -280,8 +279,9 @@ class Rules:
                 self._lengths[place] = int(words[place - 1])
                 self._blocks[words[place : place + self._lengths[place]].tobytes()] = place
 
-    def apply(self, book: RuleBook, wanted: Mapping[int, JudgedBy], numbers: RuleNumbers) -> None:
-        """Puts the rules of all `wanted` slots in force; each slot changes at once, and only if its rules did.
+    def apply(self, book: RuleBook, wanted: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]:
+        """Puts the rules of all `wanted` slots in force; each slot changes at once, and only if its rules did:
+        returns those that changed.
 
         Raises LimitError where there are too many rules or too little room, InputError where the book lacks what a
         slot names; nothing has changed then.
@@ -298,6 +298,7 @@ class Rules:
         for slot, at in changed.items():
             self._policies[slot] = at | self._generation << 32
         self._retire()
+        return set(changed)
 
     def clear(self, slot: int) -> None:
         """The slot has no rules any more: everything passes, unnamed."""
@@ -378,3 +379,17 @@ class Rules:
 
     def _reach(self, policy: int) -> list[int]:
         return [policy, *self._tables(policy)]
+
+
+class OfflineRules:
+    """Compiled rules for the native build: memory of its own in place of the kernel's."""
+
+    def __init__(self) -> None:
+        self.words: Words = np.zeros(layout.ARENA_WORDS, np.uint64)
+        self.policies: Words = np.zeros(layout.MAX_SLOTS, np.uint64)
+        self._rules = Rules(self.words, self.policies, lambda: None)
+
+    def apply(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> None:
+        """See `Rules.apply`. Not while a capture is being read by these rules."""
+        self._rules.apply(book, judged, numbers)
+        self._rules.collect()
