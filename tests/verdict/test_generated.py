@@ -1,4 +1,4 @@
-"""Generated worlds and packets: the kernel's program and verdict.py give the same verdict in the name of the same rule."""
+"""Generated worlds and packets: the kernel's program and verdict.py give the same verdict and name the same rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vnotch.connections import Connections, TcpState
 from vnotch.verdict import Reason, Verdict, decide
 
 WORLDS, PACKETS = 120, 200
-ROOM = 40
+ROOM = 4
 """Connections, so few that the table is full now and then."""
 
 pytestmark = pytest.mark.root
@@ -57,7 +57,7 @@ def compare(machine: KernelMachine, random: Random, compared: Compared) -> None:
         if random.random() < 0.05:
             connections.sweep(now_ns)
             machine.sweep(now_ns)
-        name = random.choice(list(slots))
+        name = random.choice(("eni-a",) * 5 + ("eni-b",) * 4 + ("eni-n",))
         (packet,) = sequence(random, 1, recent[name])
         verdict = decide(packet, current[name], connections, now_ns)
         told = machine.judge(slots[name], packet, now_ns)
