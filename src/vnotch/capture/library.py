@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ALLOW_LIST, FLOW_KEY, FLOW_TOTAL, Array
+from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ADOPT, ENI_ALLOW_LIST, FLOW_KEY, FLOW_TOTAL, Array
 from vnotch.errors import HostError, InputError
 from vnotch.flow import Exclusion
 
@@ -156,6 +156,7 @@ class SlotPolicy:
 
     `dns_ipv4` is the VPC's base + 2; `routers_ipv4` up to two reserved router addresses (base + 1 of VPC and subnet);
     `router_ipv6` the subnet's ::1. `allow` is the static port list as (protocol number, port), None: all is let in.
+    `adopt`: connections from before the capture are taken over (verdict.py).
     `local` are the ENI's own addresses, or networks, by which the direction is told where a capture does not say it.
     """
 
@@ -164,11 +165,12 @@ class SlotPolicy:
     router_ipv6: str | None = None
     allow: tuple[tuple[int, int], ...] | None = None
     local: tuple[str, ...] = ()
+    adopt: bool = False
 
     def eni(self) -> Array:
         """One layout.ENI. Raises InputError where an address is none."""
         eni = np.zeros(1, ENI)
-        eni["flags"] = 0 if self.allow is None else ENI_ALLOW_LIST
+        eni["flags"] = (0 if self.allow is None else ENI_ALLOW_LIST) | (ENI_ADOPT if self.adopt else 0)
         if len(self.routers_ipv4) > 2:
             raise InputError(f"{len(self.routers_ipv4)} router addresses, an ENI has at most two")
         try:
