@@ -377,16 +377,20 @@ static __always_inline u32 slot_of(u32 ifindex)
 	return found ? *found : MAX_SLOTS;
 }
 
-/* Out of the way of the packets that parse_plain understands. Returns their number: a function must return something. */
-static __attribute__((noinline)) int parse_any(struct __sk_buff *skb, struct parsed *out)
+/*
+ * Out of the way of the packets that parse_plain understands; not static, so that the verifier looks at it once and by
+ * itself. Returns the number of packets.
+ */
+__attribute__((noinline)) u32 parse_any(struct __sk_buff *skb, struct parsed *out)
 {
 	struct pkt packet = {
 		.data = skb, .cap_len = skb->len, .wire_len = skb->len, .gso_size = skb->gso_size, .gso_segs = skb->gso_segs,
 		.link = LINK_ETHERNET,
 	};
-
 	u32 packets;
 
+	if (!out)
+		return 0;
 	parse_packet(&packet, out);
 	packets = out->packets;
 	__asm__ volatile("" : "+r"(packets));	/* the compiler must not know that it is never 0 */
@@ -411,8 +415,11 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 		return VERDICT_NEXT;
 	}
 	now = test_clock ? skb->tstamp : ktime_get_coarse_ns();
-	if (parse_plain((const u8 *)(u64)skb->data, (const u8 *)(u64)skb->data_end, &packet, &p) && !parse_any(skb, &p))
-		return VERDICT_NEXT;	/* never: no frame is no packet */
+	if (parse_plain((const u8 *)(u64)skb->data, (const u8 *)(u64)skb->data_end, &packet, &p)) {
+		__builtin_memset(&p, 0, sizeof(p));	/* kernels before 6.3 take no pointer to what was never written */
+		if (!parse_any(skb, &p))
+			return VERDICT_NEXT;	/* never: no frame is no packet */
+	}
 	add(&seen, slot * 2 + dir, &p);
 
 	outcome = judge(skb, &p, slot, dir, eni, now, &key);
