@@ -34,6 +34,12 @@
 #define PROTO_ICMPV6 58
 #define PROTO_SCTP 132
 
+#define ICMP_NONE 0	/* not ICMP, or a later fragment of it */
+#define ICMP_REQUEST 1
+#define ICMP_REPLY 2
+#define ICMP_ERROR 3
+#define ICMP_OTHER 4
+
 #define MAX_VLAN_TAGS 2		/* in the bytes; one more may be in the skb, where it needs no parsing */
 #define MAX_EXTENSION_HEADERS 8
 
@@ -63,6 +69,18 @@ union address {
 #define FRAGMENT_FIRST 1
 #define FRAGMENT_LATER 2	/* has no transport header: ports are 0 0 until the table of fragments fills them in */
 
+/* The packet that an ICMP error is about. */
+struct quoted {
+	union address src;
+	union address dst;
+	u16 sport;
+	u16 dport;
+	u8 proto;
+	u8 icmp;		/* ICMP_NONE, ICMP_REQUEST, ICMP_REPLY */
+	u8 icmp_kind;
+	u8 pad;
+};
+
 /* A packet as understood. Where `exclusion` is not EXCL_NONE, packets and bytes alone are meaningful. */
 struct parsed {
 	union address src;
@@ -80,6 +98,15 @@ struct parsed {
 	u8 opens;		/* TCP: SYN without ACK */
 	u8 fragment;		/* FRAGMENT_* */
 	u8 fragment_proto;	/* as struct fragment_key wants it */
+	u8 tcp_raw;		/* the TCP header's flags */
+	u8 icmp;		/* ICMP_* */
+	u8 icmp_type;
+	u8 icmp_code;
+	u16 icmp_id;		/* of requests and replies */
+	u8 icmp_kind;		/* of requests and replies: the request's type */
+	u8 pad;
+	u32 icmp_at;		/* of ICMP_ERROR: where its header begins, and where its IP packet ends */
+	u32 icmp_end;
 };
 
 static __always_inline u16 be16(const u8 *at)
@@ -108,6 +135,93 @@ static __always_inline int is_extension_header(u8 proto)
 	       proto == 139 || proto == 140;
 }
 
+/* What kind of ICMP message a type is, and of requests and replies the request's type (RFC 792, RFC 950, RFC 4443). */
+static __always_inline u8 icmp_class(u8 proto, u8 type, u8 *kind)
+{
+	*kind = 0;
+	if (proto == PROTO_ICMPV6) {
+		if (type >= 1 && type <= 4)
+			return ICMP_ERROR;
+		if (type != 128 && type != 129)
+			return ICMP_OTHER;
+		*kind = 128;
+		return type == 128 ? ICMP_REQUEST : ICMP_REPLY;
+	}
+	switch (type) {
+	case 3: case 4: case 5: case 11: case 12:
+		return ICMP_ERROR;
+	case 8: case 13: case 15: case 17:
+		*kind = type;
+		return ICMP_REQUEST;
+	case 0:
+		*kind = 8;
+		return ICMP_REPLY;
+	case 14: case 16: case 18:
+		*kind = type - 1;
+		return ICMP_REPLY;
+	}
+	return ICMP_OTHER;
+}
+
+/*
+ * The packet that an ICMP error quotes, if it was sent by the one whom the error goes to. Returns 0, or -1 where it tells too
+ * little: quoted fragments but the first, quoted IPv6 extension headers, what is cut before its ports.
+ */
+static __always_inline int parse_quoted(const struct pkt *p, const struct parsed *error, struct quoted *q)
+{
+	u32 l4 = error->icmp_at + 8, end = error->icmp_end;
+	u8 h[12];
+
+	__builtin_memset(q, 0, sizeof(*q));
+	if (error->v6) {
+		if (l4 + 40 > end || pkt_load(p, l4, h, 8) || h[0] >> 4 != 6 || pkt_load(p, l4 + 8, q, 32))
+			return -1;
+		q->proto = h[6];
+		if (is_extension_header(q->proto))
+			return -1;
+		l4 += 40;
+	} else {
+		if (l4 + 20 > end || pkt_load(p, l4, h, 12) || h[0] >> 4 != 4 || (h[0] & 0x0f) < 5 || be16(h + 6) & 0x1fff)
+			return -1;
+		if (pkt_load(p, l4 + 12, &q->src, 4) || pkt_load(p, l4 + 16, &q->dst, 4))
+			return -1;
+		q->proto = h[9];
+		l4 += (h[0] & 0x0f) * 4;
+	}
+	if (q->src.half[0] != error->dst.half[0] || q->src.half[1] != error->dst.half[1])
+		return -1;
+	if (q->proto == PROTO_TCP || q->proto == PROTO_UDP) {
+		if (l4 + 4 > end || pkt_load(p, l4, h, 4))
+			return -1;
+		q->sport = be16(h);
+		q->dport = be16(h + 2);
+	} else if (q->proto == PROTO_ICMP || q->proto == PROTO_ICMPV6) {
+		if (l4 + 6 > end || pkt_load(p, l4, h, 6))
+			return -1;
+		q->icmp = icmp_class(q->proto, h[0], &q->icmp_kind);
+		if (q->icmp != ICMP_REQUEST && q->icmp != ICMP_REPLY)
+			return -1;
+		q->sport = be16(h + 4);
+	}
+	return 0;
+}
+
+static __always_inline void parse_icmp(const struct pkt *p, u32 at, u32 end, struct parsed *out)
+{
+	u8 h[6];
+
+	/* One that is cut short before its code is judged as type 0, code 0. */
+	if (at + 2 <= end && !pkt_load(p, at, h, 2)) {
+		out->icmp_type = h[0];
+		out->icmp_code = h[1];
+	}
+	out->icmp = icmp_class(out->proto, out->icmp_type, &out->icmp_kind);
+	out->icmp_at = at;
+	out->icmp_end = end;
+	if ((out->icmp == ICMP_REQUEST || out->icmp == ICMP_REPLY) && at + 6 <= end && !pkt_load(p, at, h, 6))
+		out->icmp_id = be16(h + 4);
+}
+
 /* The transport header at `at`; the IP packet ends at `end`. Returns its length, or -1 if it is malformed. */
 static __always_inline int parse_transport(const struct pkt *p, u32 at, u32 end, struct parsed *out)
 {
@@ -122,6 +236,7 @@ static __always_inline int parse_transport(const struct pkt *p, u32 at, u32 end,
 		if (length < 20 || (out->fragment == FRAGMENT_NONE && at + length > end))
 			return -1;
 		out->tcp_flags = aws_tcp_flags(h[13]);
+		out->tcp_raw = h[13];
 		out->opens = (h[13] & 0x12) == 0x02;
 	} else if (out->proto == PROTO_UDP) {
 		if (at + 8 > end || pkt_load(p, at, h, 4))
@@ -132,7 +247,11 @@ static __always_inline int parse_transport(const struct pkt *p, u32 at, u32 end,
 			return -1;
 		if (h[0] >= 133 && h[0] <= 137)
 			out->exclusion = EXCL_NEIGHBOUR_DISCOVERY;
+		parse_icmp(p, at, end, out);
 		return 4;
+	} else if (out->proto == PROTO_ICMP || out->proto == PROTO_ICMPV6) {
+		parse_icmp(p, at, end, out);
+		return 0;
 	} else {
 		return out->proto == PROTO_SCTP ? 12 : 0;
 	}
@@ -356,12 +475,13 @@ static __always_inline int parse_plain(const u8 *data, const u8 *end, const stru
 		if (options < 20 || options > room)
 			return -1;
 		out->tcp_flags = aws_tcp_flags(l4[13]);
+		out->tcp_raw = l4[13];
 		out->opens = (l4[13] & 0x12) == 0x02;
 		header += options;
 	} else if (out->proto == PROTO_UDP) {
 		if (room < 8)
 			return -1;
-		out->tcp_flags = 0;
+		out->tcp_flags = out->tcp_raw = 0;
 		out->opens = 0;
 		header += 8;
 	} else {
@@ -372,6 +492,7 @@ static __always_inline int parse_plain(const u8 *data, const u8 *end, const stru
 	out->group = data[0] & 1;
 	out->exclusion = EXCL_NONE;
 	out->fragment = FRAGMENT_NONE;
+	out->icmp = ICMP_NONE;
 	count_segments(p, length, header, out);
 	return 0;
 }

@@ -11,13 +11,14 @@
  * older than the current tick is counted in it, with its own time, and as late.
  */
 #include "capture_file.h"
+#include "connection_table.h"
 #include "flow_table.h"
 #include "judge.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
 /* The version of this file's border with capture/native.py. */
-#define CAPTURE_ABI 1
+#define CAPTURE_ABI 2
 
 /* What capture_read returns beside READ_MORE, READ_INTERFACE and READ_DAMAGED. */
 #define CAPTURE_TICK 4	/* drain, if a tick is open, then capture_begin_tick */
@@ -54,6 +55,10 @@ struct fragment_entry {
 struct capture {
 	struct reader reader;
 	struct flow_table table;
+	struct connection_table connections;
+	const u64 *words;	/* compiled rules and policies: the driver's, which outlive the capture; NULL: none */
+	const u64 *rules_of;
+	const struct pkt *packet;	/* that is being judged */
 	u64 tick_ns;
 	u64 tick_start_ns;
 	u64 tick_end_ns;	/* 0: no tick is open */
@@ -83,6 +88,7 @@ struct capture_report {
 	u64 untimed;
 	u64 cut;
 	u64 fragments_full;
+	u64 connections_full;
 	u64 tick_start_ns;
 	u64 tick_open;
 	const struct flow *flows;
@@ -152,6 +158,65 @@ static __always_inline void fragment_keep(void *tables, const struct fragment_ke
 	room->key = *key;
 	room->value = *value;
 	room->value.ns += !value->ns;	/* 1970 began with a free entry's mark */
+}
+
+static __always_inline u64 policy_of(void *tables, u32 slot)
+{
+	const struct capture *capture = tables;
+
+	return capture->rules_of ? capture->rules_of[slot] : 0;
+}
+
+static __always_inline u64 policy_word(void *tables, u32 at)
+{
+	return ((struct capture *)tables)->words[at & (ARENA_WORDS - 1)];
+}
+
+static __always_inline u64 policy_match(void *tables, u32 table, u64 high, u64 low, u32 service, u32 v6)
+{
+	return match_table(((struct capture *)tables)->words, table, high, low, service, v6);
+}
+
+static __always_inline u64 policy_open(void *tables, u32 table, u32 service, u32 v6)
+{
+	const u64 *words = ((struct capture *)tables)->words;
+
+	return openness(words, table, service_word(words, table, service), service, v6);
+}
+
+static __always_inline u32 policy_inside(void *tables, u32 table, u64 high, u64 low, u32 v6)
+{
+	return address_class(((struct capture *)tables)->words, table, high, low, v6);
+}
+
+static __always_inline struct connection *connection_find(void *tables, const struct connection_key *key)
+{
+	return connection_table_find(&((struct capture *)tables)->connections, key);
+}
+
+static __always_inline int connection_add(void *tables, const struct connection_key *key, const struct connection *value)
+{
+	return connection_table_add(&((struct capture *)tables)->connections, key, value);
+}
+
+static __always_inline void connection_remove(void *tables, const struct connection_key *key)
+{
+	connection_table_remove(&((struct capture *)tables)->connections, key);
+}
+
+static __always_inline void connection_refused(void *tables)
+{
+	((struct capture *)tables)->connections.refused++;
+}
+
+static __always_inline int quoted_key(void *tables, const struct parsed *error, u32 slot, u32 dir, struct connection_key *key)
+{
+	struct quoted q;
+
+	if (parse_quoted(((struct capture *)tables)->packet, error, &q))
+		return -1;
+	quoted_key_of(key, slot, dir, error->v6, &q);
+	return 0;
 }
 
 static u32 allow_bit(u8 proto, u16 port)
@@ -256,6 +321,7 @@ static void count_packet(struct capture *capture)
 		dir = is_local(policy, &p) ? DIR_EGRESS : DIR_INGRESS;
 
 	memset(&update->key, 0, sizeof(update->key));
+	capture->packet = &packet;
 	judge(capture, &p, interface->slot, dir, &policy->eni, captured->ns, &update->key);
 	update->bytes = p.bytes;
 	update->ns = captured->ns;
@@ -300,11 +366,12 @@ EXPORT void capture_close(struct capture *capture)
 	}
 	free(capture->reader.interfaces);
 	flow_table_close(&capture->table);
+	connection_table_close(&capture->connections);
 	free(capture);
 }
 
 /* NULL: no memory. `inside`: the capture was taken at the ENI and not on the host's side of it. */
-EXPORT struct capture *capture_open(u64 tick_ns, u32 max_flows, u64 seed, u32 inside)
+EXPORT struct capture *capture_open(u64 tick_ns, u32 max_flows, u64 seed, u32 inside, u32 connections)
 {
 	struct capture *capture = calloc(1, sizeof(*capture));
 
@@ -312,7 +379,8 @@ EXPORT struct capture *capture_open(u64 tick_ns, u32 max_flows, u64 seed, u32 in
 		return NULL;
 	capture->tick_ns = tick_ns;
 	capture->inside = !!inside;
-	if (flow_table_open(&capture->table, max_flows, seed)) {
+	if (flow_table_open(&capture->table, max_flows, seed) ||
+	    connection_table_open(&capture->connections, connections, seed)) {
 		capture_close(capture);
 		return NULL;
 	}
@@ -350,6 +418,14 @@ EXPORT void capture_begin_tick(struct capture *capture)
 
 	capture->tick_start_ns = ns - ns % capture->tick_ns;
 	capture->tick_end_ns = capture->tick_start_ns + capture->tick_ns;
+	connection_table_sweep(&capture->connections, ns);
+}
+
+/* ARENA_WORDS words of compiled rules and MAX_SLOTS policies (capture/policy.py), which stay the caller's. */
+EXPORT void capture_set_rules(struct capture *capture, const u64 *words, const u64 *policies)
+{
+	capture->words = words;
+	capture->rules_of = policies;
 }
 
 /* The flows were copied: forget them. */
@@ -423,6 +499,7 @@ EXPORT void capture_look(const struct capture *capture, struct capture_report *r
 	report->untimed = capture->untimed;
 	report->cut = capture->cut;
 	report->fragments_full = capture->fragments_full;
+	report->connections_full = capture->connections.refused;
 	report->tick_start_ns = capture->tick_start_ns;
 	report->tick_open = capture->tick_end_ns != 0;
 	report->flows = capture->table.flows;

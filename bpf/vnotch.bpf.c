@@ -16,6 +16,7 @@
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_ARRAY_OF_MAPS = 12, MAP_RINGBUF = 27 };
 
 #define F_NO_PREALLOC 1
+#define F_MMAPABLE (1 << 10)
 #define UPDATE_ANY 0
 #define UPDATE_NOEXIST 1
 #define EEXIST 17
@@ -40,11 +41,16 @@ _Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "__sk_buff
 
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*map_delete)(void *map, const void *key) = (void *)3;
 static long (*skb_load_bytes)(const void *skb, u32 off, void *to, u32 len) = (void *)26;
 static void *(*ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*ringbuf_submit)(void *data, u64 flags) = (void *)132;
+static long (*for_each_map_elem)(void *map, void *callback, void *context, u64 flags) = (void *)164;
 /* CLOCK_MONOTONIC as of the last timer tick, 1 to 10 ms ago: a quarter of what the exact clock costs. */
 static u64 (*ktime_get_coarse_ns)(void) = (void *)160;
+
+/* Set before loading, by tests alone: time is the skb's tstamp. The verifier removes what it leaves unused. */
+const volatile u32 test_clock SEC(".rodata") = 0;
 
 /* ifindex -> slot. An interface index repeats across namespaces and is used again, a slot does not. */
 struct {
@@ -109,6 +115,32 @@ struct {
 	__type(key, struct fragment_key);
 	__type(value, struct fragment_value);
 } fragments SEC(".maps");
+
+/* struct connection; preallocated, swept by vnotch_sweep. */
+struct {
+	__uint(type, MAP_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct connection_key);
+	__type(value, struct connection);
+} connections SEC(".maps");
+
+/* Compiled rules, and by slot where its policy lies | its generation << 32. User space writes both through a mapping: a
+ * block is complete before the one store that puts it in force, and is used for another only after a grace period. */
+struct {
+	__uint(type, MAP_ARRAY);
+	__uint(map_flags, F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct arena);
+} rules SEC(".maps");
+
+struct {
+	__uint(type, MAP_ARRAY);
+	__uint(map_flags, F_MMAPABLE);
+	__uint(max_entries, MAX_SLOTS);
+	__type(key, u32);
+	__type(value, u64);
+} policies SEC(".maps");
 
 /* Two preallocated maps that take turns; user space sets their size and puts one of them into `active`, before it
  * attaches anything. */
@@ -235,6 +267,103 @@ static __always_inline int allow_listed(void *tables, const struct allow_key *ke
 	return map_lookup(&allowed, key) != 0;
 }
 
+/* ---- Rules. Functions that the verifier looks at once, by themselves. ----------------------------------------------- */
+
+static __always_inline const u64 *arena_words(void)
+{
+	u32 zero = 0;
+	struct arena *arena = map_lookup(&rules, &zero);
+
+	return arena ? arena->words : 0;
+}
+
+__attribute__((noinline)) u64 arena_match(u32 table, u64 high, u64 low, u32 service, u32 v6)
+{
+	const u64 *words = arena_words();
+
+	return words ? match_table(words, table, high, low, service, v6) : 0;
+}
+
+__attribute__((noinline)) u64 arena_open(u32 table, u32 service, u32 v6)
+{
+	const u64 *words = arena_words();
+
+	return words ? openness(words, table, service_word(words, table, service), service, v6) : 0;
+}
+
+__attribute__((noinline)) u32 arena_inside(u32 table, u64 high, u64 low, u32 v6)
+{
+	const u64 *words = arena_words();
+
+	return words ? address_class(words, table, high, low, v6) : 0;
+}
+
+static __always_inline u64 policy_of(void *tables, u32 slot)
+{
+	u64 *policy = map_lookup(&policies, &slot);
+
+	return policy ? *(volatile u64 *)policy : 0;
+}
+
+static __always_inline u64 policy_word(void *tables, u32 at)
+{
+	const u64 *words = arena_words();
+
+	return words ? words[at & (ARENA_WORDS - 1)] : 0;
+}
+
+static __always_inline u64 policy_match(void *tables, u32 table, u64 high, u64 low, u32 service, u32 v6)
+{
+	return arena_match(table, high, low, service, v6);
+}
+
+static __always_inline u64 policy_open(void *tables, u32 table, u32 service, u32 v6)
+{
+	return arena_open(table, service, v6);
+}
+
+static __always_inline u32 policy_inside(void *tables, u32 table, u64 high, u64 low, u32 v6)
+{
+	return arena_inside(table, high, low, v6);
+}
+
+/* `where`: slot << 1 | direction. */
+static __attribute__((noinline)) int quote(struct __sk_buff *skb, const struct parsed *error, u32 where, struct connection_key *key)
+{
+	struct pkt packet = { .data = skb, .cap_len = skb->len, .wire_len = skb->len };
+	struct quoted q;
+
+	if (parse_quoted(&packet, error, &q))
+		return -1;
+	quoted_key_of(key, where >> 1, where & 1, error->v6, &q);
+	return 0;
+}
+
+static __always_inline int quoted_key(void *tables, const struct parsed *error, u32 slot, u32 dir, struct connection_key *key)
+{
+	return quote(tables, error, slot << 1 | dir, key);
+}
+
+static __always_inline struct connection *connection_find(void *tables, const struct connection_key *key)
+{
+	return map_lookup(&connections, key);
+}
+
+static __always_inline int connection_add(void *tables, const struct connection_key *key, const struct connection *value)
+{
+	return map_update(&connections, key, value, UPDATE_ANY) != 0;
+}
+
+static __always_inline void connection_remove(void *tables, const struct connection_key *key)
+{
+	map_delete(&connections, key);
+}
+
+static __always_inline void connection_refused(void *tables)
+{
+	count(COUNT_CONNECTIONS_FULL);
+}
+
 /* MAX_SLOTS: not captured. */
 static __always_inline u32 slot_of(u32 ifindex)
 {
@@ -248,15 +377,24 @@ static __always_inline u32 slot_of(u32 ifindex)
 	return found ? *found : MAX_SLOTS;
 }
 
-/* Out of the way of the packets that parse_plain understands. */
-static __attribute__((noinline)) void parse_any(struct __sk_buff *skb, struct parsed *out)
+/*
+ * Out of the way of the packets that parse_plain understands; not static, so that the verifier looks at it once and by
+ * itself. Returns the number of packets.
+ */
+__attribute__((noinline)) u32 parse_any(struct __sk_buff *skb, struct parsed *out)
 {
 	struct pkt packet = {
 		.data = skb, .cap_len = skb->len, .wire_len = skb->len, .gso_size = skb->gso_size, .gso_segs = skb->gso_segs,
 		.link = LINK_ETHERNET,
 	};
+	u32 packets;
 
+	if (!out)
+		return 0;
 	parse_packet(&packet, out);
+	packets = out->packets;
+	__asm__ volatile("" : "+r"(packets));	/* the compiler must not know that it is never 0 */
+	return packets;
 }
 
 static __always_inline int capture(struct __sk_buff *skb, u32 dir)
@@ -276,14 +414,34 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 		count(COUNT_UNKNOWN_INTERFACE);
 		return VERDICT_NEXT;
 	}
-	now = ktime_get_coarse_ns();
-	if (parse_plain((const u8 *)(u64)skb->data, (const u8 *)(u64)skb->data_end, &packet, &p))
-		parse_any(skb, &p);
+	now = test_clock ? skb->tstamp : ktime_get_coarse_ns();
+	if (parse_plain((const u8 *)(u64)skb->data, (const u8 *)(u64)skb->data_end, &packet, &p)) {
+		__builtin_memset(&p, 0, sizeof(p));	/* kernels before 6.3 take no pointer to what was never written */
+		if (!parse_any(skb, &p))
+			return VERDICT_NEXT;	/* never: no frame is no packet */
+	}
 	add(&seen, slot * 2 + dir, &p);
 
-	outcome = judge(0, &p, slot, dir, eni, now, &key);
+	outcome = judge(skb, &p, slot, dir, eni, now, &key);
 	count_flow(&key, &p, now);
-	return outcome == OUT_REJECT && (eni->flags & ENI_ENFORCE) ? VERDICT_DROP : VERDICT_NEXT;
+	return eni->flags & ENI_ENFORCE && is_dropped(outcome, &key) ? VERDICT_DROP : VERDICT_NEXT;
+}
+
+/* Removes connections that are not live; run by user space. A hair's breadth remains: an entry that a packet reopens between
+ * the look and the removal is lost with it. */
+static long sweep_connection(void *map, const struct connection_key *key, struct connection *value, u64 *now)
+{
+	if (!is_live(key->proto, value, *now))
+		map_delete(map, key);
+	return 0;
+}
+
+SEC("tc") int vnotch_sweep(struct __sk_buff *skb)
+{
+	u64 now = test_clock ? skb->tstamp : ktime_get_coarse_ns();
+
+	for_each_map_elem(&connections, sweep_connection, &now, 0);
+	return 0;
 }
 
 SEC("tc") int vnotch_ingress(struct __sk_buff *skb)

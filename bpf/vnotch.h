@@ -9,7 +9,7 @@
 #define VNOTCH_H
 
 /* Raised when a struct or a map below changes, so that maps pinned by another release are recognised. */
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -85,6 +85,7 @@ _Static_assert(sizeof(struct spill) == 72, "spill");
 /* What the datapath knows of an ENI, by slot. */
 #define ENI_ENFORCE 1	/* drop what is rejected; otherwise only label it */
 #define ENI_ALLOW_LIST 2	/* ingress is allowed only to the ports of the list */
+#define ENI_ADOPT 4	/* connections from before the capture are taken over */
 struct eni {
 	u32 flags;
 	u8 dns_v4[4];		/* VPC base + 2; zero: none */
@@ -125,15 +126,79 @@ struct fragment_value {
 	u16 dport;
 	u8 proto;	/* the transport protocol */
 	u8 outcome;	/* OUT_* of the first fragment, which the later ones share */
-	u8 pad[2];
+	u8 exclusion;	/* EXCL_* with OUT_EXCLUDED */
+	u8 pad;
+	u32 rule;
+	u32 pad2;
 };
-_Static_assert(sizeof(struct fragment_value) == 16, "fragment_value");
+_Static_assert(sizeof(struct fragment_value) == 24, "fragment_value");
+
+/* A connection that a security group rule let begin (connections.py). Both directions have one key. */
+struct connection_key {
+	u8 local[16];	/* the ENI's end */
+	u8 remote[16];
+	u16 local_port;	/* ICMP: the query's identifier */
+	u16 remote_port;	/* ICMP: the request's type, + 256 if the request goes out */
+	u16 slot;
+	u8 proto;
+	u8 v6;
+};
+_Static_assert(sizeof(struct connection_key) == 40, "connection_key");
+
+struct connection {
+	u64 last_ns;	/* of the last packet; CLOCK_MONOTONIC, the native build: Unix time */
+	u32 rule;	/* number of the rule that opened it */
+	u8 state;	/* TCP_*, UDP_*, or 0 */
+	u8 opened_by;	/* DIR_* */
+	u8 pad[2];
+	/* By direction: what the network ACL said under this generation of the rules. 0: not asked. */
+	u32 acl_generation[2];
+	u32 acl_rule[2];	/* number, ACL_DENIES */
+	u64 pad2;
+};
+_Static_assert(sizeof(struct connection) == 40, "connection");
+
+#define ACL_DENIES 0x80000000u
+
+#define TCP_OPENING 0
+#define TCP_ANSWERED 1
+#define TCP_ESTABLISHED 2
+#define TCP_CLOSING_BY_OPENER 3
+#define TCP_CLOSING_BY_ANSWERER 4
+#define TCP_CLOSED 5
+#define UDP_STREAM 3
+
+/* Numbers of rules that name no rule (deciders.py). */
+#define RULE_UNKNOWN 0
+#define RULE_DEFAULT 1
+#define RULE_TABLE_FULL 2
+#define RULE_TRACKED 0x80000000u	/* with a security group rule's number: by its connection */
+
+/* Compiled rules: see verdict.h. A power of two, so that a mask keeps every access inside. */
+#define ARENA_WORDS (1u << 20)
+#define POLICY_GROUPS 1
+#define POLICY_ACL 2
+#define POLICY_TRACK_ALWAYS 4
+#define TABLE_TCP_V4 1
+#define TABLE_TCP_V6 2
+#define TABLE_UDP_V4 4
+#define TABLE_UDP_V6 8
+#define SERVICE_OPEN_V4 1
+#define SERVICE_OPEN_V6 2
+#define SERVICE_PORTLESS 0x1000000u	/* a later fragment: the protocol alone is known */
+#define RULE_ALLOW 1
+#define BITMAP_WORDS 16	/* at most, of 64 rules each */
+
+struct arena {
+	u64 words[ARENA_WORDS];
+};
 
 /* Counters that belong to no ENI. */
 #define COUNT_UNKNOWN_INTERFACE 0	/* packets of an interface that has no slot: passed, not captured */
 #define COUNT_FRAGMENTS_FULL 1	/* first fragments that the fragment table had no room for */
 #define COUNT_SPILLED 2	/* packets that went through the ring buffer */
-#define COUNTS 3
+#define COUNT_CONNECTIONS_FULL 3	/* connections that the table had no room for: rejected */
+#define COUNTS 4
 
 #define MAX_SLOTS 4096
 

@@ -34,6 +34,7 @@ class Kernel:
     flipped_ns: int = 0
     seen: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    rules: dict[int, Any] = field(default_factory=dict)
 
     def packet(
         self,
@@ -83,6 +84,11 @@ class FakeDatapath:
 
     def set_interface(self, slot: int, **values: Any) -> None:
         self.kernel.values[slot] = values
+
+    def set_rules(self, book: Any, judged: Any, numbers: Any) -> set[int]:
+        changed = {slot for slot, by in judged.items() if self.kernel.rules.get(slot) != (book, by)}
+        self.kernel.rules.update({slot: (book, judged[slot]) for slot in changed})
+        return changed
 
     def attach(self, device: str, slot: int) -> None:
         if device not in self.kernel.devices:

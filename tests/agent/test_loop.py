@@ -255,6 +255,7 @@ def test_what_the_datapath_is_told_of_an_interface(world: World) -> None:
     world.configure([5], [])
     world.start()
     assert world.kernel.values[0] == {
+        "adopt": True,  # its connections began before its capture
         "enforce": False,
         "allow": None,
         "dns_v4": bytes([10, 0, 0, 2]),

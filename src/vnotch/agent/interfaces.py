@@ -11,15 +11,21 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Protocol
 
 from vnotch.agent.durable import replace_file, set_aside
-from vnotch.errors import KernelError, VnotchError
+from vnotch.agent.rule_numbers import SavedNumbers
+from vnotch.capture.policy import JudgedBy
+from vnotch.deciders import RuleNumbers
+from vnotch.errors import KernelError, LimitError, VnotchError
 from vnotch.inventory import Interface
+from vnotch.rules import RuleBook
+from vnotch.verdict import ADOPTION_SECONDS, ALWAYS_TRACKED_TYPES
 
 SLOTS_MAX = 4096
 """MAX_SLOTS of bpf/vnotch.h."""
@@ -53,8 +59,10 @@ class Attaching(Protocol):
     """What is needed of the datapath here (capture.kernel.Datapath)."""
 
     attach_mode: str
+    taken_over: bool
 
     def set_interface(self, slot: int, **values: Any) -> None: ...
+    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
     def attach(self, device: str, slot: int) -> None: ...
     def detach(self, slot: int) -> None: ...
     def clear(self, slot: int) -> None: ...
@@ -63,11 +71,19 @@ class Attaching(Protocol):
 class Interfaces:
     """Slots and attachments. One thread uses it: the one that uses the datapath."""
 
-    def __init__(self, path: Path, datapath: Attaching) -> None:
+    def __init__(self, path: Path, datapath: Attaching, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
+        self.rule_names = SavedNumbers(path.with_name("rule-numbers.json"))
+        self._adopting: dict[int, float] = {}  # slot -> until when
+        self._book = RuleBook()
+        self._judged: set[int] = set()  # slots whose rules are in force
         self._datapath = datapath
         self._slots: dict[int, Slot] = _load(path)
         self._states: dict[str, State] = {}
+        if not datapath.taken_over:  # the table of connections is empty
+            until = clock() + ADOPTION_SECONDS
+            self._adopting = {number: until for number, slot in self._slots.items() if slot.retired_number is None}
         # The process before may have died between saying that these are retired and detaching them.
         self._unsure = {number for number, slot in self._slots.items() if slot.retired_number is not None}
 
@@ -95,10 +111,17 @@ class Interfaces:
 
     # Changing
 
-    def apply(self, wanted: Iterable[Interface], covering: Mapping[str, Iterable[str]], next_number: int) -> None:
+    def apply(
+        self,
+        wanted: Iterable[Interface],
+        covering: Mapping[str, Iterable[str]],
+        next_number: int,
+        book: RuleBook | None = None,
+    ) -> None:
         """Brings slots and attachments to what the configuration wants.
 
-        `covering`: interface -> flow logs that covered it before; `next_number`: the number of the next drain.
+        `covering`: interface -> flow logs that covered it before; `next_number`: the number of the next drain; `book`:
+        the rules by which interfaces are judged (None: none).
         Failures are in `states`, never raised. Raises OSError where slots cannot be saved; nothing was attached then.
         """
         by_id = {interface.interface_id: interface for interface in wanted}
@@ -121,6 +144,9 @@ class Interfaces:
                 continue
             if slot_number in slots and slots[slot_number].interface.device != interface.device:
                 moved.append(slot_number)
+            if slot_number not in slots or slots[slot_number].retired_number is not None:
+                # It had traffic before: connections are taken over for a while.
+                self._adopting[slot_number] = self._clock() + ADOPTION_SECONDS
             slots[slot_number] = Slot(interface)
         self._save(slots)
         in_use = {number for number, slot in slots.items() if slot.retired_number is None}
@@ -130,17 +156,59 @@ class Interfaces:
         self._states = {name: state for name, state in self._states.items() if name in by_id}
         for interface_id in refused:
             self._states[interface_id] = State(interface_id, "failed", f"all {SLOTS_MAX} slots are in use")
+        self._book = book or RuleBook()
+        self.rule_names.take_in(self._book)
+        failed = self._set_rules()
         for number, slot in slots.items():
             if slot.retired_number is None:
-                self._attach(number, slot.interface)
+                self._attach(number, slot.interface, failed.get(number))
+
+    def end_adoptions(self) -> None:
+        """Interfaces that took over connections from before their capture do so no longer when their time is over."""
+        over = {number for number, until in self._adopting.items() if until <= self._clock()}
+        if over:
+            self._end_adoption(over)
+
+    def _end_adoption(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if self._adopting.pop(number, None) is not None and number in self._slots:
+                self._configure(number, self._slots[number].interface)
+
+    def _set_rules(self) -> dict[int, str]:
+        """Puts the book in force for all slots in use; -> slot -> why not. Those keep the rules that they had."""
+        judged = {
+            number: judged_by(slot.interface) for number, slot in self._slots.items() if slot.retired_number is None
+        }
+        numbers = self.rule_names.numbers
+        try:
+            changed = self._datapath.set_rules(self._book, judged, numbers)
+        except VnotchError:  # one of them; the others shall not wait for it
+            changed, failed = set(), {}
+            for number, by in judged.items():
+                try:
+                    changed |= self._datapath.set_rules(self._book, {number: by}, numbers)
+                except VnotchError as error:
+                    failed[number] = str(error)
+                    log.error("the rules of %s: %s", self._slots[number].interface.interface_id, error)
+            self._settle_adoptions(changed)
+            return failed
+        self._settle_adoptions(changed)
+        return {}
+
+    def _settle_adoptions(self, changed: set[int]) -> None:
+        """A change of rules ends adoption, but the first one, with which it began."""
+        begun = {number for number in self._adopting if number not in self._judged}
+        self._judged |= changed
+        self._end_adoption(changed - begun)
 
     def retry(self) -> bool:
         """Tries again what is absent or failed; -> whether a state changed."""
         before = dict(self._states)
+        failed = self._set_rules()
         for number, slot in self._slots.items():
             state = self._states.get(slot.interface.interface_id)
             if slot.retired_number is None and (state is None or state.state != "attached"):
-                self._attach(number, slot.interface)
+                self._attach(number, slot.interface, failed.get(number))
         return self._states != before
 
     def gone(self, device: str) -> None:
@@ -148,7 +216,7 @@ class Interfaces:
         for number, slot in self._slots.items():
             if slot.retired_number is None and slot.interface.device == device:
                 self._detach(number)
-                self._attach(number, slot.interface)
+                self._attach(number, slot.interface, None)
 
     def reclaimable(self, first_number: int) -> list[int]:
         """Slots that no map, no drain from `first_number` on and no window can hold any more."""
@@ -161,6 +229,9 @@ class Interfaces:
     def free(self, numbers: Iterable[int]) -> None:
         """Gives slots back, which the datapath has cleared."""
         gone = set(numbers)
+        self._judged -= gone
+        for number in gone:
+            self._adopting.pop(number, None)
         if gone:
             self._save({number: slot for number, slot in self._slots.items() if number not in gone})
 
@@ -169,12 +240,18 @@ class Interfaces:
     def _retired_again(self, number: int, slot: Slot, next_number: int) -> Slot:
         return replace(slot, retired_number=next_number) if number in self._unsure else slot
 
-    def _attach(self, number: int, interface: Interface) -> None:
+    def _configure(self, number: int, interface: Interface) -> None:
+        self._datapath.set_interface(number, adopt=number in self._adopting, **kernel_values(interface))
+
+    def _attach(self, number: int, interface: Interface, no_rules: str | None) -> None:
+        """`no_rules`: why its rules are not in force; it is not attached without any."""
         interface_id = interface.interface_id
         try:
-            self._datapath.set_interface(number, **kernel_values(interface))
+            if no_rules is not None and number not in self._judged:
+                raise LimitError(no_rules)
+            self._configure(number, interface)
             self._datapath.attach(interface.device, number)
-            state = State(interface_id, "attached", None, self._datapath.attach_mode)
+            state = State(interface_id, "attached", no_rules, self._datapath.attach_mode)
         except KernelError as error:
             state = State(interface_id, "absent" if error.errno == errno.ENODEV else "failed", str(error))
         except (VnotchError, ValueError) as error:
@@ -214,6 +291,16 @@ def kernel_values(interface: Interface) -> dict[str, Any]:
         "routers_v4": tuple((network.network_address + 1).packed for network in (*vpc_v4[:1], *subnet_v4[:1])),
         "router_v6": (subnet_v6[0].network_address + 1).packed if subnet_v6 else None,
     }
+
+
+def judged_by(interface: Interface) -> JudgedBy:
+    """What decides about its packets."""
+    return JudgedBy(
+        interface.group_ids,
+        interface.network_acl_id,
+        interface.subnet_cidrs,
+        interface.interface_type in ALWAYS_TRACKED_TYPES,
+    )
 
 
 def _networks(cidrs: Iterable[str]) -> tuple[list[IPv4Network], list[IPv6Network]]:

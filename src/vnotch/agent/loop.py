@@ -47,12 +47,15 @@ from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
 from vnotch.agent.tracks import Tracks
 from vnotch.capture.generations import Drain
+from vnotch.capture.policy import JudgedBy
+from vnotch.deciders import RuleNumbers
 from vnotch.deliver.spool import Spool
 from vnotch.errors import LimitError
 from vnotch.flow import Direction
 from vnotch.inventory import AgentConfiguration, FlowLog
 from vnotch.ledger import Ledger
 from vnotch.paths import NO_PEERS, Peers
+from vnotch.rules import RuleBook
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import MAX_FLOWS, tick_seconds
 
@@ -74,6 +77,7 @@ class Datapath(Protocol):
     taken_over: bool
 
     def set_interface(self, slot: int, **values: Any) -> None: ...
+    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
     def attach(self, device: str, slot: int) -> None: ...
     def detach(self, slot: int) -> None: ...
     def clear(self, slot: int) -> None: ...
@@ -166,7 +170,7 @@ class Capture:
         for flow_log in before.values():
             for interface_id in flow_log.interface_ids:
                 covering.setdefault(interface_id, []).append(flow_log.flow_log_id)
-        self.interfaces.apply(configuration.interfaces, covering, self._number + 1)
+        self.interfaces.apply(configuration.interfaces, covering, self._number + 1, configuration.rules)
         self._progress.flow_logs = wanted | self._departing(configuration, wanted)
         self._tracks.follow(self._progress.flow_logs.values(), self._number + 1)
         self._peers = Peers(configuration.peers)
@@ -199,6 +203,7 @@ class Capture:
 
         Raises KernelError where the datapath fails; nothing is lost by that, the next step takes the same packets.
         """
+        self.interfaces.end_adoptions()
         if self._uncommitted:
             # A drain that was begun before: its packets are older than this step.
             self._drain()

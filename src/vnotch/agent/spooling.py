@@ -59,7 +59,7 @@ def spooling_of(
     result = Spooling()
     by_slot = interfaces.by_slot
     for item in closed:
-        records = WindowRecords(item.window, by_slot, peers=peers, ranges=ranges)
+        records = WindowRecords(item.window, by_slot, interfaces.rule_names, peers=peers, ranges=ranges)
         sums = _Sums(item.window, by_slot)
         result.unclaimed_packets += records.unclaimed[0]
         for flow_log_id in item.flow_log_ids:

@@ -120,6 +120,11 @@ class Generations:
             self._meta["slots"] = count
             self._save()
 
+    def wait(self) -> None:
+        """Returns when every program that is running now has ended: putting the map in use in again waits for that."""
+        fd = self._maps.flows[int(self._meta["active"][0])]
+        libbpf.map_update(self._maps.active, ZERO, fd.to_bytes(4, "little"))
+
     # ---- Drain and commit ------------------------------------------------------------------------------------------
 
     def drain(self) -> Drain:

@@ -18,7 +18,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from vnotch.capture.generations import Drain, FlowMaps, Generations
 from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact
 from vnotch.capture.layout import (
     ALLOW_KEY,
+    CONNECTION,
+    CONNECTION_KEY,
     COUNTER,
     ENI,
     FLOW_KEY,
@@ -41,13 +43,19 @@ from vnotch.capture.layout import (
     SPILL,
 )
 from vnotch.capture.pins import PinFolder
+from vnotch.capture.policy import JudgedBy, Rules
 from vnotch.capture.ring import Ring
+from vnotch.deciders import RuleNumbers
 from vnotch.errors import HostError, InputError, KernelError, LimitError
 from vnotch.flow import Direction
+from vnotch.rules import RuleBook
 
 __all__ = ["Datapath", "Drain"]
 
 log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 65536
+"""Connections tracked at once, by default: 128 bytes each, allocated at once."""
 
 OBJECT = Path(__file__).parent / "native" / "vnotch.bpf.o"
 
@@ -60,6 +68,9 @@ PROGRAM_MAPS = (
     "lost",
     "counts",
     "fragments",
+    "connections",
+    "rules",
+    "policies",
     "flows_0",
     "flows_1",
     "active",
@@ -77,6 +88,9 @@ SIZES = {
     "lost": (4, COUNTER.itemsize),
     "counts": (4, 8),
     "fragments": (FRAGMENT_KEY.itemsize, FRAGMENT_VALUE.itemsize),
+    "connections": (CONNECTION_KEY.itemsize, CONNECTION.itemsize),
+    "rules": (4, layout.ARENA_WORDS * 8),
+    "policies": (4, 8),
     "flows_0": (FLOW_KEY.itemsize, FLOW_VALUE.itemsize),
     "flows_1": (FLOW_KEY.itemsize, FLOW_VALUE.itemsize),
     "losses_0": (4, COUNTER.itemsize),
@@ -126,6 +140,8 @@ class Datapath:
         self._attached: dict[int, _Attachment] = {}
         self._allow: dict[int, set[tuple[int, int]]] = {}
         self._ring: Ring | None = None
+        self._rules: Rules | None = None
+        self._memory: list[mmap.mmap] = []
         self._pins: PinFolder | None = None
         self._namespace = Namespace(netns)
 
@@ -137,13 +153,16 @@ class Datapath:
         pin_dir: Path | None = None,
         flows_per_map: int = 131072,
         ring_bytes: int = 1 << 20,
+        connections: int = CONNECTIONS_MAX,
         attach_mode: str = "auto",
+        test_clock: bool = False,
     ) -> Datapath:
         """Loads the programs and makes or takes over the maps; nothing is attached yet, except what a predecessor left.
 
         `netns`: a name of `ip netns` or a path; None is the caller's own. `pin_dir`: a folder on a bpffs, which is
         mounted there where it is missing. `attach_mode`: `tcx` (kernel 6.6), `clsact`, or `auto`: tcx where there is
-        one. Maps that are taken over keep the sizes they have.
+        one. Maps that are taken over keep the sizes they have. `connections`: how many are tracked at once, on all
+        interfaces. `test_clock`: time is the packets' tstamp, for BPF_PROG_TEST_RUN.
 
         Raises HostError (KernelError) with a remedy where this machine cannot do it, InputError for a bad argument.
         """
@@ -158,7 +177,7 @@ class Datapath:
         try:
             if pin_dir is not None:
                 self._pins = PinFolder(pin_dir)
-            self._open(flows_per_map, ring_bytes, attach_mode)
+            self._open(flows_per_map, ring_bytes, connections, attach_mode, test_clock)
         except BaseException:
             self._close_all()
             if self._pins is not None and not self._pins.names():
@@ -166,9 +185,9 @@ class Datapath:
             raise
         return self
 
-    def _open(self, flows_per_map: int, ring_bytes: int, attach_mode: str) -> None:
+    def _open(self, flows_per_map: int, ring_bytes: int, connections: int, attach_mode: str, test_clock: bool) -> None:
         self.taken_over = self._find_pins()
-        self._load(flows_per_map, ring_bytes)
+        self._load(flows_per_map, ring_bytes, connections, test_clock)
         if not self.taken_over:
             for parity in range(2):
                 self._fds[f"losses_{parity}"] = _array(f"losses_{parity}", COUNTER, MAX_SLOTS * 2)
@@ -187,6 +206,7 @@ class Datapath:
             lost=self._fds["lost"],
         )
         self._generations = Generations(maps, self._ring)
+        self._rules = Rules(self._map_words("rules"), self._map_words("policies"), self._generations.wait)
         if self.taken_over:
             self._generations.resume()
             self._read_allowed()
@@ -226,7 +246,7 @@ class Datapath:
             self._fds[name] = fd
         return True
 
-    def _load(self, flows_per_map: int, ring_bytes: int) -> None:
+    def _load(self, flows_per_map: int, ring_bytes: int, connections: int, test_clock: bool) -> None:
         if not OBJECT.exists():
             raise HostError(f"{OBJECT} is missing", "build it: python hatch_build.py")
         loaded = libbpf.Object(OBJECT)
@@ -238,10 +258,15 @@ class Datapath:
                 loaded.set_max_entries("flows_0", flows_per_map)
                 loaded.set_max_entries("flows_1", flows_per_map)
                 loaded.set_max_entries("ring", ring_bytes)
+                loaded.set_max_entries("connections", connections)
+            if test_clock:
+                loaded.set_constants((1).to_bytes(4, "little"))
             loaded.load()
             if not self.taken_over:
                 self._fds.update({name: loaded.map_fd(name) for name in PROGRAM_MAPS})
-            self._programs = [loaded.program_fd(program) for _, program, _ in HOOKS]
+            self._programs = [
+                loaded.program_fd(program) for program in (*(program for _, program, _ in HOOKS), "vnotch_sweep")
+            ]
         finally:
             loaded.close()
 
@@ -267,6 +292,13 @@ class Datapath:
                 self._unhook(slot, names[mode])
         self._generations.set_origin(netns, MODES[wanted])
 
+    def _map_words(self, name: str) -> Any:
+        """A map's memory as 64-bit words: what is stored there, programs see at once."""
+        info = libbpf.map_info(self._fds[name])
+        memory = mmap.mmap(self._fds[name], info.value_size * info.max_entries)
+        self._memory.append(memory)
+        return np.frombuffer(memory, np.uint64)
+
     # ---- Interfaces ------------------------------------------------------------------------------------------------
 
     def set_interface(
@@ -274,6 +306,7 @@ class Datapath:
         slot: int,
         *,
         enforce: bool = False,
+        adopt: bool = False,
         allow: Iterable[tuple[int, int]] | None = None,
         dns_v4: bytes | None = None,
         routers_v4: Iterable[bytes] = (),
@@ -297,7 +330,9 @@ class Datapath:
             if not (0 <= protocol <= 255 and 0 <= port <= 65535):
                 raise InputError(f"slot {slot}: protocol {protocol} port {port} is out of range")
         eni = np.zeros(1, ENI)
-        eni["flags"] = (layout.ENI_ENFORCE if enforce else 0) | (layout.ENI_ALLOW_LIST if allow is not None else 0)
+        eni["flags"] = layout.ENI_ENFORCE if enforce else 0
+        eni["flags"] |= layout.ENI_ADOPT if adopt else 0
+        eni["flags"] |= layout.ENI_ALLOW_LIST if allow is not None else 0
         eni["dns_v4"] = np.void(dns_v4 or bytes(4))
         for place, address in enumerate(routers):
             eni["router_v4"][0][place] = np.void(address)
@@ -326,6 +361,26 @@ class Datapath:
         count = libbpf.lookup_batch(self._fds["allowed"], keys, values)
         for key in keys[:count]:
             self._allow.setdefault(int(key["slot"]), set()).add((int(key["proto"]), int(key["port"])))
+
+    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]:
+        """The rules by which the packets of these slots are judged from now on; those of other slots stay.
+
+        Each slot changes at once, between two packets; returns those that changed. `numbers` gives and keeps numbers
+        by which flows name rules.
+        Raises LimitError, InputError; then nothing has changed.
+        """
+        for slot in judged:
+            _check_slot(slot)
+        with self._lock:
+            assert self._rules
+            return self._rules.apply(book, judged, numbers)
+
+    def rule_numbers(self) -> set[int]:
+        """Numbers that packets may still be given: of the rules in force and of connections."""
+        with self._lock:
+            assert self._rules
+            _, connections = self._read_connections()
+            return self._rules.in_force() | set(connections["rule"].tolist())
 
     def attach(self, device: str, slot: int) -> None:
         """Captures `device` under `slot`, at both hooks, before all other programs there. Attaching again what is
@@ -360,11 +415,11 @@ class Datapath:
     def _hook(self, attachment: _Attachment, slot: int) -> None:
         device, index = attachment.device, attachment.index
         if self.attach_mode == "clsact":
-            attachment.made_qdisc = self._namespace.run(attach_clsact, index, *self._programs)
+            attachment.made_qdisc = self._namespace.run(attach_clsact, index, *self._programs[:2])
             return
         # Filters that a process left behind when it was killed would count into maps that nobody reads, or drop.
         self._namespace.run(detach_clsact, index, False)
-        for (name, _, attach_type), program in zip(HOOKS, self._programs, strict=True):
+        for (name, _, attach_type), program in zip(HOOKS, self._programs[:2], strict=True):
             pin = f"link_{slot}_{name}"
             fd = self._pins.get(pin) if self._pins else None
             if fd is not None:
@@ -454,6 +509,9 @@ class Datapath:
         with self._lock:
             drain = self._generations.drain()
             self._sweep_fragments()
+            self.sweep_connections()
+            assert self._rules
+            self._rules.collect()
             return drain
 
     def commit(self, generation: int) -> None:
@@ -461,6 +519,29 @@ class Datapath:
         does nothing."""
         with self._lock:
             self._generations.commit(generation)
+
+    def sweep_connections(self, now_ns: int = 0) -> None:
+        """Removes connections that are over. `now_ns` counts with the test clock alone."""
+        context = bytearray(192)
+        context[152:160] = now_ns.to_bytes(8, "little")  # struct __sk_buff: tstamp
+        libbpf.run_program(self._programs[2], bytes(64), bytes(context))
+
+    def _read_connections(self) -> tuple[Any, Any]:
+        room = libbpf.map_info(self._fds["connections"]).max_entries
+        keys, values = np.empty(room, CONNECTION_KEY), np.empty(room, CONNECTION)
+        count = libbpf.lookup_batch(self._fds["connections"], keys, values)
+        return keys[:count], values[:count]
+
+    def connections(self) -> int:
+        """How many are in the table, those that are over and not swept included."""
+        with self._lock:
+            return len(self._read_connections()[0])
+
+    def _forget_connections(self, slot: int) -> None:
+        keys, _ = self._read_connections()
+        old = np.ascontiguousarray(keys[keys["slot"] == slot])
+        if len(old):
+            libbpf.delete_batch(self._fds["connections"], old)
 
     def _sweep_fragments(self) -> None:
         room = libbpf.map_info(self._fds["fragments"]).max_entries
@@ -493,13 +574,16 @@ class Datapath:
         with self._lock:
             assert slot not in self._attached, f"slot {slot} is attached"
             self.set_interface(slot)
+            assert self._rules
+            self._rules.clear(slot)
+            self._forget_connections(slot)
             zero = bytes(COUNTER.itemsize * libbpf.possible_cpus())
             for direction in Direction:
                 libbpf.map_update(self._fds["seen"], (slot * 2 + int(direction)).to_bytes(4, "little"), zero)
 
     def counts(self) -> dict[str, int]:
         """Counters of no ENI since the maps were made: packets of interfaces without a slot (passed, not captured),
-        first fragments that found no room, packets that went through the ring buffer."""
+        first fragments that found no room, packets that went through the ring buffer, connections that found none."""
         with self._lock:
             keys = np.empty(len(layout.COUNTS), np.uint32)
             values = np.empty((len(layout.COUNTS), libbpf.possible_cpus()), np.uint64)
@@ -532,6 +616,10 @@ class Datapath:
                 os.close(fd)
         if self._ring is not None:
             self._ring.close()
+        self._rules = None  # and with it the views of the memory
+        for memory in self._memory:
+            memory.close()
+        self._memory = []
         for fd in (*self._fds.values(), *self._programs):
             os.close(fd)
         self._fds, self._programs, self._attached, self._ring = {}, [], {}, None

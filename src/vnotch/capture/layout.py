@@ -18,7 +18,7 @@ from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Ou
 
 Array = npt.NDArray[Any]
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """vnotch.h: LAYOUT_VERSION."""
 
 MAX_SLOTS = 4096
@@ -77,6 +77,7 @@ ENI = np.dtype(
 
 ENI_ENFORCE = 1
 ENI_ALLOW_LIST = 2
+ENI_ADOPT = 4
 
 ALLOW_KEY = np.dtype([("slot", "<u2"), ("port", "<u2"), ("proto", "u1"), ("pad", "V3")])
 """struct allow_key."""
@@ -87,9 +88,51 @@ FRAGMENT_KEY = np.dtype(
 """struct fragment_key."""
 
 FRAGMENT_VALUE = np.dtype(
-    [("ns", "<u8"), ("sport", "<u2"), ("dport", "<u2"), ("proto", "u1"), ("outcome", "u1"), ("pad", "V2")],
+    [
+        ("ns", "<u8"),
+        ("sport", "<u2"),
+        ("dport", "<u2"),
+        ("proto", "u1"),
+        ("outcome", "u1"),
+        ("exclusion", "u1"),
+        ("pad", "u1"),
+        ("rule", "<u4"),
+        ("pad2", "<u4"),
+    ],
 )
 """struct fragment_value."""
+
+CONNECTION_KEY = np.dtype(
+    [
+        ("local", "V16"),
+        ("remote", "V16"),
+        ("local_port", "<u2"),
+        ("remote_port", "<u2"),
+        ("slot", "<u2"),
+        ("proto", "u1"),
+        ("v6", "u1"),
+    ],
+)
+"""struct connection_key."""
+
+CONNECTION = np.dtype(
+    {
+        "names": ["last_ns", "rule", "state", "opened_by", "acl_generation", "acl_rule"],
+        "formats": ["<u8", "<u4", "u1", "u1", ("<u4", (2,)), ("<u4", (2,))],
+        "offsets": [0, 8, 12, 13, 16, 24],
+        "itemsize": 40,
+    }
+)
+"""struct connection."""
+
+ARENA_WORDS = 1 << 20
+"""vnotch.h: ARENA_WORDS, of 64 bits."""
+POLICY_GROUPS, POLICY_ACL, POLICY_TRACK_ALWAYS = 1, 2, 4
+TABLE_TCP_V4, TABLE_TCP_V6, TABLE_UDP_V4, TABLE_UDP_V6 = 1, 2, 4, 8
+SERVICE_OPEN_V4, SERVICE_OPEN_V6 = 1, 2
+SERVICE_PORTLESS = 0x1000000
+RULE_ALLOW = 1
+BITMAP_WORDS = 16
 
 COUNTER = np.dtype([("packets", "<u8"), ("bytes", "<u8")])
 """struct counter."""
@@ -97,7 +140,7 @@ COUNTER = np.dtype([("packets", "<u8"), ("bytes", "<u8")])
 FRAGMENT_NS = 30_000_000_000
 """vnotch.h: FRAGMENT_NS."""
 
-COUNTS = ("unknown_interface", "fragments_full", "spilled")
+COUNTS = ("unknown_interface", "fragments_full", "spilled", "connections_full")
 """COUNT_*, in order."""
 
 META = np.dtype(
@@ -137,7 +180,8 @@ for _size, _type in (
 ):
     assert _type.itemsize == _size, _type
 assert FRAGMENT_KEY.itemsize == 40
-assert FRAGMENT_VALUE.itemsize == 16
+assert FRAGMENT_VALUE.itemsize == 24
+assert (CONNECTION_KEY.itemsize, CONNECTION.itemsize) == (40, 40)
 assert (int(Direction.INGRESS), int(Direction.EGRESS)) == (0, 1)
 assert (int(Outcome.ACCEPT), int(Outcome.REJECT), int(Outcome.EXCLUDED)) == (0, 1, 2)
 assert [int(e) for e in Exclusion] == list(range(1, 12)), "vnotch.h: EXCL_*"

@@ -185,6 +185,11 @@ class Object:
         """Let the programs use the existing map `fd` (which stays the caller's to close) in place of their own."""
         check(self._lib.bpf_map__reuse_fd(self._map(name), fd), f"taking over map {name}")
 
+    def set_constants(self, values: bytes) -> None:
+        """The program's .rodata section."""
+        result = self._lib.bpf_map__set_initial_value(self._map(".rodata"), values, ctypes.c_size_t(len(values)))
+        check(result, "setting .rodata")
+
     def load(self) -> None:
         """Raises HostError with the end of the verifier's log, KernelError for everything else."""
         _log.clear()

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ALLOW_LIST, FLOW_KEY, FLOW_TOTAL, Array
+from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ADOPT, ENI_ALLOW_LIST, FLOW_KEY, FLOW_TOTAL, Array
 from vnotch.errors import HostError, InputError
 from vnotch.flow import Exclusion
 
 LIBRARY = Path(__file__).parent / "native" / "libvnotch.so"
 
-ABI = 1
+ABI = 2
 """bpf/pcap.c: CAPTURE_ABI. Raised by one with every change of a struct or a function that crosses this border."""
 
 READ_MORE, READ_INTERFACE, READ_DAMAGED, CAPTURE_TICK, CAPTURE_FULL, CAPTURE_DRAINED = 0, 2, 3, 4, 5, 6
@@ -53,6 +53,7 @@ class Report(ctypes.Structure):
         ("untimed", ctypes.c_uint64),
         ("cut", ctypes.c_uint64),
         ("fragments_full", ctypes.c_uint64),
+        ("connections_full", ctypes.c_uint64),
         ("tick_start_ns", ctypes.c_uint64),
         ("tick_open", ctypes.c_uint64),
         ("flows", ctypes.c_void_p),
@@ -86,6 +87,15 @@ class _Parsed(ctypes.Structure):
         ("opens", ctypes.c_uint8),
         ("fragment", ctypes.c_uint8),
         ("fragment_proto", ctypes.c_uint8),
+        ("tcp_raw", ctypes.c_uint8),
+        ("icmp", ctypes.c_uint8),
+        ("icmp_type", ctypes.c_uint8),
+        ("icmp_code", ctypes.c_uint8),
+        ("icmp_id", ctypes.c_uint16),
+        ("icmp_kind", ctypes.c_uint8),
+        ("pad", ctypes.c_uint8),
+        ("icmp_at", ctypes.c_uint32),
+        ("icmp_end", ctypes.c_uint32),
     )
 
 
@@ -116,7 +126,8 @@ def load() -> ctypes.CDLL:
         raise HostError("the native library is of another version than vnotch", remedy)
     pointer, u8, u16, u32, u64 = ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
     signatures: dict[str, tuple[object, list[object]]] = {
-        "capture_open": (pointer, [u64, u32, u64, u32]),
+        "capture_open": (pointer, [u64, u32, u64, u32, u32]),
+        "capture_set_rules": (None, [pointer, pointer, pointer]),
         "capture_close": (None, [pointer]),
         "capture_read": (u32, [pointer, pointer, u64]),
         "capture_begin_tick": (None, [pointer]),
@@ -145,6 +156,7 @@ class SlotPolicy:
 
     `dns_ipv4` is the VPC's base + 2; `routers_ipv4` up to two reserved router addresses (base + 1 of VPC and subnet);
     `router_ipv6` the subnet's ::1. `allow` is the static port list as (protocol number, port), None: all is let in.
+    `adopt`: connections from before the capture are taken over (verdict.py).
     `local` are the ENI's own addresses, or networks, by which the direction is told where a capture does not say it.
     """
 
@@ -153,11 +165,12 @@ class SlotPolicy:
     router_ipv6: str | None = None
     allow: tuple[tuple[int, int], ...] | None = None
     local: tuple[str, ...] = ()
+    adopt: bool = False
 
     def eni(self) -> Array:
         """One layout.ENI. Raises InputError where an address is none."""
         eni = np.zeros(1, ENI)
-        eni["flags"] = 0 if self.allow is None else ENI_ALLOW_LIST
+        eni["flags"] = (0 if self.allow is None else ENI_ALLOW_LIST) | (ENI_ADOPT if self.adopt else 0)
         if len(self.routers_ipv4) > 2:
             raise InputError(f"{len(self.routers_ipv4)} router addresses, an ENI has at most two")
         try:

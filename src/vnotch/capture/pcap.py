@@ -25,6 +25,7 @@ import pyarrow as pa
 from vnotch.capture import library
 from vnotch.capture.layout import MAX_SLOTS, Array, total_table
 from vnotch.capture.library import FLOW, SlotPolicy
+from vnotch.capture.policy import OfflineRules
 from vnotch.errors import HostError, InputError
 from vnotch.flow import LOSS_SCHEMA, Direction
 
@@ -44,6 +45,7 @@ MAX_BUFFER_BYTES = (16 << 20) + 64
 """A block that has to be seen whole, at its longest (bpf/capture_file.h: MAX_BLOCK), and what may precede it."""
 
 MAX_FLOWS = 1 << 20
+CONNECTIONS_MAX = 1 << 18
 MAX_TICK_SECONDS = 86400
 
 
@@ -79,6 +81,7 @@ class CaptureSummary:
     blocks_skipped: int  # pcapng blocks that hold no packets
     fragments_untracked: int  # first fragments for which there was no room; the later ones have ports 0
     truncated_at: int | None  # the byte at which the file is damaged or cut, None if it is whole
+    connections_refused: int = 0  # for which the table had no room
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ def read_capture(
     *,
     inside: bool = False,
     max_flows: int = MAX_FLOWS,
+    rules: OfflineRules | None = None,
+    connections: int = CONNECTIONS_MAX,
 ) -> Iterator[CaptureDrain]:
     """Read a pcap or pcapng file, plain or gzip; one drain for each tick in which there were packets, in order.
 
@@ -116,7 +121,8 @@ def read_capture(
     `local` addresses of their slot's policy, else ingress.
 
     The last drain has the summary; a capture without packets gives one drain with start_s 0. `max_flows` is how many
-    flows are held at once (88 bytes and up to 32 of index each).
+    flows are held at once (88 bytes and up to 32 of index each). `rules` are the security groups and network ACLs by
+    which packets are judged, by slot; `connections` is how many can be tracked at once (92 bytes each).
 
     Raises InputError, naming file and byte, for what is no capture, has an unknown link type, or is damaged; the drains
     before it stand, and the last has `summary.truncated_at`. HostError: no native library, no memory, or a read failed.
@@ -126,7 +132,7 @@ def read_capture(
     if not 1 <= max_flows <= 1 << 26:
         raise InputError(f"room for {max_flows} flows, 1 to {1 << 26} are possible")
     with _open(Path(path)) as source:
-        reading = _Reading(Path(path), source, tick_seconds, policies or {}, inside, max_flows)
+        reading = _Reading(Path(path), source, tick_seconds, policies or {}, inside, max_flows, rules, connections)
         try:
             yield from reading.drains()
         finally:
@@ -158,14 +164,19 @@ class _Reading:
     policies: Policies
     inside: bool
     max_flows: int
+    rules: OfflineRules | None
+    connections: int
     interfaces: list[CaptureInterface] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.lib = library.load()
         seed = int.from_bytes(os.urandom(8), "little")
-        self.handle = self.lib.capture_open(self.tick_seconds * 1_000_000_000, self.max_flows, seed, int(self.inside))
+        tick_ns = self.tick_seconds * 1_000_000_000
+        self.handle = self.lib.capture_open(tick_ns, self.max_flows, seed, int(self.inside), self.connections)
         if not self.handle:
             raise HostError("no memory to read a capture")
+        if self.rules is not None:
+            self.lib.capture_set_rules(self.handle, self.rules.words.ctypes.data, self.rules.policies.ctypes.data)
         self.report = library.Report()
         self.buffer = np.empty(BUFFER_BYTES, np.uint8)
         self.start = self.end = 0  # what the library has not taken yet, within the buffer
@@ -300,4 +311,5 @@ class _Reading:
             blocks_skipped=report.blocks_skipped,
             fragments_untracked=report.fragments_full,
             truncated_at=truncated_at,
+            connections_refused=report.connections_full,
         )

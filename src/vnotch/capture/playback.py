@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,11 @@ import pyarrow.compute as pc
 from vnotch.capture.kernel import Drain
 from vnotch.capture.library import SlotPolicy
 from vnotch.capture.pcap import CaptureInterface, read_capture
+from vnotch.capture.policy import JudgedBy, OfflineRules
+from vnotch.deciders import RuleNumbers
 from vnotch.errors import InputError, KernelError
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA
+from vnotch.rules import RuleBook
 
 STEP_SECONDS = 1
 """The grain in which a file is played: flows are counted for each second of it."""
@@ -52,6 +55,7 @@ class Playback:
         self._slots: dict[int, int] = {}  # the file's slot -> the agent's
         self._attached: dict[int, str] = {}  # the agent's slot -> device
         self._configured: dict[int, SlotPolicy] = {}
+        self._rules: tuple[RuleBook, dict[int, JudgedBy], RuleNumbers] | None = None
         self._seconds: list[_Second] | None = None
         self._begun_ns = 0
         self._first_ns = 0
@@ -75,18 +79,24 @@ class Playback:
         slot: int,
         *,
         enforce: bool = False,
+        adopt: bool = False,
         allow: Iterable[tuple[int, int]] | None = None,
         dns_v4: bytes | None = None,
         routers_v4: Iterable[bytes] = (),
         router_v6: bytes | None = None,
     ) -> None:
-        """As Datapath.set_interface; `enforce` has no meaning, what is in a file has happened."""
+        """As Datapath.set_interface; `enforce` and `adopt` have no meaning: what is in a file has happened."""
         self._configured[slot] = SlotPolicy(
             dns_ipv4=socket.inet_ntoa(dns_v4) if dns_v4 else None,
             routers_ipv4=tuple(socket.inet_ntoa(router) for router in routers_v4),
             router_ipv6=socket.inet_ntop(socket.AF_INET6, router_v6) if router_v6 else None,
             allow=None if allow is None else tuple(allow),
         )
+
+    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]:
+        """As Datapath.set_rules; the rules of the moment at which the play begins judge the whole file."""
+        self._rules = book, dict(judged), numbers
+        return set()
 
     def attach(self, device: str, slot: int) -> None:
         """Raises KernelError (no such device) where the file has no interface of that name."""
@@ -111,7 +121,12 @@ class Playback:
         def policy(interface: CaptureInterface) -> SlotPolicy:
             return self._policies[interface.name]
 
-        drains = read_capture(self._path, tick_seconds=STEP_SECONDS, policies=policy)
+        rules = OfflineRules()
+        if self._rules is not None:
+            book, judged, numbers = self._rules
+            files = {place: judged[slot] for place, slot in self._slots.items() if slot in judged}
+            rules.apply(book, files, numbers)
+        drains = read_capture(self._path, tick_seconds=STEP_SECONDS, policies=policy, rules=rules)
         self._seconds = [
             _Second(drain.start_s * 1_000_000_000, drain.flows, _totals(drain.flows))
             for drain in drains
