@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vnotch import deciders
 from vnotch.capture import layout
 from vnotch.capture.layout import flow_table, loss_table, spill_table, total_table
+from vnotch.connections import TcpState, UdpState
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Outcome
 
 BPF = Path(__file__).resolve().parents[2] / "bpf"
@@ -23,6 +25,8 @@ STRUCTS = {
     "allow_key": layout.ALLOW_KEY,
     "fragment_key": layout.FRAGMENT_KEY,
     "fragment_value": layout.FRAGMENT_VALUE,
+    "connection_key": layout.CONNECTION_KEY,
+    "connection": layout.CONNECTION,
     "counter": layout.COUNTER,
 }
 
@@ -34,6 +38,18 @@ CONSTANTS = {
     "FRAGMENT_NS": layout.FRAGMENT_NS,
     "ENI_ENFORCE": layout.ENI_ENFORCE,
     "ENI_ALLOW_LIST": layout.ENI_ALLOW_LIST,
+    "ENI_ADOPT": layout.ENI_ADOPT,
+    "ARENA_WORDS": layout.ARENA_WORDS,
+    "BITMAP_WORDS": layout.BITMAP_WORDS,
+    "RULE_ALLOW": layout.RULE_ALLOW,
+    "SERVICE_PORTLESS": layout.SERVICE_PORTLESS,
+    "COUNT_CONNECTIONS_FULL": layout.COUNTS.index("connections_full"),
+    "RULE_DEFAULT": deciders.DEFAULT_NUMBER,
+    "RULE_TABLE_FULL": deciders.TABLE_FULL_NUMBER,
+    "RULE_TRACKED": deciders.TRACKED_BIT,
+    **{name: getattr(layout, name) for name in dir(layout) if name.startswith(("POLICY_", "TABLE_", "SERVICE_OPEN_"))},
+    **{f"TCP_{state.name}": int(state) for state in TcpState},
+    "UDP_STREAM": int(UdpState.STREAM),
     "COUNTS": len(layout.COUNTS),
     "COUNT_UNKNOWN_INTERFACE": layout.COUNTS.index("unknown_interface"),
     "COUNT_FRAGMENTS_FULL": layout.COUNTS.index("fragments_full"),
