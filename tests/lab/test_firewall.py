@@ -283,18 +283,6 @@ def _words(rule: GroupRule) -> tuple[int, int, str | None]:
     return rule.traffic.protocol, rule.traffic.low, rule.cidr or rule.group or rule.prefix_list
 
 
-def test_the_allow_lists_of_the_mock_environment_have_the_ports_of_its_groups(mock: Topology) -> None:
-    rules = {group.name: group.rules for group in mock.security_groups}
-    for eni in mock.enis:
-        if eni.kind != "nat_gateway":
-            opened = {
-                (rule.traffic.protocol, max(rule.traffic.low, 0))
-                for name in eni.security_groups
-                for rule in rules[name]
-            }
-            assert set(eni.allow or ()) == opened, eni.name
-
-
 def test_one_visitors_pings_come_in_and_are_not_answered(mock: Topology) -> None:
     """The documented pair: a ping accepted in, its reply rejected by the network ACL (VPC user guide, flow log record
     examples, "Security group and network ACL rules")."""

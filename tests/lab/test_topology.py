@@ -36,7 +36,6 @@ ipv6 = "fd00:1:2:3000::10"
 public_address = "203.0.113.10"
 services = ["http"]
 calls = "app"
-allow = ["tcp/80", "udp/53", "icmp", "icmpv6"]
 enforce = true
 
 [[instance]]
@@ -81,13 +80,11 @@ def test_the_values_of_a_right_file() -> None:
     web = topology.eni("web")
     assert (web.address, web.ipv6) == (IPv4Address("10.0.0.10"), IPv6Address("fd00:1:2:3000::10"))
     assert web.public_address == IPv4Address("203.0.113.10")
-    assert web.allow == ((6, 80), (17, 53), (1, 0), (58, 0))
     assert web.enforce
     assert web.device == "vn-web"
-    assert topology.eni("app").allow is None
     assert not topology.eni("app").enforce
     nat = topology.eni("nat")
-    assert (nat.kind, nat.allow) == ("nat_gateway", None)
+    assert nat.kind == "nat_gateway"
     assert topology.vpc.resolver == IPv4Address("10.0.0.2")
     assert topology.subnet("private").router == IPv4Address("10.0.1.1")
     assert topology.subnet("public").router_ipv6 == IPv6Address("fd00:1:2:3000::1")
@@ -104,11 +101,13 @@ def test_the_mock_environment_is_what_its_readers_are_told() -> None:
         "nat": "nat_gateway",
     }
     assert topology.eni("database").description == "RDSNetworkInterface"
-    allowed = {eni.name: eni.allow and [port for protocol, port in eni.allow if protocol == 6] for eni in topology.enis}
-    assert allowed["web"] == [80, 443]
-    assert allowed["bastion"] == [22]
-    assert allowed["app"] == [8080, 22]
-    assert allowed["database"] == [3306]
+    stranger, visitor = (topology.with_role(role)[0].address for role in ("scanner", "visitor"))
+    open_to = {
+        eni.name: (topology.lets_in(eni, stranger, 6), topology.lets_in(eni, visitor, 6)) for eni in topology.enis
+    }
+    assert open_to["web"] == ({80, 443}, {80, 443})
+    assert open_to["bastion"] == (set(), {22})
+    assert open_to["app"] == open_to["database"] == (set(), set())
     assert [host.role for host in topology.outside].count("visitor") == 2
     assert {"site", "scanner"} <= {host.role for host in topology.outside}
 
@@ -247,10 +246,6 @@ def test_the_mock_environment_is_what_its_readers_are_told() -> None:
             "NAT gateway",
             id="no-such-nat",
         ),
-        pytest.param('"tcp/80", ', '"tcp/70000", ', "bad port 'tcp/70000'", "1 to 65535", id="port-too-large"),
-        pytest.param('"tcp/80", ', '"tcp/0", ', "bad port 'tcp/0'", "1 to 65535", id="port-zero"),
-        pytest.param('"tcp/80", ', '"http", ', "bad port 'http'", "tcp/PORT", id="port-by-name"),
-        pytest.param('"tcp/80", ', '"sctp/80", ', "bad port 'sctp/80'", "tcp/PORT", id="port-protocol"),
         pytest.param(
             'services = ["http"]', 'services = ["gopher"]', "unknown service 'gopher'", "mysql", id="unknown-service"
         ),

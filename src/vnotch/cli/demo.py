@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from rich import box
 from rich.live import Live
@@ -39,10 +40,10 @@ from vnotch.config import ENDPOINT_HOST, Folders
 from vnotch.errors import HostError
 from vnotch.fields import DEFAULT_FORMAT
 from vnotch.lab.control import GROUP_ALL, GROUP_REJECT, ControlPlane
-from vnotch.lab.topology import Eni
+from vnotch.lab.topology import Eni, Topology
 from vnotch.lab.topology_file import load_topology
 
-TCP = 6
+TCP, SSH = 6, 22
 _PROTOCOLS = {1: "icmp", TCP: "tcp", 17: "udp", 58: "icmpv6"}
 TRAFFIC_RATE = 6
 """Actions a second: real traffic, but a person should be able to follow the records."""
@@ -189,7 +190,7 @@ class Demo:
         for column in ("who", "interface", "subnet", "address", "lets in"):
             table.add_column(column)
         for eni in self.topology.enis:
-            table.add_row(eni.name, ids.get(eni.name, ""), eni.subnet, str(eni.address), _lets_in(eni))
+            table.add_row(eni.name, ids.get(eni.name, ""), eni.subnet, str(eni.address), _lets_in(self.topology, eni))
         out.print()
         out.print(table)
 
@@ -273,6 +274,8 @@ class Demo:
         self.failures += wrong
         if self.live:
             self._judge_scan()
+        self._show_pair()
+        self._explain_reject()
         for action in ("ACCEPT", "REJECT"):
             if not self.tally.records[action]:
                 self.failures.append(f"no {action} record was read")
@@ -292,10 +295,36 @@ class Demo:
             f"The port scan tried {probed} ports from outside: {arrived} probes arrived, at ports that are let in;\n"
             f"{probed - arrived} were rejected at the interface and never arrived."
         )
+        scanners = self.topology.with_role("scanner")
         for eni in self.topology.enis:
-            let_in = {port for protocol, port in eni.allow or () if protocol == TCP}
+            let_in = {port for host in scanners for port in self.topology.lets_in(eni, host.address, TCP)}
             for port in sorted(set(report["arrived"].get(eni.name, ())) - let_in):
                 self.failures.append(f"a probe of port {port} arrived at {eni.name}, which does not let it in")
+
+    def _show_pair(self) -> None:
+        """The pair of AWS's documentation: a ping that the security group lets in, its reply rejected by the ACL."""
+        pair = self.tally.rejected_reply()
+        if pair is None:
+            self.failures.append("no ping was seen whose reply the network ACL rejects")
+            return
+        out.print("\nA ping that the security group lets in; its reply, which the stateless network ACL rejects:")
+        for line in pair:
+            out.print(record_text(line))
+
+    def _explain_reject(self) -> None:
+        """Why the scanner does not reach a port, in words."""
+        scanner = self.topology.with_role("scanner")[0].address
+        closed = next(
+            eni
+            for eni in self.topology.of_kind("instance")
+            if eni.public_address and SSH not in self.topology.lets_in(eni, scanner, TCP)
+        )
+        query = urlencode({"source": str(scanner), "destination": str(closed.address), "port": SSH})
+        found = self.endpoint.request("GET", f"/vnotch/v1/explanation?{query}")
+        out.print(f"\nWhy a packet was rejected: [bold]vnotch explain {scanner} {closed.address} {SSH}[/]")
+        out.print(Text(found["text"]))
+        if found["outcome"] != "REJECT":
+            self.failures.append("the explanation says that the scanner is let in")
 
     def _names(self) -> dict[str, str]:
         """Names for people, as the topology has them, by address and by interface id."""
@@ -385,9 +414,12 @@ class Demo:
             raise HostError(said[-1].removeprefix("vnotch: ") if said else f"vnotch {' '.join(arguments[:2])} failed")
 
 
-def _lets_in(eni: Eni) -> str:
-    """The ports of an interface's allow list, for people."""
-    if eni.allow is None:
-        return "everything"
-    words = [_PROTOCOLS.get(protocol, str(protocol)) + (f"/{port}" if port else "") for protocol, port in eni.allow]
-    return " ".join(words) or "nothing"
+def _lets_in(topology: Topology, eni: Eni) -> str:
+    """What an interface's security groups let in, for people."""
+    if eni.kind == "nat_gateway":
+        return "answers (it has no security group)"
+    words = []
+    for rule in topology.inbound_rules(eni):
+        name = _PROTOCOLS.get(rule.traffic.protocol, str(rule.traffic.protocol))
+        words.append(name + (f"/{rule.traffic.low}" if rule.traffic.low > 0 else ""))
+    return " ".join(dict.fromkeys(words)) or "nothing"

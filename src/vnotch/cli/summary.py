@@ -18,9 +18,13 @@ from vnotch.cli.terminal import STYLES
 from vnotch.fields import DEFAULT_FORMAT
 
 _NAMES = DEFAULT_FORMAT.replace("${", "").replace("}", "").split(" ")
-_INTERFACE, _SOURCE, _PACKETS, _BYTES, _ACTION, _STATUS = (
-    _NAMES.index(name) for name in ("interface-id", "srcaddr", "packets", "bytes", "action", "log-status")
+_INTERFACE, _SOURCE, _DESTINATION, _PROTOCOL, _PACKETS, _BYTES, _ACTION, _STATUS = (
+    _NAMES.index(name)
+    for name in ("interface-id", "srcaddr", "dstaddr", "protocol", "packets", "bytes", "action", "log-status")
 )
+
+ICMP = "1"
+PINGS_MAX = 1000
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Tally:
     bytes_by_source: Counter[str] = field(default_factory=Counter)
     packets_by_source: Counter[str] = field(default_factory=Counter)
     rejects_by_source: Counter[str] = field(default_factory=Counter)
+    pings: list[str] = field(default_factory=list)  # the first PINGS_MAX lines of ICMP
 
     def add(self, line: str) -> None:
         words = line.split(" ")
@@ -39,12 +44,25 @@ class Tally:
             self.records[words[_STATUS]] += 1
             return
         packets, source = int(words[_PACKETS]), words[_SOURCE]
+        if words[_PROTOCOL] == ICMP and len(self.pings) < PINGS_MAX:
+            self.pings.append(line)
         self.records[words[_ACTION]] += 1
         self.packets[words[_INTERFACE]] += packets
         self.bytes_by_source[source] += int(words[_BYTES])
         self.packets_by_source[source] += packets
         if words[_ACTION] == "REJECT":
             self.rejects_by_source[source] += packets
+
+    def rejected_reply(self) -> tuple[str, str] | None:
+        """Two records: an accepted ping and the rejected reply to it, as the same interface saw them."""
+        for reply in self.pings:
+            words = reply.split(" ")
+            for request in self.pings if words[_ACTION] == "REJECT" else ():
+                asked = request.split(" ")
+                ends = asked[_DESTINATION], asked[_SOURCE], asked[_INTERFACE]
+                if asked[_ACTION] == "ACCEPT" and ends == (words[_SOURCE], words[_DESTINATION], words[_INTERFACE]):
+                    return request, reply
+        return None
 
 
 @dataclass

@@ -37,7 +37,7 @@ _TIMEOUT_SECONDS = 10
 DETAIL_FORMAT = (
     "${version} ${account-id} ${vpc-id} ${subnet-id} ${instance-id} ${interface-id} ${az-id} ${type} ${srcaddr} "
     "${dstaddr} ${srcport} ${dstport} ${pkt-srcaddr} ${pkt-dstaddr} ${protocol} ${packets} ${bytes} ${start} ${end} "
-    "${action} ${tcp-flags} ${flow-direction} ${traffic-path} ${log-status}"
+    "${action} ${tcp-flags} ${flow-direction} ${traffic-path} ${x-rule-layer} ${x-rule-id} ${log-status}"
 )
 
 TRUST = {
@@ -222,7 +222,7 @@ class ControlPlane:
             "interface_type": kinds[eni.kind],
             "requester_id": eni.requester,
             "enforce": eni.enforce,
-            "allow": None if eni.allow is None else [list(pair) for pair in eni.allow],
+            "allow": None,  # security groups and network ACLs decide
         }
         self._request("PUT", _binding(interface_id), body)
 

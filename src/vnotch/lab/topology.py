@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import overload
 
 from vnotch.errors import InputError
-from vnotch.lab.firewall import NetworkAcl, PrefixList, SecurityGroup
+from vnotch.lab.firewall import GroupRule, NetworkAcl, PrefixList, SecurityGroup
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -69,7 +69,7 @@ class Subnet:
 class Eni:
     """An elastic network interface of the lab: of an instance, of a managed service or of a NAT gateway.
 
-    `allow` and `enforce` are those of `inventory.Interface`; `calls` names the ENI whose service this one's uses;
+    `enforce` is that of `inventory.Interface`; `calls` names the ENI whose service this one's uses;
     `requester` the service that a managed one belongs to; `security_groups` are names, none stand for the VPC's default
     group, but for a NAT gateway, which has no group at all.
     """
@@ -82,7 +82,6 @@ class Eni:
     public_address: IPv4Address | None = None
     services: tuple[str, ...] = ()
     calls: str | None = None
-    allow: tuple[tuple[int, int], ...] | None = None
     enforce: bool = False
     description: str = ""
     requester: str | None = None
@@ -146,6 +145,21 @@ class Topology:
     def with_role(self, role: str) -> list[Outside]:
         return [host for host in self.outside if host.role == role]
 
+    def inbound_rules(self, eni: Eni) -> tuple[GroupRule, ...]:
+        """The inbound rules of all groups that an ENI names."""
+        groups = [group for group in self.security_groups if group.name in eni.security_groups]
+        return tuple(rule for group in groups for rule in group.rules if not rule.egress)
+
+    def lets_in(self, eni: Eni, address: Address, protocol: int) -> set[int]:
+        """The ports, each range's first for ICMP's types, at which the ENI's groups let an address outside in."""
+        lists = {prefix_list.name: prefix_list.cidrs for prefix_list in self.prefix_lists}
+        found: set[int] = set()
+        for rule in self.inbound_rules(eni):
+            cidrs = (rule.cidr,) if rule.cidr else lists.get(rule.prefix_list or "", ())
+            if rule.traffic.protocol == protocol and any(address in ip_network(cidr) for cidr in cidrs):
+                found.update(range(rule.traffic.low, rule.traffic.high + 1))
+        return found
+
     def with_instance(self, name: str, subnet_name: str) -> tuple[Topology, Eni]:
         """The topology with one more web server at the next free addresses of a subnet, and its ENI.
 
@@ -175,7 +189,6 @@ class Topology:
         like = next((other for other in self.of_kind("instance") if "http" in other.services), None)
         eni = replace(
             eni,
-            allow=((TCP, 80), (ICMP, 0), (ICMPV6, 0)),
             enforce=True,
             security_groups=like.security_groups if like else (),
         )

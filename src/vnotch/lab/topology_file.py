@@ -12,8 +12,6 @@ from typing import TypeVar, overload
 from vnotch.lab.firewall_file import TABLES, Firewall, acl_name, group_names, read_firewall
 from vnotch.lab.toml_source import Source, Table
 from vnotch.lab.topology import (
-    ICMP,
-    ICMPV6,
     INTERFACES_MAX,
     METADATA_ADDRESS,
     NAME_RIGHT,
@@ -21,10 +19,8 @@ from vnotch.lab.topology import (
     ROLES,
     ROUTER_OFFSET,
     SERVICES,
-    TCP,
     TIME_ADDRESS,
     TRANSIT,
-    UDP,
     ZONES,
     Address,
     Eni,
@@ -44,7 +40,7 @@ _VPC = ("cidr", "ipv6_cidr", "resolver", "metadata", "time")
 _SUBNET = ("name", "cidr", "ipv6_cidr", "zone", "default_route", "network_acl")
 _ENI = (
     *("name", "subnet", "address", "ipv6", "public_address", "services", "calls", "security_groups"),
-    *("allow", "enforce"),
+    "enforce",
 )
 _MANAGED = (*_ENI, "description", "requester")
 _NAT = ("name", "subnet", "address", "public_address")
@@ -54,7 +50,6 @@ _ROUTE_RIGHT = 'default_route is "internet", "none" or the name of a NAT gateway
 _DESCRIPTION_RIGHT = "a text, as DescribeNetworkInterfaces shows it"
 _REQUESTER_RIGHT = 'the name of a service, such as "amazon-rds"'
 _ZONE_RIGHT = "the letter of an availability zone, a to f"
-_ALLOW_RIGHT = 'entries are "tcp/PORT", "udp/PORT", "icmp" or "icmpv6"'
 
 
 def default_topology_path() -> Path:
@@ -204,7 +199,6 @@ class _Reader:
             public,
             self.services(table),
             table.optional_text("calls", "the name of another instance"),
-            self.allow(table),
             table.boolean("enforce", False),
             table.optional_text("description", _DESCRIPTION_RIGHT) or "",
             table.optional_text("requester", _REQUESTER_RIGHT),
@@ -262,24 +256,6 @@ class _Reader:
         if len(set(services)) < len(services):
             table.refuse("services", "a service is there twice", right)
         return services
-
-    def allow(self, table: Table) -> tuple[tuple[int, int], ...] | None:
-        """Pairs (protocol number, port); port 0 for protocols that have none. None where there is no list."""
-        texts = table.texts("allow", _ALLOW_RIGHT)
-        if texts is None:
-            return None
-        pairs = []
-        for text in texts:
-            if text in ("icmp", "icmpv6"):
-                pairs.append((ICMP if text == "icmp" else ICMPV6, 0))
-                continue
-            protocol, _, port = text.partition("/")
-            if protocol not in ("tcp", "udp") or not port.isascii() or not port.isdigit():
-                table.refuse("allow", f"bad port {text!r}", _ALLOW_RIGHT)
-            if not 1 <= int(port) <= 65535:
-                table.refuse("allow", f"bad port {text!r}", "a port is a number from 1 to 65535")
-            pairs.append((TCP if protocol == "tcp" else UDP, int(port)))
-        return tuple(dict.fromkeys(pairs))
 
     def network(self, table: Table, key: str, text: str) -> Network:
         try:

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from secrets import randbelow
@@ -244,33 +244,33 @@ class _Generator:
         """All that this topology can do: visitors, instances and the services they use."""
         found: list[_Action] = []
         if visitors := self.topology.with_role("visitor"):
-            turns = cycle(visitors)
             for eni in self.topology.enis:
-                found += self._visitor_actions(eni, lambda: next(turns).name)
+                found += self._visitor_actions(eni, visitors)
         for eni in self.topology.of_kind("instance"):
             found += self._instance_actions(eni)
         return found
 
-    def _visitor_actions(self, eni: Eni, visitor: Callable[[], str]) -> list[_Action]:
-        """What comes to an ENI from outside; `visitor` names the next one."""
+    def _visitor_actions(self, eni: Eni, visitors: Sequence[Outside]) -> list[_Action]:
+        """What comes to an ENI from outside; each kind of it from every visitor in turn."""
         found: list[_Action] = []
         public, ipv6 = str(eni.public_address), str(eni.ipv6)
 
-        def add(kind: str, weight: int, function: Callable[[], Awaitable[object]]) -> None:
-            found.append(_Action(kind, eni.name, weight, function))
+        def add(kind: str, weight: int, function: Callable[[str], Awaitable[object]]) -> None:
+            turns = cycle(visitors)
+            found.append(_Action(kind, eni.name, weight, lambda: function(next(turns).name)))
 
         if eni.public_address is None:
             return found
         if "http" in eni.services:
-            add("http", 4, lambda: self._fetch(visitor(), public, "/"))
-            add("ping", 1, lambda: self._ping(visitor(), public))
+            add("http", 4, lambda visitor: self._fetch(visitor, public, "/"))
+            add("ping", 1, lambda visitor: self._ping(visitor, public))
             if eni.calls:
-                add("http-app", 3, lambda: self._fetch(visitor(), public, "/app"))
+                add("http-app", 3, lambda visitor: self._fetch(visitor, public, "/app"))
             if eni.ipv6:
-                add("http-ipv6", 2, lambda: self._fetch(visitor(), ipv6, "/"))
-                add("ping-ipv6", 1, lambda: self._ping(visitor(), ipv6))
+                add("http-ipv6", 2, lambda visitor: self._fetch(visitor, ipv6, "/"))
+                add("ping-ipv6", 1, lambda visitor: self._ping(visitor, ipv6))
         if "ssh" in eni.services:
-            add("ssh", 1, lambda: self._ssh(visitor(), public))
+            add("ssh", 1, lambda visitor: self._ssh(visitor, public))
         return found
 
     def _instance_actions(self, eni: Eni) -> list[_Action]:
