@@ -305,7 +305,7 @@ def test_a_public_address_needs_a_route_to_the_internet() -> None:
 
 def test_a_missing_key_is_named_at_its_table() -> None:
     error = refusal(RIGHT.replace('address = "10.0.1.10"\n', ""))
-    assert error.message == "lab.toml:27: [instance] has no 'address'"
+    assert error.message == "lab.toml:26: [instance] has no 'address'"
 
 
 def test_a_missing_table_is_named() -> None:
