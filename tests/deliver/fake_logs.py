@@ -85,6 +85,8 @@ class FakeLogs:
         if fault == "hang":
             self.unhang.wait(30)
             raise ConnectionResetError
+        if fault in STRANGERS:
+            return handler.reply(*STRANGERS[fault])
         if fault in ERRORS:
             status, code = ERRORS[fault]
             return handler.reply(status, *error_body(code, bool(target)))
@@ -158,10 +160,18 @@ class FakeLogs:
         return 200, {"nextSequenceToken": "1"} | ({"rejectedLogEventsInfo": rejected} if rejected else {})
 
 
+STRANGERS = {
+    "not-found": (404, b"<html><body><h1>Not Found</h1></body></html>", "text/html"),
+    "not-allowed": (405, b"Method Not Allowed", "text/plain"),
+    "no-code": (400, b"{}", "application/json"),
+}
+"""What servers answer that are no service of AWS's."""
+
 ERRORS = {
     "throttle": (400, "ThrottlingException"),
     "deny": (400, "AccessDeniedException"),
     "expired": (400, "ExpiredTokenException"),
+    "unknown": (400, "UnrecognizedClientException"),
     "invalid": (400, "InvalidParameterException"),
     "limit": (400, "LimitExceededException"),
     "error": (500, "InternalFailure"),

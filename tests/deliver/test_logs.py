@@ -97,6 +97,11 @@ def test_a_stream_that_someone_deleted_is_made_again(logs: FakeLogs) -> None:
         ("PutLogEvents", "error", DestinationUnavailable, "Unknown error"),
         ("PutLogEvents", "reset", DestinationUnavailable, "Unknown error"),
         ("PutLogEvents", "invalid", BatchRefused, "Unknown error"),
+        # A proxy, or another server on that port: no word of AWS's in the answer, so no batch is thrown away.
+        ("PutLogEvents", "not-found", DestinationUnavailable, "Unknown error"),
+        ("PutLogEvents", "not-allowed", DestinationUnavailable, "Unknown error"),
+        ("PutLogEvents", "no-code", DestinationUnavailable, "Unknown error"),
+        ("AssumeRole", "not-found", DestinationUnavailable, "Unknown error"),
         ("CreateLogGroup", "deny", AccessError, "Access error"),
         ("CreateLogGroup", "limit", RateLimitedError, "Rate limited"),
         ("CreateLogStream", "deny", AccessError, "Access error"),
@@ -131,13 +136,15 @@ def test_a_server_that_hangs_is_given_up(logs: FakeLogs) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_credentials_that_ran_out_are_renewed_once(logs: FakeLogs) -> None:
+@pytest.mark.parametrize("fault", ["expired", "unknown"])
+def test_credentials_that_ran_out_are_renewed_once(logs: FakeLogs, fault: str) -> None:
+    """`unknown`: the role was deleted and made again, which leaves its sessions without meaning."""
     groups = log_groups(logs)
     logs.groups["g"] = {"eni-1-all": []}
-    logs.faults["PutLogEvents"] = ["expired"]
+    logs.faults["PutLogEvents"] = [fault]
     groups.deliver(batch(ONE))
     assert logs.sessions == 2
-    logs.faults["PutLogEvents"] = ["expired", "expired"]
+    logs.faults["PutLogEvents"] = [fault, fault]
     with pytest.raises(AccessError):
         groups.deliver(batch(ONE, "b2"))
     assert logs.sessions == 3

@@ -28,7 +28,6 @@ ACCESS_CODES = {
     "AuthFailure",
     "IncompleteSignature",
     "IncompleteSignatureException",
-    "InvalidClientTokenId",
     "InvalidSignatureException",
     "MissingAuthenticationToken",
     "MissingAuthenticationTokenException",
@@ -36,9 +35,14 @@ ACCESS_CODES = {
     "OptInRequired",
     "SignatureDoesNotMatch",
     "UnauthorizedOperation",
+}
+EXPIRED_CODES = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    # The session is of a role that was deleted meanwhile; one of the same name may be there by now.
+    "InvalidClientTokenId",
     "UnrecognizedClientException",
 }
-EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException"}
 RATE_CODES = {
     "LimitExceededException",  # the quota of log groups: also `Rate limited` (VPC user guide, troubleshooting)
     "RequestLimitExceeded",
@@ -52,7 +56,7 @@ RATE_CODES = {
 
 
 class ExpiredCredentials(AccessError):
-    """The session token has run out; once refreshed, the same call may pass."""
+    """The session has run out or is known no more; with a new one the same call may pass."""
 
 
 class BatchRefused(DeliveryError):
@@ -137,5 +141,9 @@ def delivery_error(error: BotoCoreError | ClientError) -> DeliveryError:
     if code in ACCESS_CODES or status in (401, 403):
         return AccessError(text)
     if status >= 500 or code in ("OperationAbortedException", "ServiceUnavailableException", "RequestTimeout"):
+        return DestinationUnavailable(text)
+    if code.isdecimal() or not code:
+        # botocore puts the status where the answer names no error: this was no AWS service but a proxy, or another
+        # server on that port. It must not cost a batch.
         return DestinationUnavailable(text)
     return BatchRefused(text)
