@@ -12,16 +12,23 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from sqlalchemy import event
 
+from vnotch.api.access_log import AccessEntry, AccessLog
 from vnotch.api.app import Limits, SignedRequest, signed_route
 from vnotch.api.http import BoundedProtocol
 from vnotch.api.service import ApiError, Call, Service, operation
-from vnotch.errors import InputError, LimitError
+from vnotch.errors import HostError, InputError, LimitError
 
 WHO = b"Action=GetCallerIdentity&Version=2011-06-15"
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
 VPCS = b"Action=DescribeVpcs&Version=2016-11-15"
 
 
@@ -48,7 +55,12 @@ class Ec2Part(Service):
 
     @operation("DeleteVpc")
     def delete_vpc(self, call: Call) -> dict[str, Any]:
-        raise {"in": InputError("not so"), "limit": LimitError("too many")}[call.params["VpcId"]]
+        errors = {
+            "in": InputError("not so"),
+            "limit": LimitError("too many"),
+            "host": HostError("no room", "make some"),
+        }
+        raise errors[call.params["VpcId"]]
 
     @operation("CreateSubnet", lambda call: [f"arn:aws:ec2:{call.region}:{call.account}:vpc/{call.params['VpcId']}"])
     def create_subnet(self, call: Call) -> dict[str, Any]:
@@ -184,6 +196,61 @@ def test_what_nobody_meant_is_logged_and_not_told(api: Any, ec2: Ec2Part, caplog
     assert answer.headers["x-amzn-requestid"] in record.getMessage()
     assert code_of(api.send("ec2", b"Action=DeleteVpc&Version=2016-11-15&VpcId=in")) == "InvalidParameterValue"
     assert code_of(api.send("ec2", b"Action=DeleteVpc&Version=2016-11-15&VpcId=limit")) == "RequestLimitExceeded"
+
+
+def test_a_host_that_is_in_the_way_is_said_in_one_line(
+    api: Any, ec2: Ec2Part, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = api.send("ec2", b"Action=DeleteVpc&Version=2016-11-15&VpcId=host")
+    assert (code_of(answer), answer.status_code) == ("Unavailable", 503)
+    assert "no room (make some)" in answer.text
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "no room" in record.getMessage() and record.exc_info is None
+
+
+def test_a_full_disk_is_no_mistake_of_the_server(api: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def send(service: str, query: str) -> httpx.Response:
+        return api.send(service, query.encode())
+
+    def fill(connection: Any, *_: Any) -> None:
+        connection.execute("PRAGMA max_page_count=1")  # SQLite takes its present size: SQLITE_FULL from here on
+
+    role = "Action=CreateRole&Version=2010-05-08&AssumeRolePolicyDocument="
+    role += quote(json.dumps(TRUST | {"Id": "x" * 1500}), safe="")
+    assert send("iam", f"{role}&RoleName=before").status_code == 200
+    event.listen(api.state.engine, "checkout", fill)
+    try:
+        answers = [send("iam", f"{role}&RoleName=full{number}") for number in range(20)]
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert refused, "the disk was not full"
+        assert {(code_of(answer), answer.status_code) for answer in refused} == {("ServiceUnavailable", 503)}
+        assert "make room" in refused[-1].text
+        assert send("iam", "Action=ListRoles&Version=2010-05-08").status_code == 200
+    finally:
+        event.remove(api.state.engine, "checkout", fill)
+    api.state.engine.dispose()
+    assert send("iam", f"{role}&RoleName=after").status_code == 200
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_an_access_log_that_cannot_be_written_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "access.log"
+    path.symlink_to("/dev/full")
+    log = AccessLog(path)
+    for number in range(5):
+        log.add(AccessEntry(number, f"r{number}", "", "GET"))
+    path.unlink()
+    log.add(AccessEntry(5, "r5", "", "GET"))
+    log.add(AccessEntry(6, "r6", "", "GET"))
+    log.close()
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == ["r5", "r6"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the access log cannot be written: [Errno 28] No space left on device",
+        "the access log is written again; 5 lines are missing",
+    ]
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_services_that_are_not_here(api: Any) -> None:

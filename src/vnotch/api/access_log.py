@@ -6,8 +6,10 @@ caller put into a parameter can be in it either.
 
 from __future__ import annotations
 
+import contextlib
 import logging.handlers
 import os
+import sys
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+log = logging.getLogger(__name__)
 
 FILE_BYTES_MAX = 20_000_000
 FILES_KEPT = 5
@@ -41,19 +45,40 @@ class AccessEntry:
     response_bytes: int = 0
 
 
+class _File(logging.handlers.RotatingFileHandler):
+    """Says once that lines are lost, and how many when they are taken again; the standard handler prints a traceback
+    for each."""
+
+    lost_lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = self.lost_lines
+        super().emit(record)
+        if lost and self.lost_lines == lost:
+            self.lost_lines = 0
+            log.warning("the access log is written again; %d lines are missing", lost)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.lost_lines += 1
+        if self.lost_lines == 1:
+            log.error("the access log cannot be written: %s", sys.exc_info()[1])
+        # What the stream still holds of the line would come out half, in front of the next one; it is opened again.
+        stream, self.stream = self.stream, None  # type: ignore[assignment]
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.close()
+
+
 class AccessLog:
     """Safe for any thread. `file` None keeps the ring alone."""
 
     def __init__(self, file: Path | None = None, ring_entries: int = RING_ENTRIES) -> None:
         self._ring: deque[AccessEntry] = deque(maxlen=ring_entries)
         self._lock = threading.Lock()
-        self._handler: logging.handlers.RotatingFileHandler | None = None
+        self._handler: _File | None = None
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-            self._handler = logging.handlers.RotatingFileHandler(
-                file, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT, encoding="utf-8"
-            )
+            self._handler = _File(file, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT, encoding="utf-8")
 
     def add(self, entry: AccessEntry) -> None:
         self._ring.append(entry)

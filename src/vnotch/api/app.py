@@ -34,7 +34,7 @@ from vnotch.api.gate import Denied, Gate, signature_of, signature_refused
 from vnotch.api.service import ApiError, Call, Handler, Principal, Service
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_of
-from vnotch.errors import InputError, LimitError
+from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam.sigv4 import Signature, SignatureError
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
@@ -222,6 +222,9 @@ class Api:
             return ApiError("InvalidParameterValue", error.message)
         if isinstance(error, LimitError):
             return exchange.dialect.throttled(error.message)
+        if isinstance(error, HostError):
+            log.error("request %s %s: %s", exchange.request_id, exchange.entry.action, error)
+            return exchange.dialect.unavailable(str(error))
         log.error("request %s %s failed", exchange.request_id, exchange.entry.action, exc_info=error)
         return exchange.dialect.internal()
 

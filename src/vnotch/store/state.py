@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
+from vnotch.errors import HostError
+
 BUSY_TIMEOUT_SECONDS = 10
+
+_HOST_CODES = frozenset({5, 6, 7, 8, 10, 13, 14})
+"""SQLite's primary result codes that are the host's fault (sqlite.org/rescode.html): BUSY, LOCKED, NOMEM, READONLY,
+IOERR, FULL, CANTOPEN."""
 
 
 class Base(DeclarativeBase):
@@ -25,6 +32,9 @@ class Base(DeclarativeBase):
 
 class State:
     """The open database. `read()` and `write()` are sessions as context managers; write commits at its end.
+
+    Both raise HostError where the host is in the way: a full disk, a folder that went away, a lock that is held too
+    long. Nothing of the transaction is kept then.
 
     After each committed write, `on_change` is called (the agents' long poll wakes up by it); it must be quick and safe
     to call from any thread.
@@ -44,12 +54,22 @@ class State:
         return cls(f"sqlite:///{folder / 'state.sqlite'}")
 
     def create_tables(self) -> None:
-        """Creates what is missing. Call after the modules that declare tables are imported."""
-        Base.metadata.create_all(self.engine)
+        """Creates what is missing. Call after the modules that declare tables are imported.
+
+        Raises HostError where the file is no database or the host does not let it be used.
+        """
+        try:
+            with _host_errors():
+                Base.metadata.create_all(self.engine)
+        except DatabaseError as error:
+            raise HostError(
+                f"the state in {self.engine.url.database} cannot be opened: {error.orig}",
+                "put the file back from a copy, or name another folder with --data-dir",
+            ) from error
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with self._sessions() as session:
+        with _host_errors(), self._sessions() as session:
             yield session
             session.expunge_all()  # rows that were read stay readable; a rollback would expire them
             session.rollback()
@@ -57,7 +77,7 @@ class State:
     @contextmanager
     def write(self, notify: bool = True) -> Iterator[Session]:
         """`notify` False: a write that no agent needs to hear of, such as the statistics of log streams."""
-        with self._sessions() as session:
+        with _host_errors(), self._sessions() as session:
             if self.engine.dialect.name == "sqlite":
                 session.connection(execution_options={"vnotch_immediate": True})
             yield session
@@ -67,6 +87,27 @@ class State:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+@contextmanager
+def _host_errors() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        if (reason := _host_reason(error)) is None:
+            raise
+        raise HostError(f"the state's database cannot be used: {reason}", "make room on the server's disk") from error
+
+
+def _host_reason(error: BaseException | None) -> str | None:
+    """What the host refused. SQLite ends the whole transaction on a full disk, so that the first error seen may be
+    that a savepoint is gone; the reason is then behind it."""
+    while error is not None:
+        code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _HOST_CODES:
+            return str(getattr(error, "orig", error))
+        error = error.__context__
+    return None
 
 
 def _prepare_sqlite(engine: Engine) -> None:

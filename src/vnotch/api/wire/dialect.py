@@ -73,6 +73,12 @@ class Dialect:
             self.internal_code, "The request processing has failed because of an unknown error.", status=500
         )
 
+    unavailable_code = "ServiceUnavailable"
+
+    def unavailable(self, reason: str) -> ApiError:
+        """The host of the service is in the way, a full disk for instance: the same request may pass later."""
+        return ApiError(self.unavailable_code, reason, status=503)
+
     # Parameters.
     def unknown_parameter(self, path: Path) -> ApiError:
         raise NotImplementedError
@@ -145,6 +151,7 @@ class Ec2Dialect(Dialect):
     """The words of EC2. Patterns of the model are documentation there (some match nothing), so they do not count."""
 
     internal_code = "InternalError"
+    unavailable_code = "Unavailable"
     throttled_code = "RequestLimitExceeded"
     throttled_status = 503
     patterns_enforced = False
@@ -247,6 +254,7 @@ class JsonDialect(Dialect):
     """The words of CloudWatch Logs."""
 
     unknown_action_code = "UnknownOperationException"
+    unavailable_code = "ServiceUnavailableException"
     throttled_code = "ThrottlingException"
     violation_code = "InvalidParameterException"
 
