@@ -205,7 +205,8 @@ def test_a_host_that_is_in_the_way_is_said_in_one_line(
     assert (code_of(answer), answer.status_code) == ("Unavailable", 503)
     assert "no room (make some)" in answer.text
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert "no room" in record.getMessage() and record.exc_info is None
+    assert "no room" in record.getMessage()
+    assert record.exc_info is None
 
 
 def test_a_full_disk_is_no_mistake_of_the_server(api: Any, caplog: pytest.LogCaptureFixture) -> None:

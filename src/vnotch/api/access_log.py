@@ -63,9 +63,10 @@ class _File(logging.handlers.RotatingFileHandler):
         if self.lost_lines == 1:
             log.error("the access log cannot be written: %s", sys.exc_info()[1])
         # What the stream still holds of the line would come out half, in front of the next one; it is opened again.
-        stream, self.stream = self.stream, None  # type: ignore[assignment]
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.close()
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
 
 
 class AccessLog:
