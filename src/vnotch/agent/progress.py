@@ -9,6 +9,7 @@ reads and `recorded` which interfaces it has had a record of; `ledger` is the le
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,8 @@ from typing import Any
 
 from vnotch.agent.durable import replace_file, set_aside
 from vnotch.inventory import FlowLog
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -45,14 +48,17 @@ class Progress:
 
     @classmethod
     def load(cls, path: Path) -> Progress:
-        """What was saved; a new one where nothing was, or where the file cannot be read (it is set aside)."""
+        """What was saved; a new one where nothing was, or where the file cannot be read (it is set aside).
+
+        A new one takes up the commits of the spool beside it: its batches may be all that is left of their windows.
+        """
         try:
             return cls._from_json(json.loads(path.read_bytes()))
         except FileNotFoundError:
-            return cls()
-        except (ValueError, KeyError, TypeError, AttributeError):
-            set_aside(path)
-            return cls()
+            pass
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.error("%s is set aside, windows and ledger begin anew: %s", set_aside(path), error)
+        return cls(commit=_last_commit(path.with_name("spool")))
 
     def save(self, path: Path) -> None:
         """Raises OSError where the disk does not take it; then the old progress stands."""
@@ -84,3 +90,11 @@ class Progress:
             flow_log_tracks=dict(document["flow_log_tracks"]),
             recorded={name: set(found) for name, found in document["recorded"].items()},
         )
+
+
+def _last_commit(spool: Path) -> int:
+    """The highest commit number that a file of the spool names (see `vnotch.deliver.spool`); 0 where there is none."""
+    if not spool.is_dir():
+        return 0
+    commits = (path.name.partition("-")[0] for path in spool.glob("*.arrow"))
+    return max((int(commit) for commit in commits if commit.isdecimal()), default=0)
