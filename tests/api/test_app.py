@@ -319,6 +319,32 @@ def test_a_head_that_does_not_end_is_not_waited_for(api: Any, monkeypatch: pytes
     assert b"408 Request Timeout" in answer or answer.count(b"HTTP/1.1") == 1
 
 
+def test_connections_beyond_the_bound_are_turned_away_and_those_before_go_on(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.send("sts", WHO).status_code == 200
+    monkeypatch.setattr(BoundedProtocol, "connections_max", 40)
+    port = int(api.endpoint.rpartition(":")[2])
+    waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(60)]
+    try:
+        waiting[-1].settimeout(10)
+        assert waiting[-1].recv(100).startswith(b"HTTP/1.1 503")
+        waiting[0].sendall(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        assert waiting[0].recv(100).startswith(b"HTTP/1.1 403")
+    finally:
+        for connection in waiting:
+            connection.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if api.send("sts", WHO).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.05)
+    pytest.fail("the server does not come back")
+
+
 def test_heads_that_are_too_large(api: Any) -> None:
     many = b"".join(b"x-%d: 1\r\n" % number for number in range(200))
     assert raw(api, b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n" + many + b"\r\n").startswith(b"HTTP/1.1 413")

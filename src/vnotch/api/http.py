@@ -1,14 +1,16 @@
 """The HTTP server under the app: uvicorn with h11, bounded also where the app does not see a request yet.
 
-uvicorn bounds the size of a request's head and the time between requests, but not the time that a head may take; a
-client that sends a byte now and then would hold its connection for ever. `BoundedProtocol` gives each head
-`HEAD_SECONDS`. Bodies are bounded by the app (`api.exchange.Bodies`).
+uvicorn bounds the size of a request's head and the time between requests, but neither the time that a head may take nor
+how many connections wait for one; a client that sends a byte now and then would hold its connection for ever, and a
+thousand of them all of the process's descriptors. `BoundedProtocol` gives each head `HEAD_SECONDS`, and turns
+connections beyond `connections_max` away at once. Bodies are bounded by the app (`api.exchange.Bodies`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import socket
 from typing import Any
 
@@ -23,19 +25,27 @@ HEAD_BYTES_MAX = 64 * 1024
 KEEP_ALIVE_SECONDS = 75
 """Longer than SDKs keep idle connections in their pools without looking."""
 CONNECTIONS_MAX = 2_000
+DESCRIPTORS_OTHER = 200
+"""File descriptors that the process needs beside those of its connections: databases, Parquet files, logs."""
 SHUTDOWN_SECONDS = 5
 
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class BoundedProtocol(H11Protocol):
     """H11Protocol with a deadline for each request's head."""
 
     head_seconds: float = HEAD_SECONDS
+    connections_max: int = CONNECTIONS_MAX
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.connections_max:
+            transport.write(_FULL)
+            transport.close()
+            return
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -84,8 +94,22 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+def connections_possible() -> int:
+    """As many connections as the process may have descriptors for, at most CONNECTIONS_MAX; the soft limit is raised
+    for them as far as the hard one lets it (setrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + DESCRIPTORS_OTHER
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
+    return min(CONNECTIONS_MAX, max(16, soft - DESCRIPTORS_OTHER))
+
+
 def http_server(app: Any, *, keep_alive_seconds: int = KEEP_ALIVE_SECONDS) -> uvicorn.Server:
     """A server for the app; run it with `server.run(sockets=[listen(host, port)])` or `server.serve(...)`."""
+    BoundedProtocol.connections_max = connections_possible()
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -97,7 +121,6 @@ def http_server(app: Any, *, keep_alive_seconds: int = KEEP_ALIVE_SECONDS) -> uv
         proxy_headers=False,
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         timeout_keep_alive=keep_alive_seconds,
-        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)
