@@ -161,6 +161,13 @@ def test_rules_that_change_under_load(pair: Pair, datapath: Datapath) -> None:
         for n in range(4000)
     ]
     before, drains, count = pair.instance_counters(), [], 0
+    # The first connections are opened by the first book; strangers to all of them meet the second one at the end.
+    datapath.set_rules(books[0], {SLOT: GROUPS}, NUMBERS)
+    pair.inject_from_host(frames[:100])
+    count += 100
+    strangers = [
+        pk.ethernet(pk.ipv4(f"10.78.0.{n}", Pair.instance_v4, pk.udp(1024, 7000, b"x" * 20))) for n in range(1, 101)
+    ]
     stop = threading.Event()
 
     def send() -> None:
@@ -171,12 +178,14 @@ def test_rules_that_change_under_load(pair: Pair, datapath: Datapath) -> None:
 
     sender = threading.Thread(target=send)
     sender.start()
-    for turn in range(60):
+    for turn in range(1, 62):
         changed = datapath.set_rules(books[turn % 3], {SLOT: GROUPS}, NUMBERS)
         assert changed == {SLOT}
         drains.append(drain_all(datapath))
     stop.set()
     sender.join()
+    pair.inject_from_host(strangers)
+    count += len(strangers)
     pair.settle()
     drains.append(drain_all(datapath))
     found = named(drains, IN)

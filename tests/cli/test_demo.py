@@ -47,9 +47,9 @@ def nothing_is_left(folder: Path, before: set[str]) -> None:
 
 
 def packets(text: str) -> dict[str, int]:
-    """Interface -> packets in the record lines that were shown."""
+    """Interface -> packets in the record lines that were shown as they arrived; the summary repeats some of them."""
     found: dict[str, int] = {}
-    for line in text.splitlines():
+    for line in text.partition("Records by action")[0].splitlines():
         words = line.split(" ")
         if RECORD.fullmatch(line) and words[-1] == "OK":
             found[words[2]] = found.get(words[2], 0) + int(words[8])

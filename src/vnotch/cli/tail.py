@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -86,7 +88,7 @@ class Tail:
                 if answers:
                     step(f"{error}; trying again")
                 answers = False
-            time.sleep(POLL_SECONDS)
+            _sleep_while_read(POLL_SECONDS)
 
     def _is_new(self, event_id: str) -> bool:
         if event_id in self._shown:
@@ -96,3 +98,12 @@ class Tail:
         if len(self._order) > IDS_MAX:
             self._shown.discard(self._order.popleft())
         return True
+
+
+def _sleep_while_read(seconds: float) -> None:
+    """Sleeps, unless the reader of our output goes away, as `| head` does: without a line to write nothing else would
+    tell. Raises BrokenPipeError then."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)  # POLLERR alone, which is always told
+    if any(happened & select.POLLERR for _, happened in waiting.poll(seconds * 1000)):
+        raise BrokenPipeError
