@@ -35,6 +35,13 @@ def ensure_key(folders: Folders, name: str, endpoint: Endpoint) -> Path:
     return path
 
 
+def _registered_at(key_file: Path, otherwise: str) -> str:
+    try:
+        return str(json.loads(key_file.read_text())["endpoint_url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return otherwise
+
+
 def configure(
     folders: Folders,
     name: str,
@@ -53,8 +60,14 @@ def configure(
     if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
         raise InputError(f"{name!r} is no name for an agent", "letters, digits, - and _, at most 64")
     if key_file is None:
-        endpoint = Endpoint.find(folders, endpoint_url).require_up()
-        key_file, url, region = ensure_key(folders, name, endpoint), endpoint.url, endpoint.region
+        endpoint = Endpoint.find(folders, endpoint_url)
+        known = folders.agent(name) / "key.json"
+        if known.exists() and not endpoint.is_up():
+            # The server is away: an agent that it knows goes on alone, at the address where it was registered.
+            key_file, url, region = known, endpoint_url or _registered_at(known, endpoint.url), endpoint.region
+        else:
+            endpoint.require_up()
+            key_file, url, region = ensure_key(folders, name, endpoint), endpoint.url, endpoint.region
     elif endpoint_url is None or region is None:
         raise InputError("a key file needs its server", "give --endpoint-url and --region too")
     else:
