@@ -14,7 +14,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from functools import partial
+from itertools import chain, cycle
 from secrets import randbelow
 
 from vnotch.errors import InputError
@@ -171,8 +172,10 @@ class _Generator:
     # --- the run
 
     async def visit(self, seconds: float, rate: float, stop: threading.Event | None) -> None:
-        """Starts one action after the other, evenly; a slow answer holds up no other."""
-        turns = cycle([action for action in self.actions() for _ in range(action.weight)])
+        """Starts one action after the other, evenly; a slow answer holds up no other. Each action has its turn once
+        before the weights count, so that a short run has everything in it."""
+        actions = self.actions()
+        turns = chain(actions, cycle([action for action in actions for _ in range(action.weight)]))
         for number in range(int(seconds * rate)):
             await self._until(number / rate, stop)
             if stop is not None and stop.is_set():
@@ -263,7 +266,8 @@ class _Generator:
             return found
         if "http" in eni.services:
             add("http", 4, lambda visitor: self._fetch(visitor, public, "/"))
-            add("ping", 1, lambda visitor: self._ping(visitor, public))
+            for visitor in visitors:  # each of them in a round: the ACL of the mock environment tells them apart
+                found.append(_Action("ping", eni.name, 1, partial(self._ping, visitor.name, public)))
             if eni.calls:
                 add("http-app", 3, lambda visitor: self._fetch(visitor, public, "/app"))
             if eni.ipv6:
