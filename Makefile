@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native bench-datapath docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath performance docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## the virtual environment with vnotch in it, datapath compiled
 	@PYTHON=$(PYTHON) scripts/setup
@@ -22,13 +22,16 @@ soak: setup ## the tests that take longer
 	@$(RUN)/python -m pytest -q -m soak --timeout=3600
 
 lint: setup ## ruff and strict types
-	@$(RUN)/ruff check src tests hatch_build.py && $(RUN)/ruff format --check src tests hatch_build.py && $(RUN)/mypy
+	@$(RUN)/ruff check src tests bench hatch_build.py && $(RUN)/ruff format --check src tests bench hatch_build.py && $(RUN)/mypy
 
 native: setup ## compile the datapath again
 	@$(RUN)/python hatch_build.py
 
 bench-datapath: setup ## what the datapath costs a packet, by the kernel's run statistics (root)
 	@$(RUN)/python bench/datapath.py
+
+performance: setup ## remake docs/performance.md from a run of the benchmarks (root; iperf3, softflowd, nfdump, pmacct if there)
+	@$(RUN)/python bench/page.py
 
 docs: setup ## remake the generated reference pages
 	@$(RUN)/python -m vnotch.fields > docs/fields.md

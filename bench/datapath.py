@@ -5,21 +5,23 @@ one that does nothing: its ns a packet, in the same run, is what measuring costs
 interleaved, the median of all rounds is shown; the last line is one JSON object.
 
     hot_ns        one UDP flow                  flows10k_ns   10,000 flows in turn
-    new_ns        every packet a new flow       unaccounted   packets that the device has seen and no drain told of
+    new_ns        every packet a new flow
+    unaccounted   packets that the device has seen and no drain told of: of all rounds, and of 30 s of full flood, with
+                  maps of the default size and with such as are too small for its flows
     hot_enforced_ns, hot_enforced1000_ns   one flow, by its connection, with 50 rules and 20 ACL entries; 1000 and 40
     first_packet1000_ns   every packet a new flow and a new connection against 1000 rules and 40 ACL entries
     rule_change_s         1000 rules on 100 interfaces, from the rule book until they are in force
     drain_per_s   flows a second, from the flip to the Arrow table        agent_rss_mb, kernel_map_mb   at the defaults
+    iperf_ratio   one TCP stream through two hooks, to the same without; null without iperf3
+    peers         what other flow tools that are installed spend a packet in user space on the same flood, and miss
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
-import socket
 import statistics
 import struct
 import subprocess
@@ -28,99 +30,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import conservation
+import peers
+import pyarrow.compute as pc
+import throughput
+from veth import Frames, Veth
 
 from vnotch.capture import libbpf
-from vnotch.capture.interfaces import Namespace
 from vnotch.capture.kernel import Datapath
 from vnotch.capture.policy import JudgedBy
+from vnotch.config import FLOWS_PER_MAP
 from vnotch.deciders import RuleNumbers
 from vnotch.rules import AclEntry, NetworkAcl, RuleBook, SecurityGroup, SecurityGroupRule
 
 SLOT = 3
 NEW_FLOWS = 100_000
-FRAME_BYTES = 64  # with the frame check sequence, which no veth carries
 TARGETS = {"hot_ns": (130, 90), "flows10k_ns": (350, 250), "new_ns": (700, 450), "first_packet1000_ns": (900, "")}
 """Targets and goals, ns a packet."""
-
-
-class Veth:
-    """Two namespaces; frames sent at the instance's side come in at the host's, which is captured."""
-
-    host, instance, device = "vnbench-h", "vnbench-i", "vnb0"
-
-    def __enter__(self) -> Veth:
-        self.__exit__()
-        for name in (self.host, self.instance):
-            _run("ip", "netns", "add", name)
-            _run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-        link = f"ip -n {self.host} link add {self.device} type veth peer name {self.device} netns {self.instance}"
-        _run(*link.split())
-        for name in (self.host, self.instance):
-            _run("ip", "-n", name, "link", "set", self.device, "up")
-        self._inside, self.outside = Namespace(self.instance), Namespace(self.host)
-        self._socket = self._inside.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._inside.run(self._socket.bind, (self.device, 0))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in (self.host, self.instance):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-    def flood(self, frames: Frames, count: int) -> None:
-        """Sends `count` frames, in turn; the receiving side's program has run for all of them when this returns."""
-        before = self.received()
-        frames.send(self._socket.fileno(), count)
-        while self.received() - before < count:
-            time.sleep(0.001)
-
-    def received(self) -> int:
-        """Frames that came in at the host's side, by the device's own count."""
-
-        def read() -> int:
-            for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
-                if line.strip().startswith(f"{self.device}:"):
-                    return int(line.split(":")[1].split()[1])
-            raise AssertionError(self.device)
-
-        return self.outside.run(read)
-
-
-class Frames:
-    """UDP over IPv4, `flows` different ones, prepared for sendmmsg(2)."""
-
-    BATCH = 500
-
-    def __init__(self, flows: int, first: int = 0) -> None:
-        number = np.arange(first, first + flows, dtype=np.uint32)
-        head = bytes.fromhex("020000007702020000007701") + b"\x08\x00"
-        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, b"\x0a\x4d\0\x02", b"\xc6\x33\x64\x01")
-        frame = (head + ip + struct.pack("!HHHH", 0, 9, 26, 0)).ljust(FRAME_BYTES - 4, b"\0")
-        self._frames = np.tile(np.frombuffer(frame, np.uint8), (flows, 1))
-        self._frames[:, 34] = number & 0xFF | 0x40  # source port
-        self._frames[:, 35] = number >> 8 & 0xFF
-        self._frames[:, 28] = number >> 16 & 0xFF  # source address
-        self._frames[:, 29] = number & 0xFF
-        address = self._frames.ctypes.data + np.arange(flows, dtype=np.uint64) * np.uint64(self._frames.shape[1])
-        self._vectors = np.empty((flows, 2), np.uint64)  # struct iovec
-        self._vectors[:, 0], self._vectors[:, 1] = address, self._frames.shape[1]
-        self._messages = np.zeros((flows, 8), np.uint64)  # struct mmsghdr
-        self._messages[:, 2] = self._vectors.ctypes.data + np.arange(flows, dtype=np.uint64) * np.uint64(16)
-        self._messages[:, 3] = 1
-
-    def send(self, fd: int, count: int) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        flows, at = len(self._messages), 0
-        if flows < self.BATCH and count > flows:
-            self._messages = np.tile(self._messages, (self.BATCH // flows, 1))
-            flows = len(self._messages)
-        while count:
-            batch = min(self.BATCH, flows - at, count)
-            sent = libc.sendmmsg(fd, ctypes.c_void_p(self._messages[at:].ctypes.data), batch, 0)
-            if sent < 0:
-                raise OSError(ctypes.get_errno(), "sendmmsg")
-            count -= sent
-            at = (at + sent) % flows
 
 
 class Empty:
@@ -157,7 +83,7 @@ def drained(datapath: Datapath) -> int:
     """One drain, committed; the packets that it told of."""
     drain = datapath.flip_and_drain()
     datapath.commit(drain.generation)
-    return sum(sum(table["packets"].to_pylist()) for table in (drain.flows, drain.losses))
+    return sum(pc.sum(table["packets"]).as_py() or 0 for table in (drain.flows, drain.losses))
 
 
 def rule_book(rules: int, entries: int) -> RuleBook:
@@ -286,39 +212,79 @@ def _memory(fd: int) -> int:
     return 0
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+def floods(veth: Veth, seconds: float) -> dict[str, Any]:
+    """Half of the time with maps of the default size, half with too small ones."""
+    frames = Frames(NEW_FLOWS, 1 << 18)
+    found: dict[str, Any] = {"flood_packets": 0, "flood_unaccounted": 0}
+    for flows_per_map in (FLOWS_PER_MAP, conservation.SMALL_MAP):
+        seen, unaccounted, lost = conservation.flooded(veth, SLOT, frames, seconds / 2, flows_per_map)
+        print(f"flood, {flows_per_map} flows a map: {seen} packets in {seconds / 2:.0f} s, {lost} lost and counted")
+        found["flood_packets"] += seen
+        found["flood_unaccounted"] += abs(unaccounted)
+    return found
+
+
+def beside(veth: Veth, count: int, repeat: int) -> dict[str, Any]:
+    """The floods of one flow and of new flows against each installed peer, in turn: CPU ns a packet, packets missed."""
+    workloads = {"hot": (Frames(1), 10 * count), "new": (Frames(NEW_FLOWS, 1 << 17), NEW_FLOWS)}
+    results: dict[str, dict[str, list[peers.Result]]] = {}
+    for _ in range(repeat):
+        for peer in peers.installed():
+            for name, (frames, packets) in workloads.items():
+                result = peers.run(peer, veth, frames, packets)
+                results.setdefault(peer.name, {}).setdefault(name, []).append(result)
+    found = {}
+    for peer_name, by_workload in results.items():
+        found[peer_name] = figures = {}
+        for name, runs in by_workload.items():
+            figures[f"{name}_cpu_ns"] = round(statistics.median(run.cpu_ns for run in runs))
+            figures[f"{name}_missed_percent"] = round(
+                statistics.median(run.missed for run in runs) / workloads[name][1] * 100, 2
+            )
+        print(f"{peer_name:20}" + "  ".join(f"{key} {value}" for key, value in figures.items()))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packets", type=int, default=300_000, help="packets a run (default 300,000)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds, at least 5 for figures to publish (default 7)")
+    parser.add_argument("--flood-seconds", type=float, default=30, help="how long the flood lasts (default 30)")
     parser.add_argument("--quick", action="store_true", help="costs a packet alone")
     options = parser.parse_args()
-    figures: dict[str, Any] = {}
     stats = libbpf.check(libbpf.library().bpf_enable_stats(0), "switching the kernel's run statistics on")
     try:
         with Veth() as veth:
-            measured = rounds(veth, options.packets, options.rounds)
-            measured["runs"] |= enforced(veth, options.packets, options.rounds)
-            print(f"{'ns a packet':20}{'median':>8}{'least':>8}{'most':>8}{'target':>8}{'goal':>8}")
-            for name, runs in measured["runs"].items():
-                figures[name] = round(statistics.median(runs), 1)
-                target, goal = TARGETS.get(name, ("", ""))
-                print(f"{name:20}{figures[name]:8.0f}{min(runs):8.0f}{max(runs):8.0f}{target:>8}{goal:>8}")
-            figures["unaccounted"] = measured["unaccounted"]
-            figures["kernel_map_mb"] = measured["kernel_map_mb"]
-            figures["rule_change_s"] = rule_change_s()
+            figures = costs(veth, options.packets, options.rounds)
             if not options.quick:
+                figures |= floods(veth, options.flood_seconds)
+                figures["unaccounted"] += figures.pop("flood_unaccounted")
                 figures["drain_per_s"] = round(drain_rate(veth))
                 figures["agent_rss_mb"] = agent_rss_mb()
+                figures |= throughput.iperf(veth, SLOT, 5) or {"iperf_ratio": None}
+                figures["peers"] = beside(veth, options.packets, 3)
     finally:
         os.close(stats)
-    for name in ("rule_change_s", "unaccounted", "drain_per_s", "agent_rss_mb", "kernel_map_mb"):
-        if name in figures:
-            print(f"{name:20}{figures[name]:8}")
+    for name, value in figures.items():
+        if name not in TARGETS and name != "peers":
+            print(f"{name:20}{value!s:>8}")
     print(json.dumps(figures))
+
+
+def costs(veth: Veth, packets: int, repeat: int) -> dict[str, Any]:
+    """The costs a packet, as a table and as figures."""
+    measured = rounds(veth, packets, repeat)
+    measured["runs"] |= enforced(veth, packets, repeat)
+    figures: dict[str, Any] = {}
+    print(f"{'ns a packet':20}{'median':>8}{'least':>8}{'most':>8}{'target':>8}{'goal':>8}")
+    for name, runs in measured["runs"].items():
+        figures[name] = round(statistics.median(runs), 1)
+        target, goal = TARGETS.get(name, ("", ""))
+        print(f"{name:20}{figures[name]:8.0f}{min(runs):8.0f}{max(runs):8.0f}{target:>8}{goal:>8}")
+    figures["unaccounted"] = measured["unaccounted"]
+    figures["kernel_map_mb"] = measured["kernel_map_mb"]
+    figures["rule_change_s"] = rule_change_s()
+    return figures
 
 
 if __name__ == "__main__":
