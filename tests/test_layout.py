@@ -21,6 +21,7 @@ ORDER = [
     "connections",
     "verdict",
     "capture",
+    "links",
     # flow
     "window",
     "ledger",

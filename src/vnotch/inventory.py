@@ -16,6 +16,10 @@ from vnotch.rules import RuleBook
 STREAM_SUFFIX = {"ALL": "all", "ACCEPT": "accept", "REJECT": "reject"}
 """Log stream suffix by traffic type. `-all` and `-accept` are seen on AWS, `-reject` is by analogy."""
 
+RESERVED_TAG, RESERVED_NONE = "vnotch:reserved-addresses", "none"
+"""A subnet with this tag stands for a network that was there before: none of its addresses is AWS's DNS server or
+router, and an interface may have any of them."""
+
 
 @dataclass(frozen=True)
 class Interface:

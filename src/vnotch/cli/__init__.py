@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import typer
 
 from vnotch import __version__
+from vnotch.cli.attach import attach, detach
 from vnotch.cli.endpoint import Endpoint, aws_command
 from vnotch.cli.lab import lab
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
@@ -35,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(lab, name="lab")
+app.command()(attach)
+app.command()(detach)
 
 
 def _version(value: bool) -> None:

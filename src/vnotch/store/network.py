@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, func, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
+from vnotch.inventory import RESERVED_NONE, RESERVED_TAG
 from vnotch.store.state import Base
 
 if TYPE_CHECKING:
@@ -25,11 +26,6 @@ NAT_GATEWAY = "nat_gateway"
 
 DELIVERY_ERRORS = ("Access error", "Rate limited", "Unknown error")
 """DeliverLogsErrorMessage (API FlowLog), worst first: with several agents the worst is shown."""
-
-
-RESERVED_TAG, RESERVED_NONE = "vnotch:reserved-addresses", "none"
-"""A subnet with this tag stands for a network that was there before: none of its addresses is AWS's DNS server or
-router, and an interface may have any of them."""
 
 
 class Tag(Base):

@@ -12,6 +12,7 @@ from vnotch.api.ec2.filters import Filter, column, parse
 from vnotch.api.ec2.paging import Page
 from vnotch.api.ec2.part import KINDS, Ec2Part, Kind, arn, ec2_operation, invalid_value, kind_of, required
 from vnotch.api.service import ApiError, Call
+from vnotch.inventory import RESERVED_TAG
 from vnotch.store import agents, network
 
 TAGS_MAX = 50
@@ -115,7 +116,7 @@ class Tags(Ec2Part):
             resources = self._resources(session, call)
             for kind, resource_id in resources:
                 put_tags(session, kind, resource_id, tags)
-            _touch(session, [resource_id for _, resource_id in resources], network.RESERVED_TAG in tags)
+            _touch(session, [resource_id for _, resource_id in resources], RESERVED_TAG in tags)
         return {}
 
     @ec2_operation("DeleteTags", "Resources Tags", _tagged)
@@ -132,8 +133,8 @@ class Tags(Ec2Part):
                 for tag in call.params.get("Tags") or ():
                     same_value = [row.value == tag["Value"]] if tag.get("Value") is not None else []
                     session.execute(gone.where(row.key == (tag.get("Key") or ""), *same_value))
-            gone_keys = {tag.get("Key") for tag in call.params.get("Tags") or ()} or {network.RESERVED_TAG}
-            _touch(session, [resource_id for _, resource_id in resources], network.RESERVED_TAG in gone_keys)
+            gone_keys = {tag.get("Key") for tag in call.params.get("Tags") or ()} or {RESERVED_TAG}
+            _touch(session, [resource_id for _, resource_id in resources], RESERVED_TAG in gone_keys)
         return {}
 
     @ec2_operation("DescribeTags", "Filters MaxResults NextToken")
