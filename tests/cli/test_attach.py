@@ -180,7 +180,8 @@ def closed(server: RunningServer, agent: RunningAgent) -> Iterator[tuple[str, st
 @pytest.fixture
 def uplink(server: RunningServer, agent: RunningAgent, closed: tuple[str, str]) -> dict[str, Any]:
     """The host's way out, attached; what comes in there is rejected and, observed only, passes."""
-    return attach(server, agent, "up0", "--subnet", closed[0], "--security-group", closed[1], "--sense", "outside")
+    where = ("--subnet", closed[0], "--security-group", closed[1])
+    return attach(server, agent, "up0", *where, "--sense", "outside", "--address", "10.79.0.1/24")
 
 
 def passes(ground: Ground, source_port: int) -> bool:
@@ -313,7 +314,7 @@ def test_what_is_attached_already_names_its_interface(server: RunningServer, age
     refused(done, f"pod0 is attached already, as {made['interface_id']}: --name", "vnotch detach pod0")
     done = vnotch(server, "detach", "up0", "--agent", agent.name)
     refused(done, "up0 is not attached", "attached here: pod0")
-    refused(vnotch(server, "detach", "--agent", agent.name), "name what to detach", "--all")
+    refused(vnotch(server, "detach", "--agent", agent.name), "give --all", "attached here: pod0")
 
 
 def test_an_agent_that_is_not_there_is_named_with_the_command_that_starts_it(server: RunningServer) -> None:
