@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,17 +26,19 @@ HEARD_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Site:
-    """An agent of this host. `heard_seconds` is how long ago it last told of itself."""
+    """An agent of this host. `heard_seconds` is how long ago it last told of itself; `has_ended`: its folder is here
+    and no process holds it."""
 
     agent: str
     process: int
     netns: str | None
     netns_inode: int | None
     heard_seconds: float
+    has_ended: bool = False
 
     @property
     def runs(self) -> bool:
-        return self.heard_seconds <= HEARD_SECONDS
+        return self.heard_seconds <= HEARD_SECONDS and not self.has_ended
 
     @classmethod
     def find(cls, folders: Folders, endpoint: Endpoint, name: str | None) -> Site:
@@ -44,7 +48,7 @@ class Site:
         """
         start = "start one: sudo vnotch agent, or server and agent together: vnotch up"
         if name is not None:
-            site = cls._of(name, endpoint)
+            site = cls._of(name, folders, endpoint)
             if site is None:
                 raise HostError(
                     f"the server has not heard of an agent {name}", f"start it: sudo vnotch agent --name {name}"
@@ -56,7 +60,7 @@ class Site:
         found, elsewhere = [], None
         for known in names:
             try:
-                if (site := cls._of(known, endpoint)) is not None:
+                if (site := cls._of(known, folders, endpoint)) is not None:
                     found.append(site)
             except InputError as error:
                 elsewhere = error
@@ -69,7 +73,7 @@ class Site:
         raise elsewhere or HostError("no agent of this host is known to the server", start)
 
     @classmethod
-    def _of(cls, name: str, endpoint: Endpoint) -> Site | None:
+    def _of(cls, name: str, folders: Folders, endpoint: Endpoint) -> Site | None:
         status = endpoint.agent_status(name)
         about: dict[str, Any] = (status or {}).get("agent", {})
         if status is None or "boot_id" not in about or not status.get("received_ms"):
@@ -79,7 +83,8 @@ class Site:
             if heard_seconds > HEARD_SECONDS:
                 return None  # this host's, before it was booted, or another's: it is not there
             raise InputError(f"agent {name} runs on another host", "run this there, or name an agent here with --agent")
-        return cls(name, about["process"], about["netns"], about["netns_inode"], heard_seconds)
+        ended = _has_ended(folders.agent(name))
+        return cls(name, about["process"], about["netns"], about["netns_inode"], heard_seconds, ended)
 
     def require_running(self) -> Site:
         if not self.runs:
@@ -111,6 +116,21 @@ class Site:
             yield found
         finally:
             found.close()
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether an agent's folder is here and free: a running agent holds its lock (`agent.process.lock_folder`)."""
+    try:
+        descriptor = os.open(folder / "agent.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False  # another folder than this one's, or not ours to read: what was heard counts
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def dangers(host: Host, link: Link, namespace: Namespace, endpoint_url: str) -> list[str]:
