@@ -13,10 +13,12 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.httpsession import URLLib3Session
+from sqlalchemy import select, update
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
 from vnotch.inventory import AgentConfiguration
+from vnotch.store import network
 
 ROLE = "arn:aws:iam::123456789012:role/flow-logs"
 WAIT_SECONDS = 20
@@ -618,4 +620,13 @@ def test_for_which_flow_log_an_agent_may_assume_a_role(site: Site) -> None:
     assert ask("a", f"{ROLE}-other", mine) is None
     assert ask("a", ROLE, "fl-0123456789abcdef0") is None
     site.admin.ok("DELETE", f"/network-interfaces/{one}/binding")
-    assert ask("a", ROLE, mine) is None
+    assert ask("a", ROLE, mine) == (mine, arn + mine), "its last records are on the way"
+    assert ask("a", ROLE, whole) == (whole, arn + whole)
+    assert ask("b", ROLE, mine) is None
+    with site.api.state.write() as session:
+        session.execute(update(network.Departure).values(until_ms=1))
+    assert ask("a", ROLE, mine) is None, "but not for ever"
+    site.bind(one, "b", "vn-one")
+    site.admin.ok("DELETE", f"/network-interfaces/{one}/binding")
+    with site.api.state.read() as session:
+        assert [row.agent for row in session.scalars(select(network.Departure))] == ["b"], "old ones are forgotten"

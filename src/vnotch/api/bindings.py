@@ -158,6 +158,7 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     agents.touch_members(session, firewall.fit_groups(session, interface, kind))
     if earlier and earlier != request.agent:
         agents.forget_deliveries(session, earlier)
+        agents.departed(session, earlier, interface)
     agents.touch_neighbours(session, interface)
     binding.revision = agents.touch(session, {request.agent, earlier or request.agent}) or 0
     return binding
@@ -170,6 +171,7 @@ def unbind(session: Session, interface_id: str) -> None:
     agents.touch_members(session, firewall.fit_groups(session, interface, interface.created_type))
     _forget_instance(session, instance_id)
     agents.forget_deliveries(session, agent)
+    agents.departed(session, agent, interface)
     agents.touch_neighbours(session, interface)
     agents.touch(session, [agent])
 

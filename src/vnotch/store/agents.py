@@ -18,6 +18,9 @@ from vnotch.inventory import AgentConfiguration, FlowLog, Interface
 from vnotch.store import network, peers, routing, tag_fields
 from vnotch.store.rule_book import acl_ids_of, agents_referring_to, rule_book
 
+DEPARTED_SECONDS = 120
+"""How long an agent may deliver the last records of an interface that it has no more."""
+
 
 def next_revision(session: Session) -> int:
     """Takes the next revision. Its row is locked till the transaction ends, so revisions commit in their order."""
@@ -148,12 +151,35 @@ def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str)
     """The flow log that lets `agent` assume `role_arn` under `session_name`, or None.
 
     An agent acts for vpc-flow-logs.amazonaws.com only for a flow log that exists, is named by the session, names that
-    role, and covers an interface bound to this agent.
+    role, and covers an interface that is bound to this agent, or was until shortly before (`departed`).
     """
     flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == session_name))
     if flow_log is None or flow_log.deliver_logs_permission_arn != role_arn:
         return None
-    return flow_log if agent in agents_on(session, [flow_log.resource_id]) else None
+    covers = agent in agents_on(session, [flow_log.resource_id]) or _has_left(session, agent, flow_log.resource_id)
+    return flow_log if covers else None
+
+
+def departed(session: Session, agent: str, interface: network.NetworkInterface) -> None:
+    """To be called when an interface leaves an agent, which has its last records still to deliver."""
+    now_ms, row = time.time_ns() // 1_000_000, network.Departure
+    session.execute(delete(row).where(row.until_ms < now_ms))
+    session.add(
+        row(
+            agent=agent,
+            interface_id=interface.interface_id,
+            subnet_id=interface.subnet_id,
+            vpc_id=interface.vpc_id,
+            until_ms=now_ms + DEPARTED_SECONDS * 1000,
+        )
+    )
+
+
+def _has_left(session: Session, agent: str, resource_id: str) -> bool:
+    row, now_ms = network.Departure, time.time_ns() // 1_000_000
+    here = or_(row.interface_id == resource_id, row.subnet_id == resource_id, row.vpc_id == resource_id)
+    left = select(row.number).where(row.agent == agent, row.until_ms >= now_ms, here).limit(1)
+    return session.scalar(left) is not None
 
 
 def flow_logs_on(session: Session, agent: str) -> list[network.FlowLog]:

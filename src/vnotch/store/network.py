@@ -170,6 +170,19 @@ class Binding(Base):
         return self.interface_type is not None and self.instance_id is None
 
 
+class Departure(Base):
+    """An interface that an agent had: for a while the agent still delivers its last records."""
+
+    __tablename__ = "departures"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    agent: Mapped[str] = mapped_column(index=True)
+    interface_id: Mapped[str]
+    subnet_id: Mapped[str]
+    vpc_id: Mapped[str]
+    until_ms: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
 class NetworkInterface(Base):
     __tablename__ = "network_interfaces"
 
