@@ -246,7 +246,7 @@ def test_a_device_that_is_not_there_yet_is_attached_when_it_comes(world: World) 
     world.kernel.devices.add("veth5")
     assert world.capture.interfaces.retry()
     assert world.capture.interfaces.states() == [
-        {"interface_id": "eni-5", "state": "attached", "message": None, "mode": "fake"}
+        {"interface_id": "eni-5", "state": "attached", "message": None, "mode": "fake", "device": "veth5"}
     ]
     assert world.send() == 1
 

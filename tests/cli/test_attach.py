@@ -156,6 +156,22 @@ def test_without_a_name_it_shows_what_there_is(server: RunningServer, agent: Run
     assert objects(server)["interfaces"] == 1
 
 
+def test_without_its_agent_the_objects_go_at_once_and_the_programs_when_it_starts_again(
+    server: RunningServer, agent: RunningAgent
+) -> None:
+    attach(server, agent, "pod0")
+    assert len(agent.pins()) > 0 or agent.status()["interfaces"][0]["mode"] == "clsact"
+    agent.kill()
+    done = vnotch(server, "attach", "vm0", "--agent", agent.name)
+    refused(done, f"agent {agent.name} does not run", f"sudo vnotch agent --name {agent.name}")
+    done = vnotch(server, "detach", "pod0", "--agent", agent.name)
+    assert done.returncode == 0, done.stderr
+    assert "does not run" in done.stderr
+    assert set(objects(server).values()) == {0}
+    agent.start()
+    until("its programs are gone", lambda: agent.pins() == [])
+
+
 # Enforcement ----------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +267,8 @@ def test_a_device_that_is_renamed_goes_on_under_its_interface(
         records.wait_for(50)
         until("the ledger is even", lambda: len(set(ledger(agent, made["interface_id"]))) == 1)
         assert records.packets() == 50
-        assert attach(server, agent, "pod0")["message"] == "pod0 is named pod9 now"
+        shown = attach(server, agent, "pod9")
+        assert (shown["interface_id"], shown["message"]) == (made["interface_id"], "pod0 is named pod9 now")
     finally:
         ground.at(ground.host, "link", "set", "pod9", "name", "pod0")
     until("it has its name again", lambda: agent.state(made["interface_id"])["message"] is None)

@@ -50,12 +50,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class State:
-    """How an interface is attached: `attached`, `absent` (no such device) or `failed`; `message` says why."""
+    """How an interface is attached: `attached`, `absent` (no such device) or `failed`; `message` says why. `device` is
+    its name now."""
 
     interface_id: str
     state: str
     message: str | None = None
     mode: str | None = None
+    device: str | None = None
 
 
 class Attaching(Protocol):
@@ -299,7 +301,7 @@ class Interfaces:
             said = [no_rules] if no_rules else []
             said += [f"{interface.device} is named {device} now"] if device != interface.device else []
             said += [UNCONFIRMED] if self._trials.is_over(number) else []
-            state = State(interface_id, "attached", "; ".join(said) or None, self._datapath.attach_mode)
+            state = State(interface_id, "attached", "; ".join(said) or None, self._datapath.attach_mode, device)
         except KernelError as error:
             state = State(interface_id, "absent" if error.errno == errno.ENODEV else "failed", str(error))
         except (VnotchError, ValueError) as error:

@@ -93,7 +93,7 @@ def attach(
     if sense not in (None, "inside", "outside"):
         raise InputError(f"--sense {sense}", "inside or outside")
     with site.namespace() as namespace:
-        host, bound = Host.read(namespace), enrolment.bound()
+        host, bound = Host.read(namespace), _by_name_now(site, enrolment.bound())
         link = _link(host, bound, interface, as_json)
         if link is None:
             return
@@ -148,7 +148,7 @@ def detach(
     endpoint = Endpoint.find(folders, endpoint_url).require_up()
     site = Site.find(folders, endpoint, agent)
     enrolment = Enrolment(endpoint, site.agent)
-    bound = enrolment.bound()
+    bound = _by_name_now(site, enrolment.bound())
     if bool(interfaces) == everything:
         there = ", ".join(sorted(bound)) or "nothing is attached"
         raise InputError("name what to detach, or give --all", f"attached here: {there}")
@@ -157,7 +157,10 @@ def detach(
     else:
         targets = dict(_target(enrolment, bound, given) for given in dict.fromkeys(interfaces or ()))
     if not site.runs:
-        step(f"agent {site.agent} does not run: what it left in the kernel goes when it starts again")
+        step(
+            f"agent {site.agent} does not run: its programs at the interface go when it starts again, and what it has "
+            "not delivered is dropped"
+        )
     report = []
     for device, interface_id in targets.items():
         groups = sorted({row["LogGroupName"] for row in enrolment.read(interface_id).flow_logs})
@@ -263,6 +266,11 @@ def _show_choices(choices: Sequence[Choice]) -> None:
         table.add_row(choice.link.name, choice.link.kind, state, known, choice.sense.sense, choice.interface_id or "")
     out.print(table)
     out.print("Attach one with: vnotch attach IFACE")
+
+
+def _by_name_now(site: Site, bound: dict[str, str]) -> dict[str, str]:
+    """Device -> interface id, by the names that the devices have now, where the agent knows them."""
+    return {site.devices.get(interface_id, device): interface_id for device, interface_id in bound.items()}
 
 
 def _target(enrolment: Enrolment, bound: dict[str, str], given: str) -> tuple[str, str]:

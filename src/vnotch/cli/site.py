@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ HEARD_SECONDS = 30.0
 @dataclass(frozen=True)
 class Site:
     """An agent of this host. `heard_seconds` is how long ago it last told of itself; `has_ended`: its folder is here
-    and no process holds it."""
+    and no process holds it. `devices`: interface id -> the name of what it captures under it now."""
 
     agent: str
     process: int
@@ -35,6 +35,7 @@ class Site:
     netns_inode: int | None
     heard_seconds: float
     has_ended: bool = False
+    devices: dict[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> bool:
@@ -83,8 +84,9 @@ class Site:
             if heard_seconds > HEARD_SECONDS:
                 return None  # this host's, before it was booted, or another's: it is not there
             raise InputError(f"agent {name} runs on another host", "run this there, or name an agent here with --agent")
+        devices = {item["interface_id"]: item["device"] for item in status.get("interfaces", []) if item.get("device")}
         ended = _has_ended(folders.agent(name))
-        return cls(name, about["process"], about["netns"], about["netns_inode"], heard_seconds, ended)
+        return cls(name, about["process"], about["netns"], about["netns_inode"], heard_seconds, ended, devices)
 
     def require_running(self) -> Site:
         if not self.runs:
