@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "vnotch"
 
 ORDER = [
     "errors",
+    "signed_http",
     # packet
     "flow",
     "rules",

@@ -156,6 +156,15 @@ def test_without_a_name_it_shows_what_there_is(server: RunningServer, agent: Run
     assert objects(server)["interfaces"] == 1
 
 
+def test_what_a_killed_attach_has_left_goes_with_all(server: RunningServer, agent: RunningAgent) -> None:
+    made = attach(server, agent, "pod0")
+    server.endpoint.request("DELETE", f"/vnotch/v1/network-interfaces/{made['interface_id']}/binding")
+    done = vnotch(server, "detach", "--all", "--agent", agent.name)
+    assert done.returncode == 0, done.stderr
+    assert f"network interface {made['interface_id']}" in done.stdout
+    assert set(objects(server).values()) == {0}
+
+
 def test_without_its_agent_the_objects_go_at_once_and_the_programs_when_it_starts_again(
     server: RunningServer, agent: RunningAgent
 ) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vnotch.cli import seconds_of
 from vnotch.cli.summary import Tally, accounts, excluded_line, is_settled, ledger_table, talkers_table
+from vnotch.cli.tail import seconds_of
 from vnotch.cli.terminal import plain, record_text
 from vnotch.errors import InputError
 

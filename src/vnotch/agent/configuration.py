@@ -15,16 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
-from botocore.httpsession import URLLib3Session
-
 from vnotch.agent.durable import replace_file, set_aside
 from vnotch.deliver.endpoint import Key
 from vnotch.errors import AccessError, DestinationUnavailable, InputError, VnotchError
 from vnotch.inventory import AgentConfiguration
+from vnotch.signed_http import NoAnswer, Refused, SignedHttp
 
 POLL_SECONDS = 30
 RETRY_SECONDS = 0.5
@@ -52,10 +47,8 @@ class ServerClient:
     """The agents' endpoints of the server. One for each thread: a poll that hangs must hold up nothing else."""
 
     def __init__(self, url: str, region: str, agent: str, key: Key) -> None:
-        self._base = f"{url.rstrip('/')}/vnotch/v1/agents/{quote(agent, safe='')}"
-        self._region = region
-        self._credentials = Credentials(key.access_key_id, key.secret_access_key)
-        self._sessions: dict[float, URLLib3Session] = {}
+        self._base = f"/vnotch/v1/agents/{quote(agent, safe='')}"
+        self._http = SignedHttp(url, region, key.access_key_id, key.secret_access_key)
 
     def configuration(self, revision: int, wait_seconds: int) -> AgentConfiguration:
         """The configuration once its revision is another one, or the same one after the wait.
@@ -67,27 +60,17 @@ class ServerClient:
         return AgentConfiguration.from_json(document)
 
     def post_status(self, status: Mapping[str, Any]) -> None:
-        self._send("POST", "/status", json.dumps(status).encode(), timeout_seconds=STATUS_TIMEOUT_SECONDS)
+        self._send("POST", "/status", status, timeout_seconds=STATUS_TIMEOUT_SECONDS)
 
-    def _send(self, method: str, path: str, body: bytes = b"", *, timeout_seconds: float) -> Any:
-        request = AWSRequest(method, self._base + path, data=body, headers={"Content-Type": "application/json"})
-        SigV4Auth(self._credentials, "vnotch", self._region).add_auth(request)
-        session = self._sessions.setdefault(timeout_seconds, URLLib3Session(timeout=(5.0, timeout_seconds)))
+    def _send(self, method: str, path: str, body: Any = None, *, timeout_seconds: float) -> Any:
         try:
-            answer = session.send(request.prepare())
-            status, content = answer.status_code, answer.content
-        except BotoCoreError as error:
-            raise DestinationUnavailable(f"the server does not answer: {error}") from error
-        if status == 200:
-            try:
-                return json.loads(content)
-            except ValueError as error:
-                raise DestinationUnavailable(f"the server's answer to {method} {path} is no JSON") from error
-        said = content[:300].decode(errors="replace")
-        text = f"the server answers {status} to {method} {path.partition('?')[0]}: {said}"
-        if status in (400, 401, 403, 404):
-            raise AccessError(text, "is the agent registered there with this key?")
-        raise DestinationUnavailable(text)
+            return self._http.request(method, self._base + path, body, timeout_seconds=timeout_seconds)
+        except NoAnswer as error:
+            raise DestinationUnavailable(f"the server does not answer: {error.message}") from error
+        except Refused as error:
+            if error.status in (400, 401, 403, 404):
+                raise AccessError(error.message, "is the agent registered there with this key?") from error
+            raise DestinationUnavailable(error.message) from error
 
 
 class ConfigurationPoll:

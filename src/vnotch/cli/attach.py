@@ -167,13 +167,18 @@ def detach(
         step(f"detaching {device} ({interface_id}); its last records are delivered first")
         removed = enrolment.remove(interface_id, site.runs)
         report.append({"device": device, "interface_id": interface_id, "removed": removed, "log_groups": groups})
+    if everything and (swept := enrolment.sweep()):
+        report.append({"device": None, "interface_id": None, "removed": swept, "log_groups": []})
     if as_json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
     if not report:
         out.print("Nothing is attached here.")
     for item in report:
-        out.print(f"{item['device']} is attached no more. Removed:")
+        what = (
+            f"{item['device']} is attached no more." if item["device"] else "An attach that was killed had left more."
+        )
+        out.print(f"{what} Removed:")
         for line in item["removed"]:
             out.print(f"  {line}")
         if item["log_groups"]:

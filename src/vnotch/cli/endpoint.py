@@ -78,30 +78,10 @@ class Endpoint:
         )
 
     def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """A signed call of vnotch's own part of the API (service name `vnotch`).
+        """A signed call of vnotch's own part of the API. Raises NoAnswer (a HostError) and Refused (an InputError)."""
+        from vnotch.signed_http import SignedHttp
 
-        Raises HostError where the server does not answer, InputError with its words where it refuses.
-        """
-        from botocore.auth import SigV4Auth
-        from botocore.awsrequest import AWSRequest
-        from botocore.credentials import Credentials
-        from botocore.exceptions import BotoCoreError
-        from botocore.httpsession import URLLib3Session
-
-        data = b"" if body is None else json.dumps(body).encode()
-        request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": "application/json"})
-        SigV4Auth(Credentials(self.access_key_id, self.secret_access_key), "vnotch", self.region).add_auth(request)
-        try:
-            answer = URLLib3Session(timeout=10).send(request.prepare())
-        except BotoCoreError as error:
-            raise HostError(f"no answer from {self.url}: {error}", "is the server running?") from error
-        try:
-            document = json.loads(answer.content or b"{}")
-        except ValueError:
-            document = {}
-        if answer.status_code >= 300:
-            raise InputError(f"{self.url} refuses {path}: {document.get('message', answer.status_code)}")
-        return dict(document)
+        return SignedHttp(self.url, self.region, self.access_key_id, self.secret_access_key).request(method, path, body)
 
     def interface_named(self, name: str) -> str:
         """The id of the interface whose Name tag is `name`, or `name` itself where there is none.

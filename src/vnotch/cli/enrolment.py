@@ -1,13 +1,12 @@
 """What `vnotch attach` makes through the API and `vnotch detach` takes away again: the AWS objects round one device.
 
 Everything that attach makes carries the tag `vnotch:attach` with the agent's name, and only that is ever removed. The
-role is named after the interface, since it may deliver that interface's records and nothing else.
+role is named after the interface and goes with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,12 +18,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.terminal import step
 from vnotch.errors import HostError, InputError, VnotchError
+from vnotch.iam.delivery_role import POLICY, ensure_delivery_role
 from vnotch.inventory import RESERVED_NONE, RESERVED_TAG, AgentConfiguration
 from vnotch.links import Addresses
 
 TAG = "vnotch:attach"
 ROLE_PREFIX = "vnotch-attach-"
-POLICY = "deliver"
 OPEN_GROUP = "vnotch-attach-open"
 """The security group of interfaces that were given none: it lets everything through, as there is none to ask."""
 
@@ -276,8 +275,11 @@ class Enrolment:
 
     def _flow_log(self, wanted: Wanted, interface_id: str, undo: list[Callable[[], object]], made: list[str]) -> None:
         group = wanted.log_group or self.default_log_group
-        role = self._role(interface_id, group, undo)
-        made.append(f"role {role.rpartition('/')[2]}, which may write {group} for this interface alone")
+        name = ROLE_PREFIX + interface_id
+        undo.append(lambda: self._delete_role(name))
+        account, region = self.endpoint.account, self.endpoint.region
+        role = ensure_delivery_role(self._iam, [group], account=account, region=region, name=name)
+        made.append(f"role {name}, which may write to {group} and nothing else")
         answer = self._ec2.create_flow_logs(
             ResourceType="NetworkInterface",
             ResourceIds=[interface_id],
@@ -297,25 +299,6 @@ class Enrolment:
     def default_log_group(self) -> str:
         return f"/vnotch/{self.agent}"
 
-    def _role(self, interface_id: str, group: str, undo: list[Callable[[], object]]) -> str:
-        name = ROLE_PREFIX + interface_id
-        arn = f"arn:aws:logs:{self.endpoint.region}:{self.endpoint.account}:log-group:{group}"
-        trust = _document(
-            Principal={"Service": "vpc-flow-logs.amazonaws.com"},
-            Action="sts:AssumeRole",
-            Condition={"StringEquals": {"aws:SourceAccount": self.endpoint.account}},
-        )
-        permissions = _document(
-            {"Action": ["logs:CreateLogGroup", "logs:CreateLogStream"], "Resource": f"{arn}:*"},
-            {"Action": "logs:PutLogEvents", "Resource": f"{arn}:log-stream:{interface_id}-*"},
-        )
-        answer = self._iam.create_role(
-            RoleName=name, AssumeRolePolicyDocument=trust, Tags=[{"Key": TAG, "Value": self.agent}]
-        )
-        undo.append(lambda: self._delete_role(name))
-        self._iam.put_role_policy(RoleName=name, PolicyName=POLICY, PolicyDocument=permissions)
-        return str(answer["Role"]["Arn"])
-
     def _tags(self, kind: str, **more: str) -> list[dict[str, Any]]:
         tags = {TAG: self.agent, **more}
         return [{"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}]
@@ -326,12 +309,15 @@ class Enrolment:
         """Unbinds the interface, waits until its last records are delivered, and removes what attach made for it and
         nobody else uses. -> what was removed, in words. An interface that attach did not make is unbound alone."""
         enrolled = self.read(interface_id)
-        ours = [row for row in enrolled.flow_logs if any(tag["Key"] == TAG for tag in row.get("Tags", []))]
         self._unbind(interface_id)
         if agent_runs:
-            self._wait_delivered(interface_id, {row["FlowLogId"] for row in ours})
-        removed = [f"binding of {interface_id}"]
-        if ours:
+            self._wait_delivered(interface_id, {row["FlowLogId"] for row in _ours(enrolled.flow_logs)})
+        return [f"binding of {interface_id}", *self._remove_objects(enrolled)]
+
+    def _remove_objects(self, enrolled: Enrolled) -> list[str]:
+        """What attach made round an interface that is bound no more."""
+        removed, interface_id = [], enrolled.interface_id
+        if ours := _ours(enrolled.flow_logs):
             self._ec2.delete_flow_logs(FlowLogIds=[row["FlowLogId"] for row in ours])
             removed += [f"flow log {row['FlowLogId']}" for row in ours]
         if self._delete_role(ROLE_PREFIX + interface_id):
@@ -341,6 +327,15 @@ class Enrolment:
         self._ec2.delete_network_interface(NetworkInterfaceId=interface_id)
         removed.append(f"network interface {interface_id}")
         return removed + self._remove_network(enrolled)
+
+    def sweep(self) -> list[str]:
+        """Removes what an attach that was killed half-way has left: interfaces of this agent's that are bound to
+        nothing. -> what was removed, in words."""
+        mine = [{"Name": f"tag:{TAG}", "Values": [self.agent]}, {"Name": "status", "Values": ["available"]}]
+        removed = []
+        for row in self._ec2.describe_network_interfaces(Filters=mine)["NetworkInterfaces"]:
+            removed += self._remove_objects(self.read(row["NetworkInterfaceId"]))
+        return removed
 
     def _remove_network(self, enrolled: Enrolled) -> list[str]:
         """The subnet, the open group and the VPC, as far as attach made them and nothing is left in them."""
@@ -396,6 +391,11 @@ class Enrolment:
         return True
 
 
+def _ours(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of described resources those that attach made."""
+    return [row for row in rows if any(tag["Key"] == TAG for tag in row.get("Tags", []))]
+
+
 def block_of(addresses: Addresses) -> IPv4Network:
     """The block of a VPC and subnet for these addresses: their network, within the sizes that EC2 takes (/16 to /28);
     of a network that is larger the part round the address, of a single host the /24 round it."""
@@ -418,9 +418,3 @@ def _binding(interface_id: str) -> str:
 
 def _given(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value}
-
-
-def _document(*statements: dict[str, Any], **statement: Any) -> str:
-    """A policy document of statements that allow."""
-    parts = [{"Effect": "Allow", **part} for part in (*statements, *([statement] if statement else []))]
-    return json.dumps({"Version": "2012-10-17", "Statement": parts})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import select
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from botocore.exceptions import BotoCoreError
+import typer
 
-from vnotch.cli.terminal import step
+from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.options import DataDir, EndpointUrl, folders_of
+from vnotch.cli.terminal import is_terminal, out, plain, record_text, step
 from vnotch.errors import InputError
 
 POLL_SECONDS = 1.0
@@ -79,6 +82,8 @@ class Tail:
 
     def follow(self) -> Iterator[Event]:
         """Yields what is new for ever, also across a restart of the server."""
+        from botocore.exceptions import BotoCoreError
+
         answers = True
         while True:
             try:
@@ -107,3 +112,42 @@ def _sleep_while_read(seconds: float) -> None:
     waiting.register(sys.stdout.fileno(), 0)  # POLLERR alone, which is always told
     if any(happened & select.POLLERR for _, happened in waiting.poll(seconds * 1000)):
         raise BrokenPipeError
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a duration such as 90, 30s, 10m, 2h, 1d. Raises InputError."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
+    number = text[:-1] if unit else text
+    try:
+        value = float(number) * (unit or 1)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e9:
+        raise InputError(f"{text!r} is no duration", "write it like 30s, 10m, 2h or 1d")
+    return value
+
+
+def tail(
+    group: Annotated[str | None, typer.Argument(help="Log group.", show_default="the only one")] = None,
+    data_dir: DataDir = None,
+    endpoint_url: EndpointUrl = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on as records arrive.")] = True,
+    since: Annotated[str, typer.Option(help="How far back to begin: 30s, 10m, 2h, 1d.")] = "10m",
+    pattern: Annotated[str, typer.Option("--filter", help="CloudWatch filter pattern.")] = "",
+    prefix: Annotated[str, typer.Option("--stream-prefix", help="Only streams whose name begins so.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show records as they arrive."""
+    since_ms = int((time.time() - seconds_of(since)) * 1000)
+    logs = Endpoint.find(folders_of(data_dir), endpoint_url).require_up().client("logs")
+    reader = Tail(logs, choose_group(logs, group, follow), since_ms, pattern, prefix)
+    for event in reader.follow() if follow else reader.poll():
+        if as_json:
+            line = {"timestamp": event.timestamp_ms, "logStreamName": event.stream, "message": event.message}
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+        elif is_terminal():
+            out.print(record_text(event.message))
+        else:
+            sys.stdout.write(plain(event.message) + "\n")
+            sys.stdout.flush()

@@ -5,7 +5,6 @@ Everything carries a tag with the lab's token, so that what a crash left behind 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,21 +13,18 @@ from functools import partial
 from typing import Any
 
 import boto3
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.httpsession import URLLib3Session
 
 from vnotch.errors import HostError, InputError
+from vnotch.iam.delivery_role import POLICY, ensure_delivery_role
 from vnotch.lab.firewall_control import create_acls, create_groups, create_prefix_lists, revoke_all
 from vnotch.lab.routing_control import create_nat_gateway, create_routes
 from vnotch.lab.topology import Eni, Topology
+from vnotch.signed_http import Refused, SignedHttp
 
 TAG = "vnotch:lab"
 ROLE = "vnotch-lab-flow-logs"
-POLICY = "deliver"
 GROUP_ALL, GROUP_REJECT, GROUP_DETAIL = "/vnotch/lab/all", "/vnotch/lab/reject", "/vnotch/lab/detail"
 ATTACH_SECONDS = 30.0
 _POLL_SECONDS = 0.1
@@ -39,30 +35,6 @@ DETAIL_FORMAT = (
     "${dstaddr} ${srcport} ${dstport} ${pkt-srcaddr} ${pkt-dstaddr} ${protocol} ${packets} ${bytes} ${start} ${end} "
     "${action} ${tcp-flags} ${flow-direction} ${traffic-path} ${x-rule-layer} ${x-rule-id} ${log-status}"
 )
-
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "vpc-flow-logs.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    ],
-}
-PERMISSIONS = {
-    # VPC user guide, "IAM role for publishing flow logs to CloudWatch Logs".
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Action": [
-                "logs:CreateLogGroup",
-                "logs:CreateLogStream",
-                "logs:PutLogEvents",
-                "logs:DescribeLogGroups",
-                "logs:DescribeLogStreams",
-            ],
-            "Resource": "*",
-        }
-    ],
-}
 
 
 @dataclass(frozen=True)
@@ -85,8 +57,7 @@ class ControlPlane:
         self.url = url.rstrip("/")
         self.region = region
         self.agent = agent
-        self._credentials = Credentials(access_key_id, secret_access_key)
-        self._http = URLLib3Session(timeout=_TIMEOUT_SECONDS)
+        self._http = SignedHttp(url, region, access_key_id, secret_access_key)
         config = Config(retries={"total_max_attempts": 2}, connect_timeout=3, read_timeout=_TIMEOUT_SECONDS)
 
         def client(service: str) -> Any:
@@ -201,14 +172,9 @@ class ControlPlane:
 
     def _create_role(self) -> str:
         """The role that delivers; one for all labs, so there may be one already."""
-        try:
-            answer = self._iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument=json.dumps(TRUST))
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "EntityAlreadyExists":
-                raise
-            answer = self._iam.get_role(RoleName=ROLE)
-        self._iam.put_role_policy(RoleName=ROLE, PolicyName=POLICY, PolicyDocument=json.dumps(PERMISSIONS))
-        return str(answer["Role"]["Arn"])
+        account = self._sts.get_caller_identity()["Account"]
+        groups = (GROUP_ALL, GROUP_REJECT, GROUP_DETAIL)
+        return ensure_delivery_role(self._iam, groups, account=account, region=self.region, name=ROLE)
 
     # --- bindings: vnotch's own part of the API
 
@@ -353,23 +319,12 @@ class ControlPlane:
             raise HostError(f"the API at {self.url}: {error}", _REMEDY) from error
 
     def _request(self, method: str, path: str, body: Any = None, absent_is_fine: bool = False) -> dict[str, Any]:
-        data = b"" if body is None else json.dumps(body).encode()
-        request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": "application/json"})
-        SigV4Auth(self._credentials, "vnotch", self.region).add_auth(request)
         try:
-            answer = self._http.send(request.prepare())
-        except BotoCoreError as error:
-            raise HostError(f"the API at {self.url}: {error}", _REMEDY) from error
-        try:
-            document = json.loads(answer.content or b"{}")
-        except ValueError:
-            document = {}
-        if answer.status_code == 404 and absent_is_fine:
-            return {}
-        if answer.status_code >= 300:
-            text = document.get("message") or f"HTTP status {answer.status_code}"
-            raise InputError(f"the API at {self.url} refuses {method} {path}: {document.get('__type', '')} {text}")
-        return dict(document)
+            return self._http.request(method, path, body)
+        except Refused as error:
+            if error.status == 404 and absent_is_fine:
+                return {}
+            raise
 
 
 _REMEDY = "start it with vnotch server"

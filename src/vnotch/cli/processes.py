@@ -1,0 +1,127 @@
+"""The commands that run something until it is ended: `server`, `agent`, `up` and `demo`.
+
+What they run is imported when they run it, so that every other command starts without it.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vnotch.cli.options import DataDir, EndpointUrl, folders_of
+from vnotch.cli.terminal import step
+from vnotch.config import ACCOUNT, ENDPOINT_HOST, ENDPOINT_PORT, FLOWS_PER_MAP, REGION
+
+
+def server(
+    data_dir: DataDir = None,
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = ENDPOINT_HOST,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = ENDPOINT_PORT,
+    account: Annotated[str | None, typer.Option(help="Account id, fixed at first start.", show_default=ACCOUNT)] = None,
+    region: Annotated[str | None, typer.Option(help="Region, fixed at first start.", show_default=REGION)] = None,
+    any_interval: Annotated[
+        bool, typer.Option("--any-interval", help="Take aggregation intervals from 1 to 900 s; AWS has 60 and 600.")
+    ] = False,
+) -> None:
+    """Run the API endpoint, the log service and the state. Needs no privilege."""
+    from vnotch.server import ServerConfig, run
+
+    config = ServerConfig(folders_of(data_dir), host, port, account, region, any_interval)
+    run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
+
+
+def agent(
+    data_dir: DataDir = None,
+    name: Annotated[str, typer.Option(help="Name of this agent at the server.", show_default="host name")] = "",
+    endpoint_url: EndpointUrl = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="The agent's key.", show_default="registers itself at the local server")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the server; with --key-file.")] = None,
+    netns: Annotated[
+        str | None, typer.Option(help="Network namespace to capture: a name or a path.", show_default="its own")
+    ] = None,
+    attach_mode: Annotated[str, typer.Option(help="auto, tcx (kernel 6.6) or clsact.")] = "auto",
+    flows_per_map: Annotated[int, typer.Option(help="Flows that each of the two maps holds.", min=1)] = FLOWS_PER_MAP,
+    capture: Annotated[
+        Path | None, typer.Option(help="Play a capture file (pcap, pcapng) instead; needs no root.", exists=True)
+    ] = None,
+    ip_ranges: Annotated[
+        Path | None,
+        typer.Option(help="AWS's ip-ranges.json, for the fields pkt-src-aws-service and pkt-dst-aws-service."),
+    ] = None,
+    flush: Annotated[
+        bool, typer.Option("--flush", help="At the end close all windows, deliver, and detach; else capture goes on.")
+    ] = False,
+    ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Capture the interfaces of this host and deliver their flow logs. Needs root, or CAP_BPF and its kin."""
+    from vnotch.agent import run
+    from vnotch.cli.agent import configure, log_to_stderr
+
+    log_to_stderr(verbose)
+    config = configure(
+        folders_of(data_dir),
+        name or socket.gethostname().split(".")[0],
+        endpoint_url=endpoint_url,
+        key_file=key_file,
+        region=region,
+        netns=netns,
+        attach_mode=attach_mode,
+        flows_per_map=flows_per_map,
+        capture_file=capture,
+        ip_ranges=ip_ranges,
+        flush=flush,
+    )
+
+    def started() -> None:
+        step(f"agent {config.name} captures {netns or 'this network namespace'}, delivers to {config.endpoint_url}")
+        if ready_file is not None:
+            ready_file.touch()
+
+    if not run(config, started):
+        raise typer.Exit(3)
+
+
+def up(
+    data_dir: DataDir = None,
+    port: Annotated[int, typer.Option(help="Port of the endpoint.", min=1, max=65535)] = ENDPOINT_PORT,
+    netns: Annotated[str | None, typer.Option(help="Network namespace to capture.", show_default="its own")] = None,
+    any_interval: Annotated[bool, typer.Option("--any-interval", help="Intervals from 1 to 900 s.")] = False,
+) -> None:
+    """Run server and agent on this host until Ctrl-C. The agent needs root."""
+    from vnotch.cli.up import run_both
+
+    run_both(folders_of(data_dir), port, netns, any_interval)
+
+
+def demo(
+    topology: Annotated[
+        Path | None, typer.Option(help="Topology file.", exists=True, show_default="the mock environment")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long the traffic runs.", min=5, max=3600)] = 30,
+    window: Annotated[int, typer.Option(help="Aggregation interval in seconds.", min=1, max=900)] = 5,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of the endpoint.", min=1, max=65535, show_default=f"{ENDPOINT_PORT}, or one that is free"
+        ),
+    ] = None,
+    from_capture: Annotated[
+        bool, typer.Option("--from-capture", help="Play the recorded capture even where live capture is possible.")
+    ] = False,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--no-stay", help="Stay up until Ctrl-C.", show_default="in a terminal")
+    ] = None,
+) -> None:
+    """Build a VPC on this host, run real traffic, show its flow log records and prove their numbers."""
+    from vnotch.cli.demo import Demo, DemoOptions
+    from vnotch.lab.topology_file import default_topology_path
+
+    path = topology or default_topology_path()
+    options = DemoOptions(path, path.with_suffix(".pcapng"), seconds, window, port, from_capture, stay)
+    raise typer.Exit(Demo(options).run())
