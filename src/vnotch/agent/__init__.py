@@ -1,8 +1,8 @@
 """The agent: captures, closes windows, spools and delivers, on every host that has interfaces of the VPC.
 
-Reading order: `durable`, `journal`, `progress`, `tracks`, `interfaces`, `spooling` (what is kept and made), `loop` (the
-steps and why a crash loses and repeats nothing), `configuration` (what is told to and by the server), `agent`
-(threads and the wait for the next tick), `process` (lock, datapath, signals). It opens no database.
+Reading order: `durable`, `journal`, `progress`, `tracks`, `trials`, `interfaces`, `spooling` (what is kept and made),
+`loop` (the steps and why a crash loses and repeats nothing), `configuration` (what is told to and by the server),
+`agent` (threads and the wait for the next tick), `process` (lock, datapath, signals). It opens no database.
 """
 
 from vnotch.agent.agent import Agent, AgentConfig

@@ -45,7 +45,7 @@ class Choice:
 
 def attach(
     interface: Annotated[
-        str | None, typer.Argument(metavar="[IFACE]", help="Its name; without one what could be attached is listed.")
+        str | None, typer.Argument(metavar="IFACE", help="Its name; without one what could be attached is listed.")
     ] = None,
     data_dir: DataDir = None,
     endpoint_url: EndpointUrl = None,
@@ -53,7 +53,10 @@ def attach(
     subnet: Annotated[str | None, typer.Option(help="Join this subnet.", show_default="one of its network")] = None,
     security_group: Annotated[
         list[str] | None,
-        typer.Option(help="Its security group; may be repeated.", show_default="one that lets everything through"),
+        typer.Option(
+            help="Its security group; may be repeated.",
+            show_default="one that lets everything through; in a --subnet of yours its VPC's default group",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Its Name tag.", show_default="that of the interface")] = None,
     address: Annotated[
@@ -134,9 +137,7 @@ def attach(
 
 
 def detach(
-    interfaces: Annotated[
-        list[str] | None, typer.Argument(metavar="[IFACE|ENI|NAME]...", help="What was attached.")
-    ] = None,
+    interfaces: Annotated[list[str] | None, typer.Argument(metavar="IFACE|ENI|NAME", help="What was attached.")] = None,
     data_dir: DataDir = None,
     endpoint_url: EndpointUrl = None,
     agent: AgentName = None,
@@ -161,7 +162,7 @@ def detach(
             f"agent {site.agent} does not run: its programs at the interface go when it starts again, and what it has "
             "not delivered is dropped"
         )
-    report = []
+    report: list[dict[str, Any]] = []
     for device, interface_id in targets.items():
         groups = sorted({row["LogGroupName"] for row in enrolment.read(interface_id).flow_logs})
         step(f"detaching {device} ({interface_id}); its last records are delivered first")

@@ -219,6 +219,8 @@ class Enrolment:
         groups = list(wanted.group_ids)
         if not groups and any(tag["Key"] == TAG for tag in subnet.get("Tags", [])):
             groups = [self._open_group(subnet["VpcId"], undo, made)]
+        elif not groups:
+            step("its security group is the VPC's default one: what that does not allow is labelled REJECT")
         block, secondary, six = IPv4Network(subnet["CidrBlock"]), [], []
         for address in addresses.secondary:
             if address in block:
