@@ -76,6 +76,13 @@ class Namespace:
             raise InputError(f"{device} is not an Ethernet interface", "bind the ENI to a veth, a tap or a NIC")
         return index
 
+    def name_of(self, index: int) -> str | None:
+        """The name that an interface has now; None where there is none of this index."""
+        try:
+            return self.run(socket.if_indextoname, index)
+        except OSError:
+            return None
+
     @property
     def inode(self) -> int:
         """Tells this namespace from all others that are there now."""

@@ -490,10 +490,12 @@ class Datapath:
         """The name that the device captured under this slot has now, whichever process attached it; None where it is
         not captured, or its device is no longer in the namespace."""
         with self._lock:
-            links = self._namespace.links()
-            for index, owner in self._slot_indexes().items():
-                if owner == slot and index in links and self._is_hooked(slot, index):
-                    return links[index]
+            here = self._attached.get(slot)
+            known = [here.index] if here else [i for i, owner in self._slot_indexes().items() if owner == slot]
+            for index in known:
+                name = self._namespace.name_of(index)
+                if name is not None and self._is_hooked(slot, index):
+                    return name
             return None
 
     def _is_hooked(self, slot: int, index: int) -> bool:
