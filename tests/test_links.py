@@ -15,7 +15,7 @@ from vnotch.errors import InputError
 from vnotch.links import INSIDE, OUTSIDE, Addresses, Host, Link, Neighbour, Route, callers_peers, route_to
 
 A = IPv4Interface("192.0.2.10/24")
-GATEWAY = Route(IPv4Network("0.0.0.0/0"), 1, True)
+GATEWAY = Route(IPv4Network("0.0.0.0/0"), 1)
 
 
 def link(
@@ -47,7 +47,7 @@ def test_the_hosts_own_interfaces_are_seen_from_inside(kind: str) -> None:
         (
             ("192.0.2.1/24",),
             None,
-            (Route(IPv4Network("0.0.0.0/0"), 2, True),),
+            (Route(IPv4Network("0.0.0.0/0"), 2),),
             False,
             OUTSIDE,
         ),  # the way out is another
@@ -209,5 +209,9 @@ def test_a_namespace_is_read_as_it_is(namespace: Namespace) -> None:
     assert not host.carries_default_route(host.link("v1"))
     assert route_to(namespace, "198.51.100.7") == bridge.index
     assert route_to(namespace, "203.0.113.5") == host.link("v1").index
+    assert route_to(namespace, "2001:db8::99") == bridge.index
+    assert route_to(namespace, "2001:db8:1::1") is None
+    subprocess.run(["ip", "-n", str(namespace.name), *["-6", "route", "add", "default", "dev", "v1"]], check=True)
+    assert Host.read(namespace).carries_default_route(host.link("v1"))
     with pytest.raises(InputError, match=r"there is no interface eth9 here .there is .*br0"):
         host.link("eth9")

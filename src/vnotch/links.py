@@ -55,7 +55,6 @@ class Route:
 
     network: IPv4Network
     device: int
-    has_gateway: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,14 @@ class Addresses:
 @dataclass(frozen=True)
 class Host:
     """What was read. `learned` is a bridge port's index -> MAC addresses seen behind it; `forwards`: IPv4 is routed
-    from one interface to another."""
+    from one interface to another. `ipv6_ways` are the devices of IPv6 default routes."""
 
     links: tuple[Link, ...]
     routes: tuple[Route, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     learned: tuple[tuple[int, str], ...] = ()
     forwards: bool = False
+    ipv6_ways: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, namespace: Namespace) -> Host:
@@ -132,12 +132,16 @@ class Host:
             return Sense(INSIDE, f"a {link.kind} with the default route is the way out of here")
         if all(address.network.prefixlen == 32 for address in link.addresses):
             return Sense(OUTSIDE, f"a {link.kind} without a network of its own leads to somebody else")
-        if self.forwards or any(route.network.prefixlen == 0 for route in self.routes):
+        if self.forwards or self._ways():
             return Sense(OUTSIDE, f"a {link.kind} on a host whose way out is another leads to somebody else")
         return Sense(INSIDE, f"a {link.kind} that carries {link.addresses[0]} and nothing else leads out of here")
 
     def has_default_route(self, link: Link) -> bool:
-        return any(route.network.prefixlen == 0 and route.device == link.index for route in self.routes)
+        return link.index in self._ways()
+
+    def _ways(self) -> set[int]:
+        """Indexes of the devices that default routes name."""
+        return {route.device for route in self.routes if route.network.prefixlen == 0} | set(self.ipv6_ways)
 
     # Addresses
 
@@ -210,8 +214,7 @@ class Host:
         return found
 
     def carries_default_route(self, link: Link) -> bool:
-        ways = [route.device for route in self.routes if route.network.prefixlen == 0]
-        return any(link.index in self.carriers(way) for way in ways)
+        return any(link.index in self.carriers(way) for way in self._ways())
 
 
 def route_to(namespace: Namespace, address: str) -> int | None:
@@ -256,6 +259,9 @@ def _read() -> Host:
         four, six = _addresses(netlink, AF_INET), _addresses(netlink, AF_INET6)
         links = tuple(sorted((_link(item, four, six) for item in netlink.get_links()), key=lambda link: link.index))
         routes = tuple(route for item in netlink.get_routes(family=AF_INET) for route in _routes(item))
+        six_ways = tuple(
+            device for item in netlink.get_routes(family=AF_INET6) if not item["dst_len"] for device in _hops(item)
+        )
         neighbours = tuple(found for item in netlink.get_neighbours(family=AF_INET) if (found := _neighbour(item)))
         bridges = {link.index for link in links if link.kind == "bridge"}
         learned = tuple(
@@ -263,8 +269,7 @@ def _read() -> Host:
             for item in (netlink.fdb("dump") if bridges else ())
             if item.get_attr("NDA_MASTER") in bridges and not item["state"] & 0x80  # NUD_PERMANENT: the port's own
         )
-    forwards = Path("/proc/thread-self/net").exists() and _forwards()
-    return Host(links, routes, neighbours, learned, forwards)
+    return Host(links, routes, neighbours, learned, _forwards(), six_ways)
 
 
 def _forwards() -> bool:
@@ -319,16 +324,18 @@ def _addresses(netlink: Any, family: int) -> dict[int, list[Any]]:
 
 
 def _routes(item: Any) -> Iterator[Route]:
+    network = IPv4Network(f"{item.get_attr('RTA_DST') or '0.0.0.0'}/{item['dst_len']}")
+    for device in _hops(item):
+        yield Route(network, device)
+
+
+def _hops(item: Any) -> Iterator[int]:
+    """The devices of a unicast route of the main table."""
     if item.get_attr("RTA_TABLE") != RT_TABLE_MAIN or item["type"] != RTN_UNICAST:
         return
-    network = IPv4Network(f"{item.get_attr('RTA_DST') or '0.0.0.0'}/{item['dst_len']}")
-    hops = item.get_attr("RTA_MULTIPATH") or []
-    for device, gateway in [
-        (item.get_attr("RTA_OIF"), item.get_attr("RTA_GATEWAY")),
-        *((hop["oif"], hop.get_attr("RTA_GATEWAY")) for hop in hops),
-    ]:
+    for device in (item.get_attr("RTA_OIF"), *(hop["oif"] for hop in item.get_attr("RTA_MULTIPATH") or ())):
         if device is not None:
-            yield Route(network, device, gateway is not None)
+            yield device
 
 
 def _neighbour(item: Any) -> Neighbour | None:
@@ -343,9 +350,10 @@ def _route_to(address: str) -> int | None:
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
+    family = AF_INET6 if ":" in address else AF_INET
     with IPRoute() as netlink:
         try:
-            answer = netlink.route("get", dst=address)
+            answer = list(netlink.route("get", dst=address.partition("%")[0], family=family))
         except NetlinkError:
             return None
     found: int | None = answer[0].get_attr("RTA_OIF") if answer else None
