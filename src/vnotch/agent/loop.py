@@ -26,7 +26,7 @@ Killed at any point, nothing is lost and nothing is delivered twice:
 
 Two drains never have one number, since numbers go on from the journal and the progress file. A window of a time that
 comes twice, because the clock was set back, is told from the first by the drains in it: a mark says *this window, up to
-this drain*. Which interface a slot stands for is saved before it is attached (`interfaces.py`).
+this drain*. The same mark tells the two parts of a first window that ended early (`tracks.py`). Which interface a slot stands for is saved before it is attached (`interfaces.py`).
 
 A disk that is full costs durability but no packet: a drain that the journal cannot take is kept in memory, committed
 and counted (`journal_failures`); batches that find no room are dropped and counted; progress that cannot be saved is
@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +45,7 @@ from vnotch.agent.interfaces import Interfaces
 from vnotch.agent.journal import Entry, Journal, boot_id
 from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
-from vnotch.agent.tracks import Tracks
+from vnotch.agent.tracks import EARLY_SECONDS, Tracks
 from vnotch.capture.generations import Drain
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
@@ -57,7 +57,7 @@ from vnotch.ledger import Ledger
 from vnotch.paths import NO_PEERS, Peers
 from vnotch.rules import RuleBook
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
-from vnotch.window import MAX_FLOWS, tick_seconds
+from vnotch.window import MAX_FLOWS
 
 LEDGER_WINDOWS = 4
 LEDGER_INTERVAL_SECONDS = 60
@@ -97,6 +97,7 @@ class Capture:
         spool_bytes_max: int,
         spool_seconds_max: int,
         flows_max: int = MAX_FLOWS,
+        early_seconds: int | None = EARLY_SECONDS,
         ranges: ServiceRanges = NO_RANGES,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -108,7 +109,7 @@ class Capture:
         self._progress_path = folder / "progress.json"
         self._progress = Progress.load(self._progress_path)
         self._journal = Journal(folder / "journal")
-        self._tracks = Tracks(self._progress, flows_max)
+        self._tracks = Tracks(self._progress, flows_max, early_seconds)
         self.interfaces = Interfaces(folder / "slots.json", datapath)
         self.spool = Spool(
             folder / "spool",
@@ -135,7 +136,7 @@ class Capture:
 
     @property
     def tick_seconds(self) -> int:
-        return tick_seconds(self._tracks.intervals)
+        return self._tracks.tick_seconds
 
     @property
     def flow_log_ids(self) -> set[str] | None:
@@ -172,7 +173,7 @@ class Capture:
                 covering.setdefault(interface_id, []).append(flow_log.flow_log_id)
         self.interfaces.apply(configuration.interfaces, covering, self._number + 1, configuration.rules)
         self._progress.flow_logs = wanted | self._departing(configuration, wanted)
-        self._tracks.follow(self._progress.flow_logs.values(), self._number + 1)
+        self._follow(self._progress.flow_logs.values())
         self._peers = Peers(configuration.peers)
         if configuration.peers_omitted:
             log.warning("%d interfaces of the VPC are in no next-hop field", configuration.peers_omitted)
@@ -323,7 +324,10 @@ class Capture:
             del flow_logs[flow_log_id]
             self._progress.recorded.pop(flow_log_id, None)
         if gone:
-            self._tracks.follow(flow_logs.values(), self._number + 1)
+            self._follow(flow_logs.values())
+
+    def _follow(self, flow_logs: Iterable[FlowLog]) -> None:
+        self._tracks.follow(flow_logs, self._number + 1, self._now_ns() // _SECOND_NS)
 
     # Showing
 
