@@ -280,10 +280,11 @@ def kernel_values(interface: Interface) -> dict[str, Any]:
     """What the datapath must know of an interface (struct eni and the allow list of bpf/vnotch.h), as plain values.
 
     The DNS server is the VPC's base plus two, the router's addresses are base plus one of VPC and subnet and ::1 of the
-    subnet (VPC user guide: Amazon DNS server, reserved addresses of a subnet). Raises ValueError for a bad CIDR.
+    subnet (VPC user guide: Amazon DNS server, reserved addresses of a subnet), where there are any. Raises ValueError
+    for a bad CIDR.
     """
-    vpc_v4, _ = _networks(interface.vpc_cidrs)
-    subnet_v4, subnet_v6 = _networks(interface.subnet_cidrs)
+    vpc_v4, _ = _networks(interface.vpc_cidrs if interface.reserved_addresses else ())
+    subnet_v4, subnet_v6 = _networks(interface.subnet_cidrs if interface.reserved_addresses else ())
     return {
         "enforce": interface.enforce,
         "allow": interface.allow,

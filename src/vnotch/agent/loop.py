@@ -26,7 +26,8 @@ Killed at any point, nothing is lost and nothing is delivered twice:
 
 Two drains never have one number, since numbers go on from the journal and the progress file. A window of a time that
 comes twice, because the clock was set back, is told from the first by the drains in it: a mark says *this window, up to
-this drain*. The same mark tells the two parts of a first window that ended early (`tracks.py`). Which interface a slot stands for is saved before it is attached (`interfaces.py`).
+this drain*. The same mark tells the two parts of a first window that ended early (`tracks.py`). Which interface a slot
+stands for is saved before it is attached (`interfaces.py`).
 
 A disk that is full costs durability but no packet: a drain that the journal cannot take is kept in memory, committed
 and counted (`journal_failures`); batches that find no room are dropped and counted; progress that cannot be saved is

@@ -4,12 +4,12 @@ The flow logs of one interval share one *track*, so that a drain is added up onc
 while a window of its interval is open must not get what was captured before it came: until that window has closed it
 reads a track of its own (`INTERVAL+NUMBER`, NUMBER being the first drain that belongs to it), then the shared one.
 
-An interval is the longest that a window may last (AWS: *maximum* aggregation interval), and whoever has just made a flow
-log waits for its first record. So the first window of a new flow log is *cut* a few seconds after it began: what it
-holds is spooled as a window that ends then, and what comes until the interval is over is its other part. Both parts
-stay one window of the track: the mark "this window, up to this drain" tells them apart, in the journal and after a kill
-as it tells a window from one of the same time that came before it. A flow log whose window is to be cut reads a track
-of its own until that has happened and the window has ended.
+An interval is the longest that a window may last (AWS: *maximum* aggregation interval), and whoever has just made a
+flow log waits for its first record. So the first window of a new flow log is *cut* a few seconds after it began: what
+it holds is spooled as a window that ends then, and what comes until the interval is over is its other part. Both parts
+stay one window of the track: the mark "this window, up to this drain" tells them apart, in the journal and after a
+kill, as it tells a window from one of the same time that came before it. A flow log whose window is to be cut reads a
+track of its own until that has happened and the window has ended.
 
 What is in the open windows follows from the journal and from `Progress`; nothing here is saved by itself.
 """
