@@ -27,7 +27,7 @@ import numpy as np
 
 from vnotch.capture import layout, libbpf
 from vnotch.capture.generations import Drain, FlowMaps, Generations
-from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact
+from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
 from vnotch.capture.layout import (
     ALLOW_KEY,
     CONNECTION,
@@ -386,8 +386,8 @@ class Datapath:
         """Captures `device` under `slot`, at both hooks, before all other programs there. Attaching again what is
         attached does nothing; after a takeover it hands the interface over to the new program without a gap.
 
-        Raises InputError where there is no such Ethernet interface or it has another slot, KernelError where the kernel
-        refuses; nothing is attached then.
+        Raises KernelError where there is no such interface (ENODEV) or the kernel refuses, InputError where it is not
+        Ethernet or has another slot; nothing is attached then.
         """
         _check_slot(slot)
         with self._lock:
@@ -470,6 +470,30 @@ class Datapath:
         with self._lock:
             links = self._namespace.links()
             return {s: a.device for s, a in self._attached.items() if a.index in links and self._alive(a)}
+
+    def device_of(self, slot: int) -> str | None:
+        """The name that the device captured under this slot has now, whichever process attached it; None where it is
+        not captured, or its device is no longer in the namespace."""
+        with self._lock:
+            links = self._namespace.links()
+            for index, owner in self._slot_indexes().items():
+                if owner == slot and index in links and self._is_hooked(slot, index):
+                    return links[index]
+            return None
+
+    def _is_hooked(self, slot: int, index: int) -> bool:
+        here = self._attached.get(slot)
+        if here is not None:
+            return here.index == index and self._alive(here)
+        if self.attach_mode == "clsact":
+            return self._namespace.run(has_our_filter, index)
+        pins = [self._pins.get(f"link_{slot}_{name}") for name, _, _ in HOOKS] if self._pins else []
+        try:
+            return bool(pins) and all(fd is not None and libbpf.link_info(fd).ifindex == index for fd in pins)
+        finally:
+            for fd in pins:
+                if fd is not None:
+                    os.close(fd)
 
     def _slot_indexes(self) -> dict[int, int]:
         """ifindex -> slot, from the kernel's map: after a takeover it knows more than this process."""
