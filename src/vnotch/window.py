@@ -126,6 +126,10 @@ class Windows:
         self._window(start_s)
         return window
 
+    def so_far(self) -> list[Window]:
+        """What the open windows hold by now; they stay as they are."""
+        return [self._closed(start_s, window) for start_s, window in sorted(self._open.items())]
+
     def close_all(self) -> list[Window]:
         """Every open window as it stands: the end of a capture file, or of an agent that does not come back."""
         starts = sorted(self._open)
@@ -191,7 +195,9 @@ class Windows:
         return self._open.setdefault(start_s, _Open())
 
     def _take(self, start_s: int) -> Window:
-        window = self._open.pop(start_s)
+        return self._closed(start_s, self._open.pop(start_s))
+
+    def _closed(self, start_s: int, window: _Open) -> Window:
         return Window(start_s, start_s + self.interval_seconds, window.flows(), window.losses())
 
     def _enforce_bound(self, window: _Open) -> pa.Table:

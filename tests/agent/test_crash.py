@@ -159,7 +159,8 @@ class Scenario:
 
 
 class CutScenario(Scenario):
-    """First windows that end early: of a flow log that is alone, and of one that comes into an open window."""
+    """First windows that end early: of a flow log that is alone, and of one that comes into an open window. Last ones
+    that end when their interface goes."""
 
     def run(self) -> None:
         world = self.world
@@ -178,6 +179,7 @@ class CutScenario(Scenario):
         self.send(5, "192.0.2.5", 7, "group-a", "group-b")
         self.tick(45)
         self.send(5, "192.0.2.6", 8, "group-a", "group-b")
+        self.survive(lambda: world.configure([], []))
         for _ in range(3):
             self.survive(world.finish)
 

@@ -1,4 +1,4 @@
-"""The first window of a new flow log ends early, and that costs and repeats no packet."""
+"""The first window of a new flow log ends early, the last one with its interface; that costs and repeats no packet."""
 
 from __future__ import annotations
 
@@ -150,3 +150,23 @@ def test_a_clock_that_is_set_back_before_the_cut_costs_nothing(world: World, bac
         world.start()
     world.finish()
     assert world.packets("group-a") == {("eni-5", "192.0.2.1"): sent}
+
+
+def test_the_last_window_ends_when_the_last_interface_of_its_flow_log_goes(world: World) -> None:
+    of_interface, of_vpc = flow_log("a", [5]), flow_log("b", [5, 6])
+    world.configure([5, 6], [of_interface, of_vpc])
+    world.start()
+    world.send(5, src="192.0.2.1", count=2)
+    world.send(6, src="192.0.2.1", count=3)
+    world.tick_to(75)
+    world.send(5, src="192.0.2.2", count=4)
+    world.send(6, src="192.0.2.2", count=5)
+    world.configure([6], [flow_log("b", [6])])
+    world.deliver()
+    assert world.packets("group-a") == {("eni-5", "192.0.2.1"): 2, ("eni-5", "192.0.2.2"): 4}
+    world.tick_to(120)
+    assert sum(world.packets("group-a").values()) == 6
+    assert sum(world.packets("group-b").values()) == 14
+    assert world.capture.status()["capture"]["journal_drains"] == 0
+    world.tick_to(140)
+    assert [interface.interface_id for interface in world.capture.interfaces.by_slot.values()] == ["eni-6"]

@@ -132,6 +132,18 @@ class Tracks:
                 self._drop(name)
         return closed
 
+    def so_far(self, flow_log_id: str, now_s: int) -> list[Closed]:
+        """What the open windows that a flow log reads hold by now, for it alone, as windows that end now. They stay
+        open for others."""
+        name = self._progress.flow_log_tracks[flow_log_id]
+        windows = [_after_cut(window, self._progress.tracks[name]) for window in self._windows[name].so_far()]
+        return [
+            Closed(
+                name, replace(window, end_s=now_s) if window.start_s < now_s < window.end_s else window, (flow_log_id,)
+            )
+            for window in windows
+        ]
+
     def _is_due(self, track: Track, now_s: int) -> bool:
         return track.early_from_s is not None and now_s >= track.early_from_s + (self._early_seconds or 0)
 
