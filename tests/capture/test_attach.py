@@ -255,6 +255,27 @@ def test_a_device_that_moves_to_another_namespace_is_captured_no_more(pair: Pair
         run("ip", "netns", "del", other)
 
 
+@pytest.mark.parametrize("theirs", [False, True])
+def test_detaching_after_a_restart_removes_the_qdisc_that_we_made_and_no_other(
+    pair: Pair, pin_dir: Path, theirs: bool
+) -> None:
+    if theirs:
+        run("tc", "-n", pair.host, "qdisc", "add", "dev", pair.host_device, "clsact")
+    options = {"netns": pair.host, "attach_mode": "clsact", "flows_per_map": 64, "pin_dir": pin_dir}
+    with Datapath.open(**options) as first:  # type: ignore[arg-type]
+        first.set_interface(SLOT)
+        first.attach(pair.host_device, SLOT)
+    second = Datapath.open(**options)  # type: ignore[arg-type]
+    try:
+        second.attach(pair.host_device, SLOT)
+        second.detach(SLOT)
+        assert [name for name in second._pins.names() if name.startswith("qdisc")] == []  # type: ignore[union-attr]
+        assert "vnotch" not in run("tc", "-n", pair.host, "filter", "show", "dev", pair.host_device, "ingress")
+        assert ("clsact" in run("tc", "-n", pair.host, "qdisc", "show", "dev", pair.host_device)) == theirs
+    finally:
+        second.destroy()
+
+
 def test_a_slot_moves_to_another_device(pair: Pair, datapath: Datapath) -> None:
     run("ip", "-n", pair.host, "link", "add", "second", "type", "veth", "peer", "name", "peer")
     for device in ("second", "peer"):

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
+from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
+from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
 from vnotch.deliver.batch import Batch
 from vnotch.deliver.courier import BACKOFF_SECONDS_MAX, Courier
@@ -81,6 +83,7 @@ class Agent:
         self._deliver = deliver
         self._forget = forget
         self._now_ns = now_ns
+        self._boot_id = boot_id()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._show_asked = threading.Event()
         self._stopping = False
@@ -294,5 +297,20 @@ class Agent:
                 "status": self._post.error,
                 "records": self.capture.refused,
             },
-            "agent": {"name": self._config.name, "process": os.getpid(), "time_ns": self._now_ns()},
+            "agent": {
+                "name": self._config.name,
+                "process": os.getpid(),
+                "time_ns": self._now_ns(),
+                "boot_id": self._boot_id,
+                "netns": self._config.netns,
+                "netns_inode": _inode(self._config.netns),
+            },
         }
+
+
+def _inode(netns: str | None) -> int | None:
+    """Tells the network namespace that is captured from all others of the host; None where it is gone."""
+    try:
+        return namespace_path(netns).stat().st_ino
+    except OSError:
+        return None

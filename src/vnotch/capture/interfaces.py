@@ -52,7 +52,7 @@ class Namespace:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"netns-{name or 'own'}")
         if name is not None:
             try:
-                self.run(_enter, NAMED_NAMESPACES / name if "/" not in name else Path(name))
+                self.run(_enter, namespace_path(name))
             except BaseException:
                 self._thread.shutdown()
                 raise
@@ -79,13 +79,20 @@ class Namespace:
     @property
     def inode(self) -> int:
         """Tells this namespace from all others that are there now."""
-        return self.run(os.stat, "/proc/thread-self/ns/net").st_ino
+        return self.run(os.stat, namespace_path(None)).st_ino
 
     def close(self) -> None:
         self._thread.shutdown()
 
     def __str__(self) -> str:
         return f"the network namespace {self.name}" if self.name else "this network namespace"
+
+
+def namespace_path(name: str | None) -> Path:
+    """The file that stands for a network namespace, by what names it (see `Namespace`)."""
+    if name is None:
+        return Path("/proc/thread-self/ns/net")
+    return Path(name) if "/" in name else NAMED_NAMESPACES / name
 
 
 def _enter(path: Path) -> None:

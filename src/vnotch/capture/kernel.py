@@ -415,7 +415,8 @@ class Datapath:
     def _hook(self, attachment: _Attachment, slot: int) -> None:
         device, index = attachment.device, attachment.index
         if self.attach_mode == "clsact":
-            attachment.made_qdisc = self._namespace.run(attach_clsact, index, *self._programs[:2])
+            made = self._namespace.run(attach_clsact, index, *self._programs[:2])
+            attachment.made_qdisc = self._keep_mark(f"qdisc_{slot}", made)
             return
         # Filters that a process left behind when it was killed would count into maps that nobody reads, or drop.
         self._namespace.run(detach_clsact, index, False)
@@ -434,6 +435,17 @@ class Datapath:
             attachment.links.append(fd)
             if self._pins:
                 self._pins.pin(pin, fd)
+
+    def _keep_mark(self, pin: str, made: bool) -> bool:
+        """Whether we made the qdisc of a slot, now or in a process before, which left a pin that says so."""
+        if self._pins is None:
+            return made
+        if (fd := self._pins.get(pin)) is not None:
+            os.close(fd)
+            return True
+        if made:
+            self._pins.pin(pin, self._programs[0])
+        return made
 
     def _alive(self, attachment: _Attachment) -> bool:
         """A tcx link outlives its device, with the ifindex 0. A clsact filter goes with it, and so does the index."""
@@ -460,10 +472,13 @@ class Datapath:
             if here:
                 here.links = []
             return
-        links = self._namespace.links()
+        links, made = self._namespace.links(), here is not None and here.made_qdisc
+        if self._pins:
+            made = self._keep_mark(f"qdisc_{slot}", made)
+            self._pins.remove(f"qdisc_{slot}")
         for index, owner in self._slot_indexes().items():
             if owner == slot and index in links:
-                self._namespace.run(detach_clsact, index, here is not None and here.made_qdisc)
+                self._namespace.run(detach_clsact, index, made)
 
     def attached(self) -> dict[int, str]:
         """Slot -> device of what this process has attached and what is still there."""
@@ -515,7 +530,7 @@ class Datapath:
     def _drop_pinned_links(self) -> None:
         assert self._pins
         for name in self._pins.names():
-            if name.startswith("link_"):
+            if name.startswith(("link_", "qdisc_")):
                 self._pins.remove(name)
 
     # ---- Draining --------------------------------------------------------------------------------------------------
