@@ -31,6 +31,11 @@ class Interface:
     target is an internet gateway (`igw-`), a network interface (`eni-`; NAT gateways and instances stand here by
     theirs) or empty, where what the route named is gone.
     `tags` and `instance_tags` have only the keys that flow logs of the agent ask for.
+    `sense` is `outside` where the device is the host's end of a link to the ENI, so that what comes in there has left
+    the ENI, and `inside` where it is the ENI itself.
+    `enforce` that is on trial ends after `enforce_seconds`; `enforce_until_ms`, the server's end of it, tells one trial
+    from another. `reserved_addresses`: whether VPC and subnet have AWS's DNS server and router (not where they stand
+    for a network that was there before).
     """
 
     interface_id: str
@@ -48,6 +53,10 @@ class Interface:
     vpc_cidrs: tuple[str, ...] = ()
     subnet_cidrs: tuple[str, ...] = ()
     enforce: bool = False
+    enforce_seconds: int | None = None
+    enforce_until_ms: int | None = None
+    sense: str = "outside"
+    reserved_addresses: bool = True
     allow: tuple[tuple[int, int], ...] | None = None
     group_ids: tuple[str, ...] | None = None
     network_acl_id: str | None = None

@@ -182,6 +182,7 @@ def policy(
     network_acl_id: str | None = None,
     vpc_cidrs: tuple[str, ...] = (),
     subnet_cidrs: tuple[str, ...] = (),
+    reserved_addresses: bool = True,
     enforce: bool = False,
     adopt: bool = False,
     always_tracked: bool = False,
@@ -205,7 +206,7 @@ def policy(
             for way in Direction
         },
         inside=_networks((*subnet_cidrs, *LINK_LOCAL)),
-        reserved=Reserved.of(vpc_cidrs, subnet_cidrs),
+        reserved=Reserved.of(vpc_cidrs, subnet_cidrs) if reserved_addresses else Reserved(),
         enforce=enforce,
         adopt=adopt,
         always_tracked=always_tracked,

@@ -120,6 +120,16 @@ class Windows:
             self.closed_until_s = max(self.closed_until_s or 0, ended[-1] + self.interval_seconds)
         return [self._take(start_s) for start_s in ended + ahead]
 
+    def cut(self, start_s: int) -> Window:
+        """What the open window at `start_s` holds by now; it stays open, and empty."""
+        window = self._take(start_s)
+        self._window(start_s)
+        return window
+
+    def so_far(self) -> list[Window]:
+        """What the open windows hold by now; they stay as they are."""
+        return [self._closed(start_s, window) for start_s, window in sorted(self._open.items())]
+
     def close_all(self) -> list[Window]:
         """Every open window as it stands: the end of a capture file, or of an agent that does not come back."""
         starts = sorted(self._open)
@@ -185,7 +195,9 @@ class Windows:
         return self._open.setdefault(start_s, _Open())
 
     def _take(self, start_s: int) -> Window:
-        window = self._open.pop(start_s)
+        return self._closed(start_s, self._open.pop(start_s))
+
+    def _closed(self, start_s: int, window: _Open) -> Window:
         return Window(start_s, start_s + self.interval_seconds, window.flows(), window.losses())
 
     def _enforce_bound(self, window: _Open) -> pa.Table:
@@ -289,14 +301,14 @@ def without_rule(flows: pa.Table) -> pa.Table:
     return merged.add_column(FLOW_SCHEMA.get_field_index("rule"), FLOW_SCHEMA.field("rule"), zeros)
 
 
-def tick_seconds(intervals: Iterable[int]) -> int:
-    """Seconds between two drains: the longest time up to 10 s that divides all intervals in use, so that every window
-    ends with a drain. 10 where none is in use. Raises InputError for an interval outside 1..900."""
+def tick_seconds(intervals: Iterable[int], at_most: int = TICK_SECONDS_MAX) -> int:
+    """Seconds between two drains: the longest time up to `at_most` that divides all intervals in use, so that every
+    window ends with a drain. `at_most` where none is in use. Raises InputError for an interval outside 1..900."""
     common = 0
     for interval_seconds in intervals:
         check_interval(interval_seconds)
         common = gcd(common, interval_seconds)
-    return max(tick for tick in range(1, TICK_SECONDS_MAX + 1) if common % tick == 0)
+    return max(tick for tick in range(1, at_most + 1) if common % tick == 0)
 
 
 def check_interval(interval_seconds: int) -> None:

@@ -36,6 +36,11 @@ class Kernel:
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
     rules: dict[int, Any] = field(default_factory=dict)
 
+    def rename(self, old: str, new: str) -> None:
+        """The index stays, and with it what is attached."""
+        self.devices = (self.devices - {old}) | {new}
+        self.attached = {new if device == old else device: slot for device, slot in self.attached.items()}
+
     def packet(
         self,
         device: str,
@@ -94,6 +99,10 @@ class FakeDatapath:
         if device not in self.kernel.devices:
             raise KernelError(f"finding the interface {device}", errno.ENODEV)
         self.kernel.attached[device] = slot
+
+    def device_of(self, slot: int) -> str | None:
+        found = (device for device, number in self.kernel.attached.items() if number == slot)
+        return next((device for device in found if device in self.kernel.devices), None)
 
     def detach(self, slot: int) -> None:
         self.kernel.attached = {device: number for device, number in self.kernel.attached.items() if number != slot}

@@ -21,6 +21,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from world import SECOND, T0, World, flow_log
 
+from vnotch.agent.tracks import EARLY_SECONDS
+
 DISK = ("write", "fsync", "rename", "replace", "unlink")
 KERNEL = ("flip_and_drain", "commit", "attach", "detach", "clear")
 
@@ -156,10 +158,36 @@ class Scenario:
         assert status["capture"]["journal_damaged"] == 0
 
 
-def play(kills: list[int]) -> Scenario:
+class CutScenario(Scenario):
+    """First windows that end early: of a flow log that is alone, and of one that comes into an open window. Last ones
+    that end when their interface goes."""
+
+    def run(self) -> None:
+        world = self.world
+        world.early_seconds = EARLY_SECONDS
+        a, b = flow_log("a", [5], 20), flow_log("b", [5], 20)
+        world.configure([5], [a])
+        self.survive(world.start)
+        self.send(5, "192.0.2.1", 3, "group-a")
+        self.tick(3)
+        self.send(5, "192.0.2.2", 4, "group-a")
+        self.tick(7)
+        self.send(5, "192.0.2.3", 5, "group-a")
+        self.survive(lambda: world.configure([5], [a, b]))
+        self.send(5, "192.0.2.4", 6, "group-a", "group-b")
+        self.tick(16)
+        self.send(5, "192.0.2.5", 7, "group-a", "group-b")
+        self.tick(45)
+        self.send(5, "192.0.2.6", 8, "group-a", "group-b")
+        self.survive(lambda: world.configure([], []))
+        for _ in range(3):
+            self.survive(world.finish)
+
+
+def play(kills: list[int], kind: type[Scenario] = Scenario) -> Scenario:
     folder = Path(tempfile.mkdtemp(prefix="vnotch-crash-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     killer = Killer(kills)
-    scenario = Scenario(folder, killer)
+    scenario = kind(folder, killer)
     try:
         with killing(killer):
             scenario.run()
@@ -188,6 +216,13 @@ def test_a_kill_at_every_moment(ninth: int) -> None:
     moments = play([]).killer.moments
     for moment in range(ninth, moments, 9):
         assert play([moment]).restarts >= 1
+
+
+@pytest.mark.parametrize("fifth", [pytest.param(n, marks=[pytest.mark.soak] if n else []) for n in range(5)])
+def test_a_kill_at_every_moment_round_a_cut(fifth: int) -> None:
+    moments = play([], CutScenario).killer.moments
+    for moment in range(fifth, moments, 5):
+        assert play([moment], CutScenario).restarts >= 1
 
 
 @settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])

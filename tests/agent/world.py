@@ -64,6 +64,7 @@ class World:
         self.spool_bytes_max = 10**9
         self.wiped = True
         self.ranges = NO_RANGES
+        self.early_seconds: int | None = None  # most tests look at whole windows
         self.capture: Capture
 
     def start(self, *, taken_over: bool = True) -> Capture:
@@ -73,6 +74,7 @@ class World:
             self.datapath,
             spool_bytes_max=self.spool_bytes_max,
             spool_seconds_max=24 * 3600,
+            early_seconds=self.early_seconds,
             ranges=self.ranges,
             now_ns=lambda: self.time_ns,
         )

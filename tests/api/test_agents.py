@@ -132,6 +132,10 @@ def test_a_bound_interface_is_in_its_agents_configuration(site: Site) -> None:
             "vpc_cidrs": ["10.0.0.0/16", "fd12:3456:789a:bc00::/56"],
             "subnet_cidrs": ["10.0.0.0/24", "fd12:3456:789a:bc00::/64"],
             "enforce": True,
+            "enforce_seconds": None,
+            "enforce_until_ms": None,
+            "sense": "outside",
+            "reserved_addresses": True,
             "allow": [[6, 80], [6, 22]],
             "group_ids": [site.ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]],
             "network_acl_id": site.ec2.describe_network_acls()["NetworkAcls"][0]["NetworkAclId"],
@@ -376,6 +380,9 @@ def test_the_states_of_a_binding(site: Site) -> None:
         "interface_type": None,
         "requester_id": None,
         "enforce": False,
+        "enforce_seconds": None,
+        "enforce_until_ms": None,
+        "sense": "outside",
         "allow": None,
         "state": "pending",
         "message": None,
@@ -450,6 +457,57 @@ def test_interfaces_of_services_are_requester_managed(site: Site) -> None:
     assert told[nat].interface_type == "nat_gateway"
 
 
+def test_the_sense_of_a_device_reaches_its_agent(site: Site) -> None:
+    interface = site.interface(site.public)
+    assert site.bind(interface, "a", "eth0", sense="inside")["sense"] == "inside"
+    [told] = site.a.configuration("a").interfaces
+    assert told.sense == "inside"
+
+
+def test_enforcement_on_trial_ends_by_itself_and_can_be_confirmed(site: Site) -> None:
+    interface = site.interface(site.public)
+    made = site.bind(interface, "a", "eth0", enforce=True, enforce_seconds=1)
+    assert (made["enforce"], made["enforce_seconds"]) == (True, 1)
+    again = site.bind(interface, "a", "eth0", enforce=True, enforce_seconds=1)
+    assert again["enforce_until_ms"] == made["enforce_until_ms"], "asked twice, begun once"
+    [told] = site.a.configuration("a").interfaces
+    assert (told.enforce, told.enforce_seconds, told.enforce_until_ms) == (True, 1, made["enforce_until_ms"])
+    while time.time() * 1000 < made["enforce_until_ms"]:
+        time.sleep(0.05)
+    assert site.admin.ok("GET", f"/network-interfaces/{interface}/binding")["enforce"] is False
+    [told] = site.a.configuration("a").interfaces
+    assert (told.enforce, told.enforce_seconds, told.enforce_until_ms) == (False, None, None)
+    begun = site.bind(interface, "a", "eth0", enforce=True, enforce_seconds=60)
+    assert begun["enforce"] is True
+    assert begun["enforce_until_ms"] > made["enforce_until_ms"]
+    assert begun["state"] == "pending"
+    before = site.a.configuration("a").revision
+    confirmed = site.bind(interface, "a", "eth0", enforce=True)
+    assert (confirmed["enforce"], confirmed["enforce_until_ms"]) == (True, None)
+    [told] = site.a.configuration("a").interfaces
+    assert (told.enforce, told.enforce_until_ms) == (True, None)
+    assert site.a.configuration("a").revision > before
+
+
+def test_a_network_that_was_there_before_has_no_reserved_addresses(site: Site) -> None:
+    with pytest.raises(site.ec2.exceptions.ClientError, match="reserved address range"):
+        site.interface(site.public, PrivateIpAddress="10.0.0.1")
+    site.ec2.create_tags(Resources=[site.public], Tags=[{"Key": "vnotch:reserved-addresses", "Value": "none"}])
+    interface = site.interface(
+        site.public, PrivateIpAddress="10.0.0.1", Ipv6Addresses=[{"Ipv6Address": "fd12:3456:789a:bc00::1"}]
+    )
+    site.bind(interface, "a", "br0")
+    [told] = site.a.configuration("a").interfaces
+    assert told.reserved_addresses is False
+    with pytest.raises(site.ec2.exceptions.ClientError, match="does not fall within"):
+        site.interface(site.public, PrivateIpAddress="10.0.1.1")
+    before = site.a.configuration("a").revision
+    site.ec2.delete_tags(Resources=[site.public], Tags=[{"Key": "vnotch:reserved-addresses"}])
+    [told] = site.a.configuration("a").interfaces
+    assert told.reserved_addresses is True
+    assert site.a.configuration("a").revision > before
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -462,6 +520,11 @@ def test_interfaces_of_services_are_requester_managed(site: Site) -> None:
         {"agent": "a", "device": "x", "instance_id": "web"},
         {"agent": "a", "device": "x", "interface_type": "natGateway"},
         {"agent": "a", "device": "x", "enforce": "yes"},
+        {"agent": "a", "device": "x", "sense": "sideways"},
+        {"agent": "a", "device": "x", "enforce_seconds": 60},
+        {"agent": "a", "device": "x", "enforce": True, "enforce_seconds": 0},
+        {"agent": "a", "device": "x", "enforce": True, "enforce_seconds": True},
+        {"agent": "a", "device": "x", "enforce": True, "enforce_seconds": 86401},
         {"agent": "a", "device": "x", "allow": [[6]]},
         {"agent": "a", "device": "x", "allow": [[6, 65536]]},
         {"agent": "a", "device": "x", "allow": [[True, 80]]},

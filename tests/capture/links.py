@@ -132,9 +132,16 @@ class Pair:
 
     def settle(self) -> None:
         """Waits until nothing moves on the link any more."""
+        self._settle(lambda: (self.host_counters(), self.instance_counters()))
+
+    def settle_instance(self) -> None:
+        """The same where the host's side has gone elsewhere."""
+        self._settle(self.instance_counters)
+
+    def _settle(self, counters: Callable[[], object]) -> None:
         before, still = None, 0
         for _ in range(1000):
-            now = self.host_counters(), self.instance_counters()
+            now = counters()
             still = still + 1 if now == before else 0
             if still == 3:
                 return

@@ -20,7 +20,7 @@ from traffic import start_flood
 from vnotch.capture import kernel, layout, libbpf
 from vnotch.capture.interfaces import LinkChange, LinkWatcher, Namespace
 from vnotch.capture.kernel import Datapath
-from vnotch.errors import HostError, InputError, LimitError
+from vnotch.errors import HostError, InputError, KernelError, LimitError
 from vnotch.flow import Direction, Outcome
 
 pytestmark = pytest.mark.root
@@ -158,7 +158,7 @@ def test_a_device_that_goes_and_comes_back(pair: Pair, datapath: Datapath) -> No
     pair.inject_from_instance([FRAME] * 3)
     pair.remove_link()
     assert datapath.attached() == {}
-    with pytest.raises(InputError, match=f"has no interface {pair.host_device}"):
+    with pytest.raises(KernelError, match=f"has no interface {pair.host_device}"):
         datapath.attach(pair.host_device, SLOT)
     assert packets_of(datapath) == 3
     pair.add_link()
@@ -205,6 +205,75 @@ def test_a_renamed_device_is_still_captured(pair: Pair, datapath: Datapath) -> N
     pair.inject_from_instance([FRAME])
     assert packets_of(datapath) == 2
     assert datapath.attached() == {SLOT: "other"}
+
+
+@pytest.mark.parametrize("mode", ["tcx", "clsact"])
+def test_a_device_renamed_while_nobody_looked_is_found_again(pair: Pair, mode: str, pin_dir: Path) -> None:
+    options = {"netns": pair.host, "attach_mode": mode, "flows_per_map": 64, "pin_dir": pin_dir}
+    with Datapath.open(**options) as first:  # type: ignore[arg-type]
+        assert first.device_of(SLOT) is None
+        first.set_interface(SLOT)
+        first.attach(pair.host_device, SLOT)
+        pair.inject_from_instance([FRAME] * 2)
+    run("ip", "-n", pair.host, "link", "set", pair.host_device, "name", "other")
+    pair.inject_from_instance([FRAME] * 3)
+    second = Datapath.open(**options)  # type: ignore[arg-type]
+    try:
+        assert second.device_of(SLOT) == "other"
+        second.attach("other", SLOT)
+        pair.inject_from_instance([FRAME] * 4)
+        assert packets_of(second) == 9
+    finally:
+        second.destroy()
+
+
+def test_a_device_that_moves_to_another_namespace_is_captured_no_more(pair: Pair, datapath: Datapath) -> None:
+    """Its programs move with it where they are tcx links, until it is detached; a clsact qdisc ends by itself."""
+    pair.inject_from_instance([FRAME] * 3)
+    pair.settle()
+    other = f"{pair.host}-m"
+    run("ip", "netns", "add", other)
+    try:
+        run("ip", "-n", pair.host, "link", "set", pair.host_device, "netns", other)
+        assert datapath.device_of(SLOT) is None
+        datapath.detach(SLOT)
+        run("ip", "-n", other, "link", "set", pair.host_device, "up")
+        pair.inject_from_instance([FRAME] * 5)
+        pair.settle_instance()
+        drain = drain_all(datapath)
+        assert totals([drain], SLOT, OUT).packets == 3
+        assert datapath.seen()[SLOT, OUT][0] == 3
+        assert "vnotch" not in run("tc", "-n", other, "filter", "show", "dev", pair.host_device, "ingress")
+        assert "clsact" not in run("tc", "-n", other, "qdisc", "show", "dev", pair.host_device)
+        run("ip", "-n", other, "link", "set", pair.host_device, "netns", pair.host)
+        run("ip", "-n", pair.host, "link", "set", pair.host_device, "up")
+        datapath.attach(pair.host_device, SLOT)
+        pair.inject_from_instance([FRAME] * 7)
+        pair.settle()
+        assert packets_of(datapath) == 7
+    finally:
+        run("ip", "netns", "del", other)
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_detaching_after_a_restart_removes_the_qdisc_that_we_made_and_no_other(
+    pair: Pair, pin_dir: Path, theirs: bool
+) -> None:
+    if theirs:
+        run("tc", "-n", pair.host, "qdisc", "add", "dev", pair.host_device, "clsact")
+    options = {"netns": pair.host, "attach_mode": "clsact", "flows_per_map": 64, "pin_dir": pin_dir}
+    with Datapath.open(**options) as first:  # type: ignore[arg-type]
+        first.set_interface(SLOT)
+        first.attach(pair.host_device, SLOT)
+    second = Datapath.open(**options)  # type: ignore[arg-type]
+    try:
+        second.attach(pair.host_device, SLOT)
+        second.detach(SLOT)
+        assert [name for name in second._pins.names() if name.startswith("qdisc")] == []  # type: ignore[union-attr]
+        assert "vnotch" not in run("tc", "-n", pair.host, "filter", "show", "dev", pair.host_device, "ingress")
+        assert ("clsact" in run("tc", "-n", pair.host, "qdisc", "show", "dev", pair.host_device)) == theirs
+    finally:
+        second.destroy()
 
 
 def test_a_slot_moves_to_another_device(pair: Pair, datapath: Datapath) -> None:
@@ -294,7 +363,7 @@ def test_a_slot_that_is_cleared_begins_at_zero(pair: Pair, datapath: Datapath) -
 def test_what_is_not_right_is_refused(pair: Pair, datapath: Datapath) -> None:
     with pytest.raises(InputError, match=r"^lo is not an Ethernet interface"):
         datapath.attach("lo", 6)
-    with pytest.raises(InputError, match=r"has no interface nothing .*ip link"):
+    with pytest.raises(KernelError, match=r"has no interface nothing.*ip link"):
         datapath.attach("nothing", 6)
     for slot in (-1, 4096):
         with pytest.raises(InputError, match="not from 0 to 4095"):

@@ -12,13 +12,15 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
+from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
+from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
 from vnotch.deliver.batch import Batch
 from vnotch.deliver.courier import BACKOFF_SECONDS_MAX, Courier
@@ -81,6 +83,7 @@ class Agent:
         self._deliver = deliver
         self._forget = forget
         self._now_ns = now_ns
+        self._boot_id = boot_id()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._show_asked = threading.Event()
         self._stopping = False
@@ -125,9 +128,9 @@ class Agent:
             self._show_asked.set()
             self._events.put(self._show)
 
-    def links_changed(self, vanished: list[str]) -> None:
-        """Interfaces of the host came, or these went."""
-        self._events.put(lambda: self._relink(vanished))
+    def links_changed(self, vanished: Sequence[str], renamed: Sequence[tuple[str, str]] = ()) -> None:
+        """Interfaces of the host came, or these went, or have another name (old, new)."""
+        self._events.put(lambda: self._relink(vanished, renamed))
 
     # The loop
 
@@ -151,6 +154,8 @@ class Agent:
         if wait_s <= 0:
             self._tick()
             return
+        if (trial_s := self.capture.interfaces.trial_seconds) is not None:
+            wait_s = min(wait_s, trial_s if trial_s > 0 else self._end_trials())
         retries = self._pending is not None or self.capture.interfaces.has_unattached
         try:
             event = self._events.get(timeout=min(wait_s, RETRY_SECONDS) if retries else wait_s)
@@ -159,6 +164,16 @@ class Agent:
                 self._retry()
             return
         event()
+
+    def _end_trials(self) -> float:
+        """Ends enforcement that nobody has confirmed; -> seconds to wait, where the datapath fails at it."""
+        if self._guarded(lambda: self._shown(self.capture.interfaces.end_trials())):
+            return 0.0
+        return RETRY_SECONDS
+
+    def _shown(self, something_new: bool) -> None:
+        if something_new:
+            self._show()
 
     def _until_tick_s(self) -> float:
         """Seconds to the next tick, at multiples of its length since the epoch; 0 or less where it is due.
@@ -193,9 +208,11 @@ class Agent:
         self.courier.wake()
         self._show()
 
-    def _relink(self, vanished: list[str]) -> None:
+    def _relink(self, vanished: Sequence[str], renamed: Sequence[tuple[str, str]]) -> None:
         for device in vanished:
             self.capture.interfaces.gone(device)
+        for old, new in renamed:
+            self.capture.interfaces.renamed(old, new)
         self.capture.interfaces.retry()
         self._show()
 
@@ -280,5 +297,20 @@ class Agent:
                 "status": self._post.error,
                 "records": self.capture.refused,
             },
-            "agent": {"name": self._config.name, "process": os.getpid(), "time_ns": self._now_ns()},
+            "agent": {
+                "name": self._config.name,
+                "process": os.getpid(),
+                "time_ns": self._now_ns(),
+                "boot_id": self._boot_id,
+                "netns": self._config.netns,
+                "netns_inode": _inode(self._config.netns),
+            },
         }
+
+
+def _inode(netns: str | None) -> int | None:
+    """Tells the network namespace that is captured from all others of the host; None where it is gone."""
+    try:
+        return namespace_path(netns).stat().st_ino
+    except OSError:
+        return None

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from vnotch.agent.durable import replace_file, set_aside
 from vnotch.agent.rule_numbers import SavedNumbers
+from vnotch.agent.trials import UNCONFIRMED, Trials
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
 from vnotch.errors import KernelError, LimitError, VnotchError
@@ -38,11 +39,13 @@ class Slot:
     """`retired_number`: the number of the first drain after the detaching; None while the interface is captured.
 
     `flow_log_ids` are the flow logs that covered it then: its last windows are theirs still.
+    `observe_from_ms`: when the enforcement that is on trial ends, by this host's clock; None where there is no trial.
     """
 
     interface: Interface
     retired_number: int | None = None
     flow_log_ids: tuple[str, ...] = ()
+    observe_from_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,26 @@ class Attaching(Protocol):
     def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
     def attach(self, device: str, slot: int) -> None: ...
     def detach(self, slot: int) -> None: ...
+    def device_of(self, slot: int) -> str | None: ...
     def clear(self, slot: int) -> None: ...
 
 
 class Interfaces:
     """Slots and attachments. One thread uses it: the one that uses the datapath."""
 
-    def __init__(self, path: Path, datapath: Attaching, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        datapath: Attaching,
+        clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._trials = Trials(clock, now_ns)
         self.rule_names = SavedNumbers(path.with_name("rule-numbers.json"))
         self._adopting: dict[int, float] = {}  # slot -> until when
+        self._devices: dict[int, str] = {}  # slot -> the name under which it was attached last
         self._book = RuleBook()
         self._judged: set[int] = set()  # slots whose rules are in force
         self._datapath = datapath
@@ -147,7 +159,8 @@ class Interfaces:
             if slot_number not in slots or slots[slot_number].retired_number is not None:
                 # It had traffic before: connections are taken over for a while.
                 self._adopting[slot_number] = self._clock() + ADOPTION_SECONDS
-            slots[slot_number] = Slot(interface)
+            before = slots.get(slot_number)
+            slots[slot_number] = Slot(interface, observe_from_ms=self._trials.end_of(slot_number, interface, before))
         self._save(slots)
         in_use = {number for number, slot in slots.items() if slot.retired_number is None}
         for number in (*leaving, *moved, *(self._unsure - in_use)):
@@ -162,6 +175,23 @@ class Interfaces:
         for number, slot in slots.items():
             if slot.retired_number is None:
                 self._attach(number, slot.interface, failed.get(number))
+
+    @property
+    def trial_seconds(self) -> float | None:
+        """How long until the next enforcement on trial ends; None where there is none."""
+        return self._trials.seconds_left()
+
+    def end_trials(self) -> bool:
+        """Interfaces whose enforcement nobody has confirmed in time only observe from now on; -> whether there was
+        one. Raises KernelError where the datapath fails; the next call tries again."""
+        over = self._trials.over()
+        for number in over:
+            slot = self._slots.get(number)
+            if slot is not None and slot.retired_number is None:
+                log.warning("%s: %s", slot.interface.interface_id, UNCONFIRMED)
+                self._attach(number, slot.interface, None)
+            self._trials.done(number)
+        return bool(over)
 
     def end_adoptions(self) -> None:
         """Interfaces that took over connections from before their capture do so no longer when their time is over."""
@@ -212,10 +242,18 @@ class Interfaces:
         return self._states != before
 
     def gone(self, device: str) -> None:
-        """The device went away: its attachment went with it."""
+        """The device went away, or to another namespace: its attachment ends, which goes with some devices by itself
+        and with others only so."""
         for number, slot in self._slots.items():
-            if slot.retired_number is None and slot.interface.device == device:
+            if slot.retired_number is None and self._devices.get(number, slot.interface.device) == device:
                 self._detach(number)
+                self._attach(number, slot.interface, None)
+
+    def renamed(self, old: str, new: str) -> None:
+        """The device has another name; it is the same one, and its capture goes on under the same interface."""
+        for number, slot in self._slots.items():
+            if slot.retired_number is None and self._devices.get(number) == old:
+                log.info("%s: %s is named %s now", slot.interface.interface_id, old, new)
                 self._attach(number, slot.interface, None)
 
     def reclaimable(self, first_number: int) -> list[int]:
@@ -241,17 +279,27 @@ class Interfaces:
         return replace(slot, retired_number=next_number) if number in self._unsure else slot
 
     def _configure(self, number: int, interface: Interface) -> None:
-        self._datapath.set_interface(number, adopt=number in self._adopting, **kernel_values(interface))
+        values = kernel_values(interface)
+        values["enforce"] = values["enforce"] and not self._trials.is_over(number)
+        self._datapath.set_interface(number, adopt=number in self._adopting, **values)
 
     def _attach(self, number: int, interface: Interface, no_rules: str | None) -> None:
-        """`no_rules`: why its rules are not in force; it is not attached without any."""
+        """`no_rules`: why its rules are not in force; it is not attached without any.
+
+        A device that is captured already is followed by its index: it may have got another name since.
+        """
         interface_id = interface.interface_id
         try:
             if no_rules is not None and number not in self._judged:
                 raise LimitError(no_rules)
             self._configure(number, interface)
-            self._datapath.attach(interface.device, number)
-            state = State(interface_id, "attached", no_rules, self._datapath.attach_mode)
+            device = self._datapath.device_of(number) or interface.device
+            self._datapath.attach(device, number)
+            self._devices[number] = device
+            said = [no_rules] if no_rules else []
+            said += [f"{interface.device} is named {device} now"] if device != interface.device else []
+            said += [UNCONFIRMED] if self._trials.is_over(number) else []
+            state = State(interface_id, "attached", "; ".join(said) or None, self._datapath.attach_mode)
         except KernelError as error:
             state = State(interface_id, "absent" if error.errno == errno.ENODEV else "failed", str(error))
         except (VnotchError, ValueError) as error:
@@ -261,6 +309,7 @@ class Interfaces:
         self._states[interface_id] = state
 
     def _detach(self, number: int) -> None:
+        self._devices.pop(number, None)
         try:
             self._datapath.detach(number)
         except VnotchError as error:
@@ -280,10 +329,11 @@ def kernel_values(interface: Interface) -> dict[str, Any]:
     """What the datapath must know of an interface (struct eni and the allow list of bpf/vnotch.h), as plain values.
 
     The DNS server is the VPC's base plus two, the router's addresses are base plus one of VPC and subnet and ::1 of the
-    subnet (VPC user guide: Amazon DNS server, reserved addresses of a subnet). Raises ValueError for a bad CIDR.
+    subnet (VPC user guide: Amazon DNS server, reserved addresses of a subnet), where there are any. Raises ValueError
+    for a bad CIDR.
     """
-    vpc_v4, _ = _networks(interface.vpc_cidrs)
-    subnet_v4, subnet_v6 = _networks(interface.subnet_cidrs)
+    vpc_v4, _ = _networks(interface.vpc_cidrs if interface.reserved_addresses else ())
+    subnet_v4, subnet_v6 = _networks(interface.subnet_cidrs if interface.reserved_addresses else ())
     return {
         "enforce": interface.enforce,
         "allow": interface.allow,
@@ -323,4 +373,9 @@ def _load(path: Path) -> dict[int, Slot]:
 
 
 def _slot(item: Mapping[str, Any]) -> Slot:
-    return Slot(Interface.from_json(item["interface"]), item["retired_number"], tuple(item["flow_log_ids"]))
+    return Slot(
+        Interface.from_json(item["interface"]),
+        item["retired_number"],
+        tuple(item["flow_log_ids"]),
+        item.get("observe_from_ms"),
+    )

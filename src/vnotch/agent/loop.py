@@ -26,7 +26,8 @@ Killed at any point, nothing is lost and nothing is delivered twice:
 
 Two drains never have one number, since numbers go on from the journal and the progress file. A window of a time that
 comes twice, because the clock was set back, is told from the first by the drains in it: a mark says *this window, up to
-this drain*. Which interface a slot stands for is saved before it is attached (`interfaces.py`).
+this drain*. The same mark tells the two parts of a first window that ended early (`tracks.py`). Which interface a slot
+stands for is saved before it is attached (`interfaces.py`).
 
 A disk that is full costs durability but no packet: a drain that the journal cannot take is kept in memory, committed
 and counted (`journal_failures`); batches that find no room are dropped and counted; progress that cannot be saved is
@@ -37,7 +38,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ from vnotch.agent.interfaces import Interfaces
 from vnotch.agent.journal import Entry, Journal, boot_id
 from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
-from vnotch.agent.tracks import Tracks
+from vnotch.agent.tracks import EARLY_SECONDS, Closed, Tracks
 from vnotch.capture.generations import Drain
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
@@ -57,7 +58,7 @@ from vnotch.ledger import Ledger
 from vnotch.paths import NO_PEERS, Peers
 from vnotch.rules import RuleBook
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
-from vnotch.window import MAX_FLOWS, tick_seconds
+from vnotch.window import MAX_FLOWS
 
 LEDGER_WINDOWS = 4
 LEDGER_INTERVAL_SECONDS = 60
@@ -80,6 +81,7 @@ class Datapath(Protocol):
     def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
     def attach(self, device: str, slot: int) -> None: ...
     def detach(self, slot: int) -> None: ...
+    def device_of(self, slot: int) -> str | None: ...
     def clear(self, slot: int) -> None: ...
     def flip_and_drain(self) -> Drain: ...
     def commit(self, generation: int) -> None: ...
@@ -97,6 +99,7 @@ class Capture:
         spool_bytes_max: int,
         spool_seconds_max: int,
         flows_max: int = MAX_FLOWS,
+        early_seconds: int | None = EARLY_SECONDS,
         ranges: ServiceRanges = NO_RANGES,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -108,8 +111,8 @@ class Capture:
         self._progress_path = folder / "progress.json"
         self._progress = Progress.load(self._progress_path)
         self._journal = Journal(folder / "journal")
-        self._tracks = Tracks(self._progress, flows_max)
-        self.interfaces = Interfaces(folder / "slots.json", datapath)
+        self._tracks = Tracks(self._progress, flows_max, early_seconds)
+        self.interfaces = Interfaces(folder / "slots.json", datapath, now_ns=now_ns)
         self.spool = Spool(
             folder / "spool",
             bytes_max=spool_bytes_max,
@@ -135,7 +138,7 @@ class Capture:
 
     @property
     def tick_seconds(self) -> int:
-        return tick_seconds(self._tracks.intervals)
+        return self._tracks.tick_seconds
 
     @property
     def flow_log_ids(self) -> set[str] | None:
@@ -171,13 +174,17 @@ class Capture:
             for interface_id in flow_log.interface_ids:
                 covering.setdefault(interface_id, []).append(flow_log.flow_log_id)
         self.interfaces.apply(configuration.interfaces, covering, self._number + 1, configuration.rules)
-        self._progress.flow_logs = wanted | self._departing(configuration, wanted)
-        self._tracks.follow(self._progress.flow_logs.values(), self._number + 1)
+        departing = self._departing(configuration, wanted)
+        if departing:
+            self._drain_all()  # with the last packets of interfaces that are gone
+        self._progress.flow_logs = wanted | departing
+        self._follow(self._progress.flow_logs.values())
         self._peers = Peers(configuration.peers)
         if configuration.peers_omitted:
             log.warning("%d interfaces of the VPC are in no next-hop field", configuration.peers_omitted)
         self.configuration = configuration
-        self._save()
+        made = self._spool_last_of(departing)
+        self._finish(made)
 
     def _departing(self, configuration: AgentConfiguration, wanted: Mapping[str, FlowLog]) -> dict[str, FlowLog]:
         """Flow logs that are no longer ours because their last interface here is gone: its windows are theirs still.
@@ -196,6 +203,18 @@ class Capture:
                 self._progress.recorded.pop(flow_log_id, None)
         return departing
 
+    def _spool_last_of(self, departing: Iterable[str]) -> Spooling:
+        """The last windows of flow logs that have no interface here any more: nothing comes after them, so they end
+        now, while the flow log and its role are likely to be there still."""
+        now_s = self._now_ns() // _SECOND_NS
+        closed = [item for flow_log_id in departing for item in self._tracks.so_far(flow_log_id, now_s)]
+        made = self._spool(closed, now_s)
+        for flow_log_id in departing:
+            del self._progress.flow_logs[flow_log_id]
+            self._progress.recorded.pop(flow_log_id, None)
+        self._follow(self._progress.flow_logs.values())
+        return made
+
     # One step
 
     def step(self, *, close_all: bool = False) -> bool:
@@ -204,13 +223,16 @@ class Capture:
         Raises KernelError where the datapath fails; nothing is lost by that, the next step takes the same packets.
         """
         self.interfaces.end_adoptions()
-        if self._uncommitted:
-            # A drain that was begun before: its packets are older than this step.
-            self._drain()
-        self._drain()
+        self._drain_all()
         now_ns = self._now_ns()
         self.spool.expire(now_ns / _SECOND_NS)
         return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
+
+    def _drain_all(self) -> None:
+        """Takes in whatever the kernel has counted by now."""
+        if self._uncommitted:
+            self._drain()  # one that was begun before: newer packets are not in it
+        self._drain()
 
     def _drain(self) -> None:
         """Takes one drain in and commits it. One that was taken in before and not committed is only committed."""
@@ -262,25 +284,34 @@ class Capture:
 
     def _close(self, now_ns: int | None, now_s: float) -> bool:
         closed = self._tracks.close(now_ns, self._number)
-        made = Spooling()
-        if closed:
-            self._progress.commit += 1
-            self._held.append(self._progress.commit)
-            made = spooling_of(
-                closed, self._progress, self.interfaces, self.spool, peers=self._peers, ranges=self._ranges
-            )
-            self.refused = made.refused
-            self.unclaimed_packets += made.unclaimed_packets
-            try:
-                self.spool.write(self._progress.commit, made.batches, now_s)
-            except LimitError as error:
-                log.error("%s", error)
+        made = self._spool(closed, now_s)
         due = closed or self._unsaved or self._journal.has_any(self._tracks.is_done) or self._free_slots()
-        if due and self._save():
-            for stream in made.told:
-                self.spool.told(*stream)
+        if due and self._finish(made):
             self._prune()
         return bool(closed)
+
+    def _finish(self, made: Spooling) -> bool:
+        """Saves the progress; what records tell of is told then. False where the disk does not take it."""
+        if not self._save():
+            return False
+        for stream in made.told:
+            self.spool.told(*stream)
+        return True
+
+    def _spool(self, closed: Sequence[Closed], now_s: float) -> Spooling:
+        """Makes and writes the batches of these windows, under a commit number that the next progress makes final."""
+        if not closed:
+            return Spooling()
+        self._progress.commit += 1
+        self._held.append(self._progress.commit)
+        made = spooling_of(closed, self._progress, self.interfaces, self.spool, peers=self._peers, ranges=self._ranges)
+        self.refused = made.refused
+        self.unclaimed_packets += made.unclaimed_packets
+        try:
+            self.spool.write(self._progress.commit, made.batches, now_s)
+        except LimitError as error:
+            log.error("%s", error)
+        return made
 
     def _save(self) -> bool:
         """Makes the progress final and what it names visible; False where the disk does not take it."""
@@ -313,17 +344,9 @@ class Capture:
     def _prune(self) -> None:
         self._journal.remove(self._tracks.is_done)
         self._tracks.forget_done(self._journal.first_number or self._number + 1)
-        if self.flow_log_ids is not None:
-            self._forget_departed(self.flow_log_ids)
 
-    def _forget_departed(self, wanted: set[str]) -> None:
-        flow_logs = self._progress.flow_logs
-        gone = [name for name in flow_logs if name not in wanted and not self.interfaces.retired_of(name)]
-        for flow_log_id in gone:
-            del flow_logs[flow_log_id]
-            self._progress.recorded.pop(flow_log_id, None)
-        if gone:
-            self._tracks.follow(flow_logs.values(), self._number + 1)
+    def _follow(self, flow_logs: Iterable[FlowLog]) -> None:
+        self._tracks.follow(flow_logs, self._number + 1, self._now_ns() // _SECOND_NS)
 
     # Showing
 

@@ -122,8 +122,9 @@ def _watch_links(netns: str | None, agent: Agent) -> LinkWatcher:
         try:
             while not agent.stopping:
                 if changes := watcher.changes(60.0):
-                    gone = [change.old_name or change.name for change in changes if change.kind != "appeared"]
-                    agent.links_changed(gone)
+                    gone = [change.name for change in changes if change.kind == "vanished"]
+                    renamed = [(change.old_name or "", change.name) for change in changes if change.kind == "renamed"]
+                    agent.links_changed(gone, renamed)
         except (VnotchError, OSError, ValueError) as error:
             log.warning("interfaces are looked at each second, watching them failed: %s", error)
         finally:

@@ -24,11 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Track:
-    """`from_number`: the first drain that belongs to it. `done`: window start -> last drain in it that is spooled."""
+    """`from_number`: the first drain that belongs to it. `done`: window start -> last drain in it that is spooled.
+
+    `early_from_s`: when it began, where its first window shall end early and has not yet; `cut_s`: when that was cut.
+    """
 
     from_number: int
     closed_until_s: int | None = None
     done: dict[int, int] = field(default_factory=dict)
+    early_from_s: int | None = None
+    cut_s: int | None = None
 
     def is_done(self, number: int, start_s: int) -> bool:
         return number < self.from_number or number <= self.done.get(start_s, 0)
@@ -77,6 +82,8 @@ class Progress:
                 int(track["from_number"]),
                 track["closed_until_s"],
                 {int(start_s): int(number) for start_s, number in track["done"].items()},
+                track.get("early_from_s"),
+                track.get("cut_s"),
             )
             for name, track in document["tracks"].items()
         }

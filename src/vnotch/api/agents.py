@@ -136,12 +136,13 @@ class Agents:
 
         def get() -> dict[str, Any]:
             with self.state.read() as session:
-                return bindings.describe(bindings.binding_of(session, interface_id))
+                return bindings.describe(bindings.binding_of(session, interface_id), request.now_ms)
 
         def put() -> dict[str, Any]:
             asked = bindings.BindingRequest.of(request.json())
             with self.state.write() as session:
-                return bindings.describe(bindings.bind(session, interface_id, asked, request.now_ms))
+                bound = bindings.bind(session, interface_id, asked, request.now_ms)
+                return bindings.describe(bound, request.now_ms)
 
         def delete() -> dict[str, Any]:
             with self.state.write() as session:

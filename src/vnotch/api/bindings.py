@@ -30,6 +30,9 @@ MESSAGE_CHARACTERS = 1000
 DEVICE_BYTES = 15
 """IFNAMSIZ of linux/if.h is 16 with the closing zero."""
 
+SENSES = ("outside", "inside")
+ENFORCE_SECONDS_MAX = 86_400
+
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
 _REQUESTER = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -45,7 +48,10 @@ def not_found(message: str) -> ApiError:
 
 @dataclass(frozen=True)
 class BindingRequest:
-    """`requester_id` is ours beside the contract's members: the service that a managed interface shows as requester."""
+    """`requester_id` is ours beside the contract's members: the service that a managed interface shows as requester.
+
+    `sense` and `enforce_seconds`: see `network.Binding`.
+    """
 
     agent: str
     device: str
@@ -53,6 +59,8 @@ class BindingRequest:
     interface_type: str | None = None
     requester_id: str | None = None
     enforce: bool = False
+    sense: str = "outside"
+    enforce_seconds: int | None = None
     allow: tuple[tuple[int, int], ...] | None = None
 
     @classmethod
@@ -73,6 +81,9 @@ class BindingRequest:
         _check_text(body, "requester_id", _REQUESTER.fullmatch, "1 to 128 of a-z A-Z 0-9 _ . -")
         if not isinstance(body.get("enforce", False), bool):
             raise invalid("enforce is true or false")
+        if body.get("sense", "outside") not in SENSES:
+            raise invalid(f"sense is one of {', '.join(SENSES)}")
+        _check_trial(body)
         return cls(**{**body, "allow": _allow(body.get("allow"))})
 
 
@@ -80,6 +91,16 @@ def _check_text(body: Mapping[str, Any], name: str, fits: Any, form: str) -> Non
     value = body.get(name)
     if value is not None and not (isinstance(value, str) and fits(value)):
         raise invalid(f"{name} is null or {form}")
+
+
+def _check_trial(body: Mapping[str, Any]) -> None:
+    seconds = body.get("enforce_seconds")
+    if seconds is None:
+        return
+    if type(seconds) is not int or not 1 <= seconds <= ENFORCE_SECONDS_MAX:
+        raise invalid(f"enforce_seconds is null or a number from 1 to {ENFORCE_SECONDS_MAX}")
+    if not body.get("enforce"):
+        raise invalid("enforce_seconds goes with enforce")
 
 
 def _allow(value: Any) -> tuple[tuple[int, int], ...] | None:
@@ -117,7 +138,7 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     ):
         raise invalid(f"{interface_id} is the interface of a NAT gateway: it has no instance and no other type")
     binding = session.get(row, interface_id)
-    if binding is not None and _request_of(binding) == request:
+    if binding is not None and _request_of(binding) == request and binding.enforces(now_ms) == request.enforce:
         return binding
     left = binding.instance_id if binding else None
     earlier = binding.agent if binding else None
@@ -128,6 +149,7 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
         session.add(binding)
     for name in BindingRequest.__dataclass_fields__:
         setattr(binding, name, getattr(request, name))
+    binding.enforce_until_ms = now_ms + 1000 * request.enforce_seconds if request.enforce_seconds else None
     binding.allow = None if request.allow is None else [list(pair) for pair in request.allow]
     binding.state, binding.message, binding.mode = "pending", None, None
     session.flush()
@@ -167,12 +189,15 @@ def binding_of(session: Session, interface_id: str) -> network.Binding:
     return binding
 
 
-def describe(binding: network.Binding) -> dict[str, Any]:
+def describe(binding: network.Binding, now_ms: int) -> dict[str, Any]:
+    """`enforce` as it is now: a trial that has ended is none any more."""
     request = _request_of(binding)
     members = {name: getattr(request, name) for name in BindingRequest.__dataclass_fields__}
     return {
         "interface_id": binding.interface_id,
         **members,
+        "enforce": binding.enforces(now_ms),
+        "enforce_until_ms": binding.enforce_until_ms,
         "state": binding.state,
         "message": binding.message,
         "mode": binding.mode,

@@ -52,7 +52,7 @@ class Namespace:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"netns-{name or 'own'}")
         if name is not None:
             try:
-                self.run(_enter, NAMED_NAMESPACES / name if "/" not in name else Path(name))
+                self.run(_enter, namespace_path(name))
             except BaseException:
                 self._thread.shutdown()
                 raise
@@ -65,12 +65,13 @@ class Namespace:
         return dict(self.run(socket.if_nameindex))
 
     def index(self, device: str) -> int:
-        """The ifindex of an Ethernet interface. Raises InputError where there is none of this name and kind."""
+        """The ifindex of an Ethernet interface. Raises KernelError (ENODEV) where there is none of this name and
+        InputError where it is of another kind."""
         try:
             index = self.run(socket.if_nametoindex, device)
             kind = self.run(_link_type, device)
         except OSError as error:
-            raise InputError(f"{self} has no interface {device}", "check its name: ip link") from error
+            raise KernelError(f"{self} has no interface {device}", errno.ENODEV, "check its name: ip link") from error
         if kind != ARPHRD_ETHER:
             raise InputError(f"{device} is not an Ethernet interface", "bind the ENI to a veth, a tap or a NIC")
         return index
@@ -78,13 +79,20 @@ class Namespace:
     @property
     def inode(self) -> int:
         """Tells this namespace from all others that are there now."""
-        return self.run(os.stat, "/proc/thread-self/ns/net").st_ino
+        return self.run(os.stat, namespace_path(None)).st_ino
 
     def close(self) -> None:
         self._thread.shutdown()
 
     def __str__(self) -> str:
         return f"the network namespace {self.name}" if self.name else "this network namespace"
+
+
+def namespace_path(name: str | None) -> Path:
+    """The file that stands for a network namespace, by what names it (see `Namespace`)."""
+    if name is None:
+        return Path("/proc/thread-self/ns/net")
+    return Path(name) if "/" in name else NAMED_NAMESPACES / name
 
 
 def _enter(path: Path) -> None:
@@ -161,6 +169,14 @@ def detach_clsact(index: int, remove_qdisc: bool) -> None:
             except KernelError as error:
                 if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
                     raise
+
+
+def has_our_filter(index: int) -> bool:
+    """Whether a filter of ours is on both hooks. To be run inside the namespace."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        return clsact_filters(netlink, index).count(CLSACT_HANDLE) == 2
 
 
 def clsact_filters(netlink: Any, index: int) -> list[int]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from vnotch.capture import layout, libbpf
 from vnotch.capture.generations import Drain, FlowMaps, Generations
-from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact
+from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
 from vnotch.capture.layout import (
     ALLOW_KEY,
     CONNECTION,
@@ -386,8 +386,8 @@ class Datapath:
         """Captures `device` under `slot`, at both hooks, before all other programs there. Attaching again what is
         attached does nothing; after a takeover it hands the interface over to the new program without a gap.
 
-        Raises InputError where there is no such Ethernet interface or it has another slot, KernelError where the kernel
-        refuses; nothing is attached then.
+        Raises KernelError where there is no such interface (ENODEV) or the kernel refuses, InputError where it is not
+        Ethernet or has another slot; nothing is attached then.
         """
         _check_slot(slot)
         with self._lock:
@@ -415,7 +415,8 @@ class Datapath:
     def _hook(self, attachment: _Attachment, slot: int) -> None:
         device, index = attachment.device, attachment.index
         if self.attach_mode == "clsact":
-            attachment.made_qdisc = self._namespace.run(attach_clsact, index, *self._programs[:2])
+            made = self._namespace.run(attach_clsact, index, *self._programs[:2])
+            attachment.made_qdisc = self._keep_mark(f"qdisc_{slot}", made)
             return
         # Filters that a process left behind when it was killed would count into maps that nobody reads, or drop.
         self._namespace.run(detach_clsact, index, False)
@@ -434,6 +435,17 @@ class Datapath:
             attachment.links.append(fd)
             if self._pins:
                 self._pins.pin(pin, fd)
+
+    def _keep_mark(self, pin: str, made: bool) -> bool:
+        """Whether we made the qdisc of a slot, now or in a process before, which left a pin that says so."""
+        if self._pins is None:
+            return made
+        if (fd := self._pins.get(pin)) is not None:
+            os.close(fd)
+            return True
+        if made:
+            self._pins.pin(pin, self._programs[0])
+        return made
 
     def _alive(self, attachment: _Attachment) -> bool:
         """A tcx link outlives its device, with the ifindex 0. A clsact filter goes with it, and so does the index."""
@@ -460,16 +472,43 @@ class Datapath:
             if here:
                 here.links = []
             return
-        links = self._namespace.links()
+        links, made = self._namespace.links(), here is not None and here.made_qdisc
+        if self._pins:
+            made = self._keep_mark(f"qdisc_{slot}", made)
+            self._pins.remove(f"qdisc_{slot}")
         for index, owner in self._slot_indexes().items():
             if owner == slot and index in links:
-                self._namespace.run(detach_clsact, index, here is not None and here.made_qdisc)
+                self._namespace.run(detach_clsact, index, made)
 
     def attached(self) -> dict[int, str]:
         """Slot -> device of what this process has attached and what is still there."""
         with self._lock:
             links = self._namespace.links()
             return {s: a.device for s, a in self._attached.items() if a.index in links and self._alive(a)}
+
+    def device_of(self, slot: int) -> str | None:
+        """The name that the device captured under this slot has now, whichever process attached it; None where it is
+        not captured, or its device is no longer in the namespace."""
+        with self._lock:
+            links = self._namespace.links()
+            for index, owner in self._slot_indexes().items():
+                if owner == slot and index in links and self._is_hooked(slot, index):
+                    return links[index]
+            return None
+
+    def _is_hooked(self, slot: int, index: int) -> bool:
+        here = self._attached.get(slot)
+        if here is not None:
+            return here.index == index and self._alive(here)
+        if self.attach_mode == "clsact":
+            return self._namespace.run(has_our_filter, index)
+        pins = [self._pins.get(f"link_{slot}_{name}") for name, _, _ in HOOKS] if self._pins else []
+        try:
+            return bool(pins) and all(fd is not None and libbpf.link_info(fd).ifindex == index for fd in pins)
+        finally:
+            for fd in pins:
+                if fd is not None:
+                    os.close(fd)
 
     def _slot_indexes(self) -> dict[int, int]:
         """ifindex -> slot, from the kernel's map: after a takeover it knows more than this process."""
@@ -491,7 +530,7 @@ class Datapath:
     def _drop_pinned_links(self) -> None:
         assert self._pins
         for name in self._pins.names():
-            if name.startswith("link_"):
+            if name.startswith(("link_", "qdisc_")):
                 self._pins.remove(name)
 
     # ---- Draining --------------------------------------------------------------------------------------------------

@@ -113,6 +113,9 @@ class Playback:
         if device is not None:
             self._slots.pop(self._file_slots[device], None)
 
+    def device_of(self, slot: int) -> str | None:
+        return self._attached.get(slot)
+
     def clear(self, slot: int) -> None:
         """The slot is free again."""
         self._configured.pop(slot, None)

@@ -116,6 +116,7 @@ def interface_policy(interface: Interface, rules: RuleBook, *, slot: int = 0, ad
         network_acl_id=interface.network_acl_id,
         vpc_cidrs=interface.vpc_cidrs,
         subnet_cidrs=interface.subnet_cidrs,
+        reserved_addresses=interface.reserved_addresses,
         enforce=interface.enforce,
         adopt=adopt,
         always_tracked=interface.interface_type in ALWAYS_TRACKED_TYPES,

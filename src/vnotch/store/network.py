@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, func, select
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, func, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from vnotch.store.state import Base
@@ -25,6 +25,11 @@ NAT_GATEWAY = "nat_gateway"
 
 DELIVERY_ERRORS = ("Access error", "Rate limited", "Unknown error")
 """DeliverLogsErrorMessage (API FlowLog), worst first: with several agents the worst is shown."""
+
+
+RESERVED_TAG, RESERVED_NONE = "vnotch:reserved-addresses", "none"
+"""A subnet with this tag stands for a network that was there before: none of its addresses is AWS's DNS server or
+router, and an interface may have any of them."""
 
 
 class Tag(Base):
@@ -122,6 +127,10 @@ class Subnet(Base):
     tags: Mapped[list[Tag]] = tags_of("Subnet", "subnet_id")
 
     @property
+    def reserves_addresses(self) -> bool:
+        return not any((tag.key, tag.value) == (RESERVED_TAG, RESERVED_NONE) for tag in self.tags)
+
+    @property
     def cidrs(self) -> list[str]:
         return [self.cidr] + ([self.ipv6_cidr] if self.ipv6_cidr else [])
 
@@ -131,6 +140,8 @@ class Binding(Base):
 
     `state` is `pending` until the agent has reported on this very binding, then what it reported: `attached`, `absent`
     (there is no such device) or `failed`; `message` says why. `revision` is the one at which the binding last changed.
+    `sense`: `outside` where the device is the host's end of a link to the ENI, `inside` where it is the ENI itself.
+    `enforce` with `enforce_seconds` is a trial: it ends at `enforce_until_ms`, unless it is asked for without before.
     """
 
     __tablename__ = "bindings"
@@ -143,6 +154,9 @@ class Binding(Base):
     interface_type: Mapped[str | None]
     requester_id: Mapped[str | None]
     enforce: Mapped[bool]
+    sense: Mapped[str] = mapped_column(server_default=text("'outside'"))
+    enforce_seconds: Mapped[int | None]
+    enforce_until_ms: Mapped[int | None] = mapped_column(BigInteger)
     allow: Mapped[list[list[int]] | None] = mapped_column(JSON(none_as_null=True))
     attachment_id: Mapped[str]
     attached_ms: Mapped[int] = mapped_column(BigInteger)
@@ -150,6 +164,9 @@ class Binding(Base):
     state: Mapped[str] = mapped_column(default="pending")
     message: Mapped[str | None]
     mode: Mapped[str | None]  # how it is attached: tcx or clsact
+
+    def enforces(self, now_ms: int) -> bool:
+        return self.enforce and (self.enforce_until_ms is None or now_ms < self.enforce_until_ms)
 
     @property
     def requester_managed(self) -> bool:

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.schema import CreateColumn
 
 from vnotch.errors import HostError
 
@@ -54,13 +55,16 @@ class State:
         return cls(f"sqlite:///{folder / 'state.sqlite'}")
 
     def create_tables(self) -> None:
-        """Creates what is missing. Call after the modules that declare tables are imported.
+        """Creates what is missing: tables, and columns that came with a later release than the one that made the
+        tables. Call after the modules that declare tables are imported.
 
         Raises HostError where the file is no database or the host does not let it be used.
         """
         try:
             with _host_errors():
                 Base.metadata.create_all(self.engine)
+                with self.engine.begin() as connection:
+                    _add_columns(connection)
         except DatabaseError as error:
             raise HostError(
                 f"the state in {self.engine.url.database} cannot be opened: {error.orig}",
@@ -87,6 +91,18 @@ class State:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _add_columns(connection: Connection) -> None:
+    """A column that was declared after the first release is nullable or has a `server_default`, by which rows of
+    before get their value and a release of before goes on writing."""
+    inspector = inspect(connection)
+    for table in Base.metadata.sorted_tables:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                declaration = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {declaration}"))
 
 
 @contextmanager

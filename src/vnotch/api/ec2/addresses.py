@@ -58,20 +58,21 @@ def local_ipv6_block() -> IPv6Network:
     return IPv6Network(((0xFD << 48 | secrets.randbits(48)) << 72, 56))
 
 
-def ipv4_in(subnet: IPv4Network, text: str) -> IPv4Address:
-    """An address that an interface in `subnet` may have. Raises InvalidParameterValue."""
+def ipv4_in(subnet: IPv4Network, text: str, reserves: bool = True) -> IPv4Address:
+    """An address that an interface in `subnet` may have; `reserves`: whether the subnet has AWS's own addresses.
+    Raises InvalidParameterValue."""
     try:
         address = IPv4Address(text)
     except AddressValueError:
         raise ApiError("InvalidParameterValue", f"invalid value for parameter address: {text}") from None
     if address not in subnet:
         raise _outside(text)
-    if not usable_ipv4(subnet)[0] <= int(address) <= usable_ipv4(subnet)[1]:
+    if reserves and not usable_ipv4(subnet)[0] <= int(address) <= usable_ipv4(subnet)[1]:
         raise _reserved(text)
     return address
 
 
-def ipv6_in(subnet: IPv6Network, text: str) -> IPv6Address:
+def ipv6_in(subnet: IPv6Network, text: str, reserves: bool = True) -> IPv6Address:
     """As `ipv4_in`."""
     try:
         address = IPv6Address(text)
@@ -79,7 +80,7 @@ def ipv6_in(subnet: IPv6Network, text: str) -> IPv6Address:
         raise ApiError("InvalidParameterValue", f"invalid value for parameter address: {text}") from None
     if address not in subnet:
         raise _outside(text)
-    if not _usable_ipv6(subnet, int(address)):
+    if reserves and not _usable_ipv6(subnet, int(address)):
         raise _reserved(text)
     return address
 

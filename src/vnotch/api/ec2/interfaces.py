@@ -313,7 +313,7 @@ def _add_ipv4(
 ) -> None:
     """Gives the interface this address, or the subnet's next free one."""
     block = IPv4Network(subnet.cidr)
-    address = ipv4_in(block, text) if text else _next_ipv4(session, subnet.subnet_id, block)
+    address = ipv4_in(block, text, subnet.reserves_addresses) if text else _next_ipv4(session, subnet.subnet_id, block)
     row = network.Address(family=4, primary=primary, address=str(address), value=int(address))
     _add(session, interface, row)
 
@@ -332,7 +332,7 @@ def _give_ipv6(session: Session, interface: network.NetworkInterface, subnet: ne
     for item in given:
         if item.get("IsPrimaryIpv6"):
             raise ApiError("UnsupportedOperation", "The parameter IsPrimaryIpv6 is not supported by vnotch.")
-        text = str(ipv6_in(block, item.get("Ipv6Address") or ""))
+        text = str(ipv6_in(block, item.get("Ipv6Address") or "", subnet.reserves_addresses))
         _add(session, interface, network.Address(family=6, address=text, value=0))
     for _ in range(count):
         _add(session, interface, network.Address(family=6, address=str(random_ipv6(block)), value=0))

@@ -82,6 +82,13 @@ def drop_tags(session: Session, resource_ids: Iterable[str]) -> None:
     session.execute(delete(network.Tag).where(network.Tag.resource_id.in_(list(resource_ids))))
 
 
+def _touch(session: Session, resource_ids: list[str], reserved: bool) -> None:
+    """`reserved`: whether the tag by which a subnet has no reserved addresses came or went."""
+    agents.touch_tagged(session, resource_ids)
+    if reserved:
+        agents.touch(session, agents.agents_on(session, resource_ids))
+
+
 def _too_many() -> ApiError:
     return ApiError("TagLimitExceeded", f"The maximum number of Tags for a resource has been reached: {TAGS_MAX}")
 
@@ -108,7 +115,7 @@ class Tags(Ec2Part):
             resources = self._resources(session, call)
             for kind, resource_id in resources:
                 put_tags(session, kind, resource_id, tags)
-            agents.touch_tagged(session, [resource_id for _, resource_id in resources])
+            _touch(session, [resource_id for _, resource_id in resources], network.RESERVED_TAG in tags)
         return {}
 
     @ec2_operation("DeleteTags", "Resources Tags", _tagged)
@@ -125,7 +132,8 @@ class Tags(Ec2Part):
                 for tag in call.params.get("Tags") or ():
                     same_value = [row.value == tag["Value"]] if tag.get("Value") is not None else []
                     session.execute(gone.where(row.key == (tag.get("Key") or ""), *same_value))
-            agents.touch_tagged(session, [resource_id for _, resource_id in resources])
+            gone_keys = {tag.get("Key") for tag in call.params.get("Tags") or ()} or {network.RESERVED_TAG}
+            _touch(session, [resource_id for _, resource_id in resources], network.RESERVED_TAG in gone_keys)
         return {}
 
     @ec2_operation("DescribeTags", "Filters MaxResults NextToken")
