@@ -15,9 +15,6 @@ static __always_inline struct fragment_value *fragment_find(void *tables, const 
 /* Keeps what a first fragment told; counts it where there is no room. */
 static __always_inline void fragment_keep(void *tables, const struct fragment_key *key, const struct fragment_value *value);
 
-/* Whether the ENI's allow list has the port. */
-static __always_inline int allow_listed(void *tables, const struct allow_key *key);
-
 static __always_inline void count_as_excluded(struct flow_key *key, struct parsed *p, u8 exclusion)
 {
 	key->outcome = OUT_EXCLUDED;
@@ -111,14 +108,8 @@ static __always_inline u8 judge(void *tables, struct parsed *p, u32 slot, u32 di
 		outcome = OUT_EXCLUDED;
 	} else {
 		policy = policy_of(tables, slot);
-		if (policy) {
+		if (policy)
 			outcome = decide(tables, p, slot, dir, eni->flags, now, policy, &rule);
-		} else if (needs_allow_entry(p, dir, eni->flags)) {
-			struct allow_key port = { .slot = slot, .port = p->dport, .proto = p->proto };
-
-			if (!allow_listed(tables, &port))
-				outcome = OUT_REJECT;
-		}
 	}
 	if (p->fragment == FRAGMENT_FIRST && p->exclusion == EXCL_NONE)
 		keep_first_fragment(tables, p, slot << 1 | dir, now, outcome | (u64)exclusion << 8 | (u64)rule << 32);

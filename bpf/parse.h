@@ -92,7 +92,7 @@ struct parsed {
 	u16 dport;
 	u8 proto;		/* IANA number */
 	u8 v6;
-	u8 exclusion;		/* EXCL_ARP to EXCL_NEIGHBOUR_DISCOVERY; the others are packet_exclusion's */
+	u8 exclusion;		/* EXCL_ARP to EXCL_NEIGHBOUR_DISCOVERY, EXCL_FLOODED; the others are packet_exclusion's */
 	u8 group;		/* the frame was sent to a multicast or broadcast MAC address */
 	u8 tcp_flags;		/* AWS's sense */
 	u8 opens;		/* TCP: SYN without ACK */
@@ -609,6 +609,18 @@ static __always_inline u8 service_exclusion(u8 reserved, u8 proto, u16 port)
 }
 
 /*
+ * A switch sends a frame whose receiver it does not know to all its ports: one that comes to an ENI's port under another
+ * unicast address is not the ENI's. `frame` begins with the destination.
+ */
+static __always_inline void mark_flooded(struct parsed *p, const u8 *frame, const struct eni *eni)
+{
+	if (p->exclusion || p->group)
+		return;
+	if (*(const u32 *)frame != *(const u32 *)eni->mac || *(const u16 *)(frame + 4) != *(const u16 *)(eni->mac + 4))
+		p->exclusion = EXCL_FLOODED;
+}
+
+/*
  * Why the packet is in no record, EXCL_NONE if it is in one. Ports must be filled in where a table of fragments knows
  * them. The most particular reason is given: neighbour discovery and DHCP before multicast, which both use.
  */
@@ -631,20 +643,6 @@ static __always_inline u8 packet_exclusion(const struct parsed *p, const struct 
 	if (reason)
 		return reason;
 	return service_exclusion(reserved_address(&p->src, p->v6, eni), p->proto, p->sport);
-}
-
-/* ---- The static verdict ---------------------------------------------------------------------------------------- */
-
-/*
- * Whether the packet needs an entry in the allow list: it comes to an ENI that has one and it opens a connection, as
- * far as one packet can tell: a TCP SYN, or UDP to a port below Linux's first ephemeral one. A later fragment whose
- * first was not seen opens nothing: alone it is of no use to anyone.
- */
-static __always_inline int needs_allow_entry(const struct parsed *p, u8 dir, u32 eni_flags)
-{
-	if (!(eni_flags & ENI_ALLOW_LIST) || dir != DIR_INGRESS || p->fragment == FRAGMENT_LATER)
-		return 0;
-	return p->proto == PROTO_TCP ? p->opens : p->proto == PROTO_UDP && p->dport < 32768;
 }
 
 #endif

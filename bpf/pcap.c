@@ -18,7 +18,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* The version of this file's border with capture/native.py. */
-#define CAPTURE_ABI 2
+#define CAPTURE_ABI 3
 
 /* What capture_read returns beside READ_MORE, READ_INTERFACE and READ_DAMAGED. */
 #define CAPTURE_TICK 4	/* drain, if a tick is open, then capture_begin_tick */
@@ -35,12 +35,9 @@ struct local_network {
 
 struct slot_policy {
 	struct eni eni;
-	u8 *allowed;	/* bits by PROTO_UDP * 65536 + port; NULL: no list was given */
 	struct local_network *local;
 	u32 local_count;
 };
-
-#define ALLOW_BITS (2 * 65536)
 
 /* Fragments under way: a set-associative table of a fixed size, so that finding room looks at one set alone. */
 #define FRAGMENT_SETS 4096
@@ -219,19 +216,6 @@ static __always_inline int quoted_key(void *tables, const struct parsed *error, 
 	return 0;
 }
 
-static u32 allow_bit(u8 proto, u16 port)
-{
-	return (proto == PROTO_UDP ? 65536 : 0) + port;
-}
-
-static __always_inline int allow_listed(void *tables, const struct allow_key *key)
-{
-	const u8 *allowed = ((struct capture *)tables)->policies[key->slot].allowed;
-	u32 bit = allow_bit(key->proto, key->port);
-
-	return allowed && allowed[bit / 8] >> bit % 8 & 1;
-}
-
 static int is_local(const struct slot_policy *policy, const struct parsed *p)
 {
 	u32 i;
@@ -316,10 +300,12 @@ static void count_packet(struct capture *capture)
 		flag = captured->flag;
 	if (flag == FLAG_INBOUND || flag == FLAG_OUTBOUND)
 		/* Into the host's side of an interface is out of the ENI. */
-		dir = (flag == FLAG_INBOUND) != capture->inside ? DIR_EGRESS : DIR_INGRESS;
+		dir = (flag == FLAG_INBOUND) != (capture->inside || policy->eni.flags & ENI_INSIDE) ? DIR_EGRESS : DIR_INGRESS;
 	else
 		dir = is_local(policy, &p) ? DIR_EGRESS : DIR_INGRESS;
 
+	if (policy->eni.flags & ENI_MAC && dir == DIR_INGRESS && packet.link == LINK_ETHERNET && packet.cap_len >= 6)
+		mark_flooded(&p, packet.data, &policy->eni);
 	memset(&update->key, 0, sizeof(update->key));
 	capture->packet = &packet;
 	judge(capture, &p, interface->slot, dir, &policy->eni, captured->ns, &update->key);
@@ -360,10 +346,8 @@ EXPORT void capture_close(struct capture *capture)
 
 	if (!capture)
 		return;
-	for (slot = 0; slot < MAX_SLOTS; slot++) {
-		free(capture->policies[slot].allowed);
+	for (slot = 0; slot < MAX_SLOTS; slot++)
 		free(capture->policies[slot].local);
-	}
 	free(capture->reader.interfaces);
 	flow_table_close(&capture->table);
 	connection_table_close(&capture->connections);
@@ -446,33 +430,19 @@ EXPORT u32 capture_end(struct capture *capture, u64 left)
 }
 
 /* Says which slot the interface described last is, and that slot's policy. 0, or -1: no memory. */
-EXPORT s32 capture_set_slot(struct capture *capture, u16 slot, const struct eni *eni, const struct allow_key *allow,
-			    u32 allow_count, const struct local_network *local, u32 local_count)
+EXPORT s32 capture_set_slot(struct capture *capture, u16 slot, const struct eni *eni, const struct local_network *local,
+			    u32 local_count)
 {
 	struct slot_policy *policy;
-	u32 i;
 
 	if (slot >= MAX_SLOTS || !capture->reader.interface_count)
 		return -1;
 	policy = &capture->policies[slot];
 	capture->reader.interfaces[capture->reader.described].slot = slot;
 	policy->eni = *eni;
-	free(policy->allowed);
 	free(policy->local);
-	policy->allowed = NULL;
 	policy->local = NULL;
 	policy->local_count = 0;
-	if (allow_count) {
-		policy->allowed = calloc(1, ALLOW_BITS / 8);
-		if (!policy->allowed)
-			return -1;
-	}
-	for (i = 0; i < allow_count; i++) {
-		u32 bit = allow_bit(allow[i].proto, allow[i].port);
-
-		if (allow[i].proto == PROTO_TCP || allow[i].proto == PROTO_UDP)
-			policy->allowed[bit / 8] |= 1 << bit % 8;
-	}
 	if (local_count) {
 		policy->local = malloc(local_count * sizeof(*local));
 		if (!policy->local)

@@ -15,7 +15,6 @@
 
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_ARRAY_OF_MAPS = 12, MAP_RINGBUF = 27 };
 
-#define F_NO_PREALLOC 1
 #define F_MMAPABLE (1 << 10)
 #define UPDATE_ANY 0
 #define UPDATE_NOEXIST 1
@@ -74,15 +73,6 @@ struct {
 	__type(key, u32);
 	__type(value, struct eni);
 } enis SEC(".maps");
-
-/* Written by user space alone. */
-struct {
-	__uint(type, MAP_HASH);
-	__uint(map_flags, F_NO_PREALLOC);
-	__uint(max_entries, 262144);
-	__type(key, struct allow_key);
-	__type(value, u32);
-} allowed SEC(".maps");
 
 /* By slot * 2 + direction: all packets that a captured interface has seen. */
 struct {
@@ -262,11 +252,6 @@ static __always_inline void fragment_keep(void *tables, const struct fragment_ke
 		count(COUNT_FRAGMENTS_FULL);
 }
 
-static __always_inline int allow_listed(void *tables, const struct allow_key *key)
-{
-	return map_lookup(&allowed, key) != 0;
-}
-
 /* ---- Rules. Functions that the verifier looks at once, by themselves. ----------------------------------------------- */
 
 static __always_inline const u64 *arena_words(void)
@@ -381,11 +366,11 @@ static __always_inline u32 slot_of(u32 ifindex)
  * Out of the way of the packets that parse_plain understands; not static, so that the verifier looks at it once and by
  * itself. Returns the number of packets.
  */
-__attribute__((noinline)) u32 parse_any(struct __sk_buff *skb, struct parsed *out)
+__attribute__((noinline)) u32 parse_any(struct __sk_buff *skb, u32 link, struct parsed *out)
 {
 	struct pkt packet = {
 		.data = skb, .cap_len = skb->len, .wire_len = skb->len, .gso_size = skb->gso_size, .gso_segs = skb->gso_segs,
-		.link = LINK_ETHERNET,
+		.link = link ? LINK_NONE : LINK_ETHERNET,
 	};
 	u32 packets;
 
@@ -415,10 +400,16 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 		return VERDICT_NEXT;
 	}
 	now = test_clock ? skb->tstamp : ktime_get_coarse_ns();
-	if (parse_plain((const u8 *)(u64)skb->data, (const u8 *)(u64)skb->data_end, &packet, &p)) {
+	if (eni->flags & ENI_NO_LINK_HEADER || parse_plain((const u8 *)(u64)skb->data, (const u8 *)(u64)skb->data_end, &packet, &p)) {
 		__builtin_memset(&p, 0, sizeof(p));	/* kernels before 6.3 take no pointer to what was never written */
-		if (!parse_any(skb, &p))
+		if (!parse_any(skb, eni->flags & ENI_NO_LINK_HEADER, &p))
 			return VERDICT_NEXT;	/* never: no frame is no packet */
+	}
+	if (eni->flags & ENI_MAC && dir == DIR_INGRESS) {
+		const u8 *frame = (const u8 *)(u64)skb->data;
+
+		if (frame + 6 <= (const u8 *)(u64)skb->data_end)
+			mark_flooded(&p, frame, eni);
 	}
 	add(&seen, slot * 2 + dir, &p);
 
@@ -444,12 +435,16 @@ SEC("tc") int vnotch_sweep(struct __sk_buff *skb)
 	return 0;
 }
 
-SEC("tc") int vnotch_ingress(struct __sk_buff *skb)
+/*
+ * Which program hangs at which hook is the sense in which an ENI is seen: from outside, at the host's end of its link, what
+ * comes in there has left the ENI; where the device is the ENI itself it is the other way round.
+ */
+SEC("tc") int vnotch_from_eni(struct __sk_buff *skb)
 {
 	return capture(skb, DIR_EGRESS);
 }
 
-SEC("tc") int vnotch_egress(struct __sk_buff *skb)
+SEC("tc") int vnotch_to_eni(struct __sk_buff *skb)
 {
 	return capture(skb, DIR_INGRESS);
 }

@@ -9,7 +9,7 @@
 #define VNOTCH_H
 
 /* Raised when a struct or a map below changes, so that maps pinned by another release are recognised. */
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -40,6 +40,7 @@ typedef signed long long s64;
 #define EXCL_TIME 9
 #define EXCL_DHCP 10
 #define EXCL_ROUTER 11
+#define EXCL_FLOODED 12
 
 struct flow_key {
 	u8 src[16];
@@ -84,24 +85,19 @@ _Static_assert(sizeof(struct spill) == 72, "spill");
 
 /* What the datapath knows of an ENI, by slot. */
 #define ENI_ENFORCE 1	/* drop what is rejected; otherwise only label it */
-#define ENI_ALLOW_LIST 2	/* ingress is allowed only to the ports of the list */
-#define ENI_ADOPT 4	/* connections from before the capture are taken over */
+#define ENI_ADOPT 2	/* connections from before the capture are taken over */
+#define ENI_INSIDE 4	/* the device is the ENI itself, not the host's end of a link to it; at a hook the program tells it */
+#define ENI_NO_LINK_HEADER 8	/* packets begin with their IP header */
+#define ENI_MAC 16	/* frames to the ENI that carry another unicast address are not the ENI's: `mac` */
 struct eni {
 	u32 flags;
 	u8 dns_v4[4];		/* VPC base + 2; zero: none */
 	u8 router_v4[2][4];	/* VPC base + 1, subnet base + 1 */
 	u8 router_v6[16];	/* ::1 of the subnet; zero: none */
+	u8 mac[6];
+	u8 pad[2];
 };
-_Static_assert(sizeof(struct eni) == 32, "eni");
-
-/* A port that an ENI with ENI_ALLOW_LIST lets in. */
-struct allow_key {
-	u16 slot;
-	u16 port;
-	u8 proto;
-	u8 pad[3];
-};
-_Static_assert(sizeof(struct allow_key) == 8, "allow_key");
+_Static_assert(sizeof(struct eni) == 40, "eni");
 
 struct counter {
 	u64 packets;

@@ -51,6 +51,9 @@ class Exclusion(IntEnum):
     """udp 67/68 and DHCPv6 546/547."""
     ROUTER = 11
     """The reserved address of the default VPC router: base + 1 of VPC and subnet, fe80:ec2::1, ::1 of the subnet."""
+    FLOODED = 12
+    """A unicast frame for another MAC address, which a switch has sent to all its ports; known where the ENI's own
+    address is. A VPC floods nothing, so AWS's list is silent."""
 
 
 class Loss(IntEnum):

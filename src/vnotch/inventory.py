@@ -26,8 +26,8 @@ class Interface:
     """An ENI and the Linux interface it is bound to.
 
     `device` is the host side's name in the agent's network namespace. `private_ipv4` has the primary address first.
-    `allow` is the static port list of this release: None lets everything in; otherwise (protocol number, port) pairs
-    that are let in, and an unsolicited packet to any other port is rejected (dropped if `enforce`).
+    `enforce`: what is rejected is dropped, otherwise only recorded so.
+    `guest_mac`: unicast frames to the ENI under another address are not its own but flooded by a switch; None: all are.
     `group_ids` are the security groups; None for an interface that has none (a NAT gateway's), which that layer lets
     everything through. `network_acl_id` is the subnet's network ACL; None: that layer lets everything through.
     Both name entries of the configuration's rule book.
@@ -61,7 +61,7 @@ class Interface:
     enforce_until_ms: int | None = None
     sense: str = "outside"
     reserved_addresses: bool = True
-    allow: tuple[tuple[int, int], ...] | None = None
+    guest_mac: str | None = None
     group_ids: tuple[str, ...] | None = None
     network_acl_id: str | None = None
     routes: tuple[tuple[str, str], ...] = ()

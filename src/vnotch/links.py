@@ -75,7 +75,7 @@ class Sense:
 @dataclass(frozen=True)
 class Addresses:
     """What an ENI has: the primary IPv4 address with its network first. `source` says where it is known from; `mac` is
-    that of whoever is behind a link that is seen from outside, where it has been seen."""
+    that of whoever is behind a bridge's port, to which the bridge floods what is for others too."""
 
     primary: IPv4Interface
     secondary: tuple[IPv4Address, ...] = ()
@@ -172,8 +172,7 @@ class Host:
         ]
         near = [n for n in self.neighbours if n.device == link.index]
         if len(routed) == 1:
-            mac = next((neighbour.mac for neighbour in near if neighbour.address == routed[0]), None)
-            return Addresses(self._placed(routed[0], link), source=f"the route to it by {link.name}", mac=mac)
+            return Addresses(self._placed(routed[0], link), source=f"the route to it by {link.name}")
         if routed:
             raise self._unknown(link, f"{len(routed)} routes to single hosts lead there")
         at, place = link, f"at {link.name}"
@@ -184,7 +183,8 @@ class Host:
         if len(near) != 1:
             raise self._unknown(link, f"{len(near) or 'no'} addresses are seen {place}")
         [found] = near
-        return Addresses(self._placed(found.address, at), source=f"who answers {place}", mac=found.mac)
+        mac = found.mac if at is not link else None
+        return Addresses(self._placed(found.address, at), source=f"who answers {place}", mac=mac)
 
     def _placed(self, address: IPv4Address, at: Link) -> IPv4Interface:
         """The address with the network that `at` has round it."""

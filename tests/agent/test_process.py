@@ -282,7 +282,7 @@ def test_the_agent_loads_no_database() -> None:
 
 
 def test_the_configuration_survives_json() -> None:
-    eni = replace(interface(5), allow=((6, 80),), routes=(("0.0.0.0/0", "igw-1"),), tags=(("a", "b"),))
+    eni = replace(interface(5), guest_mac="02:00:00:00:00:07", routes=(("0.0.0.0/0", "igw-1"),), tags=(("a", "b"),))
     of_log = replace(flow_log("a", [5]), tag_keys=(("instance", ("a", "b")),))
     peers = (Peer("eni-9", "vpc-1", "subnet-1", "use1-az1", "nat_gateway", ("10.0.0.9", "fd00:1::9")),)
     configuration = AgentConfiguration(7, (eni,), (of_log,), peers=peers, peers_omitted=2)

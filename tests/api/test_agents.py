@@ -113,7 +113,7 @@ def test_a_bound_interface_is_in_its_agents_configuration(site: Site) -> None:
         ],
         Ipv6Addresses=[{"Ipv6Address": "fd12:3456:789a:bc00::10"}],
     )
-    site.bind(interface, "a", "vn-web", instance_id="i-0123456789abcdef0", enforce=True, allow=[[6, 80], [6, 22]])
+    site.bind(interface, "a", "vn-web", instance_id="i-0123456789abcdef0", enforce=True, guest_mac="02:00:00:00:00:07")
     configuration = site.a.configuration("a")
     [found] = configuration.interfaces
     mac = site.ec2.describe_network_interfaces()["NetworkInterfaces"][0]["MacAddress"]
@@ -138,7 +138,7 @@ def test_a_bound_interface_is_in_its_agents_configuration(site: Site) -> None:
             "enforce_until_ms": None,
             "sense": "outside",
             "reserved_addresses": True,
-            "allow": [[6, 80], [6, 22]],
+            "guest_mac": "02:00:00:00:00:07",
             "group_ids": [site.ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]],
             "network_acl_id": site.ec2.describe_network_acls()["NetworkAcls"][0]["NetworkAclId"],
             "routes": [],
@@ -385,7 +385,7 @@ def test_the_states_of_a_binding(site: Site) -> None:
         "enforce_seconds": None,
         "enforce_until_ms": None,
         "sense": "outside",
-        "allow": None,
+        "guest_mac": None,
         "state": "pending",
         "message": None,
         "mode": None,
@@ -527,10 +527,9 @@ def test_a_network_that_was_there_before_has_no_reserved_addresses(site: Site) -
         {"agent": "a", "device": "x", "enforce": True, "enforce_seconds": 0},
         {"agent": "a", "device": "x", "enforce": True, "enforce_seconds": True},
         {"agent": "a", "device": "x", "enforce": True, "enforce_seconds": 86401},
-        {"agent": "a", "device": "x", "allow": [[6]]},
-        {"agent": "a", "device": "x", "allow": [[6, 65536]]},
-        {"agent": "a", "device": "x", "allow": [[True, 80]]},
-        {"agent": "a", "device": "x", "allow": [[6, 80]] * 1025},
+        {"agent": "a", "device": "x", "guest_mac": "02:00:00:00:00"},
+        {"agent": "a", "device": "x", "guest_mac": "02-00-00-00-00-07"},
+        {"agent": "a", "device": "x", "guest_mac": 7},
     ],
 )
 def test_bindings_that_are_not_right(site: Site, body: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import random
 import packets as pk
 import pytest
 from drains import Flow, Sum, drain_all, excluded, flows, totals
+from letting import let_in
 from links import SLOT, Pair
 from packets import ethernet, ipv4, ipv6, tcp, udp
 
@@ -290,12 +291,21 @@ def test_random_bytes_never_stall_the_datapath(pair: Pair, datapath: Datapath) -
 
 
 def test_outcomes_are_not_mixed(pair: Pair, datapath: Datapath) -> None:
-    datapath.set_interface(SLOT, allow=[(6, 80)])
-    seen, _ = sent(
-        pair,
-        datapath,
-        [ethernet(ipv4(B4, A4, tcp(4000, 81, flags))) for flags in (pk.SYN, pk.ACK, pk.SYN | pk.ACK, pk.SYN)],
-        IN,
-    )
-    flow = Flow(IN, B4, 4000, A4, 81, 6)
-    assert seen == {flow: Sum(2, 80), flow._replace(outcome=Outcome.REJECT): Sum(2, 80)}
+    accepted, rejected = (ethernet(ipv4(B4, A4, tcp(4000, port, pk.SYN))) for port in (80, 81))
+    let_in(datapath, SLOT, (6, 80))
+    seen, _ = sent(pair, datapath, [accepted, rejected, accepted, rejected], IN)
+    assert seen == {
+        Flow(IN, B4, 4000, A4, 80, 6): Sum(2, 80),
+        Flow(IN, B4, 4000, A4, 81, 6, Outcome.REJECT): Sum(2, 80),
+    }
+
+
+def test_one_flow_of_two_outcomes_is_two(pair: Pair, datapath: Datapath) -> None:
+    """Rules that change between its packets."""
+    frames = [ethernet(ipv4(B4, A4, udp(4000, 81)))] * 2
+    pair.inject_from_host(frames)
+    let_in(datapath, SLOT, (17, 80))
+    pair.inject_from_host(frames)
+    pair.settle()
+    flow = Flow(IN, B4, 4000, A4, 81, 17)
+    assert flows(drain_all(datapath)) == {flow: Sum(2, 56), flow._replace(outcome=Outcome.REJECT): Sum(2, 56)}

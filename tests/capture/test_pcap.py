@@ -18,12 +18,14 @@ from typing import Any
 import packets as pk
 import pyarrow as pa
 import pytest
+from letting import offline
 from packets import ethernet, ipv4, ipv6, tcp, udp
 
 from vnotch.capture import pcap
 from vnotch.capture.library import SlotPolicy
 from vnotch.capture.pcap import CaptureDrain, CaptureInterface, CaptureSummary, read_capture
 from vnotch.capture.pcapng import CaptureWriter, PacketDirection
+from vnotch.capture.policy import OfflineRules
 from vnotch.errors import InputError
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Outcome
 
@@ -526,40 +528,63 @@ def test_a_local_address_that_is_none_is_refused(capture: Any, local: str) -> No
 # Policies ------------------------------------------------------------------------------------------------------------
 
 
-def verdicts(capture: Any, frames: list[bytes], policy: SlotPolicy, flags: int = 2) -> list[tuple[int, int, int]]:
+def verdicts(
+    capture: Any,
+    frames: list[bytes],
+    policy: SlotPolicy = SlotPolicy(),  # noqa: B008 frozen
+    flags: int = 2,
+    rules: OfflineRules | None = None,
+) -> list[tuple[int, int, int]]:
     """(destination port, outcome, exclusion) of ingress packets, in order."""
     blocks = Blocks()
     content = blocks.section() + blocks.interface("web")
     content += b"".join(blocks.packet(frame, T0 // 1000, flags=flags) for frame in frames)
-    rows, _ = read(capture(content), policies=lambda interface: policy)
+    rows, _ = read(capture(content), policies=lambda interface: policy, rules=rules)
     return [(row["dstport"], row["outcome"], row["exclusion"]) for row in rows]
 
 
-def test_an_allow_list_rejects_what_opens_a_connection_elsewhere(capture: Any) -> None:
+def test_rules_reject_what_opens_a_connection_elsewhere(capture: Any) -> None:
     frames = [
         ethernet(ipv4(B, A, tcp(40000, 443, pk.SYN))),
         ethernet(ipv4(B, A, tcp(40000, 22, pk.SYN))),
-        ethernet(ipv4(B, A, tcp(40000, 8080, pk.ACK))),  # of a connection that is there
-        ethernet(ipv4(B, A, udp(40000, 443))),  # allowed by tcp alone
-        ethernet(ipv4(B, A, udp(53, 40000))),  # an answer
+        ethernet(ipv4(B, A, udp(40000, 443))),  # open to tcp alone
         ethernet(ipv6("2001:db8::7", "2001:db8::5", tcp(1, 443, pk.SYN))),
         ethernet(ipv4(B, A, pk.icmp())),
     ]
-    policy = SlotPolicy(allow=((6, 443), (17, 4000)))
     accept, reject = int(Outcome.ACCEPT), int(Outcome.REJECT)
-    assert verdicts(capture, frames, policy) == [
+    opened = offline(0, (6, 443), (17, 4000))
+    assert verdicts(capture, frames, rules=opened) == [
         (443, accept, 0),
         (22, reject, 0),
-        (8080, accept, 0),
         (443, reject, 0),
-        (40000, accept, 0),
         (443, accept, 0),
-        (0, accept, 0),
+        (0, reject, 0),
     ]
-    assert {outcome for _, outcome, _ in verdicts(capture, frames, policy, flags=1)} == {accept}  # egress
-    assert {outcome for _, outcome, _ in verdicts(capture, frames, SlotPolicy())} == {accept}
-    nothing = verdicts(capture, frames, SlotPolicy(allow=()))
-    assert [outcome for _, outcome, _ in nothing] == [reject, reject, accept, reject, accept, reject, accept]
+    assert {outcome for _, outcome, _ in verdicts(capture, frames, flags=1, rules=opened)} == {accept}  # egress
+    assert {outcome for _, outcome, _ in verdicts(capture, frames)} == {accept}
+    assert {outcome for _, outcome, _ in verdicts(capture, frames, rules=offline(0))} == {reject}
+
+
+def test_a_capture_made_at_the_eni_itself_has_the_other_directions(capture: Any) -> None:
+    """Rules let in port 443 alone and everything out: flag 2, outbound, is egress where the device is the ENI."""
+    frames = [ethernet(ipv4(B, A, tcp(40000, 22, pk.SYN)))]
+    inside = SlotPolicy(inside=True)
+    assert verdicts(capture, frames, inside, 2, offline(0, (6, 443))) == [(22, int(Outcome.ACCEPT), 0)]
+    assert verdicts(capture, frames, inside, 1, offline(0, (6, 443))) == [(22, int(Outcome.REJECT), 0)]
+
+
+def test_unicast_frames_for_another_mac_are_flooded(capture: Any) -> None:
+    """The frame's destination is not the ENI's: a switch did not know where to send it."""
+    frames = [ethernet(ipv4(B, A, udp(1, 53))), ethernet(pk.arp(), 0x0806)]
+    mac = frames[0][:6]
+    accept, excluded = int(Outcome.ACCEPT), int(Outcome.EXCLUDED)
+    assert verdicts(capture, frames[:1], SlotPolicy(mac=mac)) == [(53, accept, 0)]
+    other = SlotPolicy(mac=bytes([mac[0], *mac[1:5], mac[5] ^ 1]))
+    assert verdicts(capture, frames[:1], other) == [(0, excluded, Exclusion.FLOODED)]
+    assert verdicts(capture, frames[:1], other, flags=1) == [(53, accept, 0)]  # what the ENI sends goes anywhere
+    assert verdicts(capture, frames[1:], other) == [(0, excluded, Exclusion.ARP)]
+    group = [b"\xff" * 6 + frames[0][6:]]
+    assert verdicts(capture, group, other) == [(0, excluded, Exclusion.MULTICAST)]
 
 
 def test_what_aws_does_not_record_is_excluded_by_reason(capture: Any) -> None:
@@ -596,17 +621,11 @@ def test_policies_are_of_their_slots(capture: Any) -> None:
     content = blocks.section() + blocks.interface("web") + blocks.interface("db")
     content += b"".join(blocks.packet(ethernet(ipv4(B, A, tcp(1, 80, pk.SYN))), 1, interface=i) for i in (0, 1))
     path = capture(content)
-    closed = SlotPolicy(allow=())
+    closed = SlotPolicy(routers_ipv4=(B,))
     by_number, _ = read(path, policies={1: closed})
     by_name, _ = read(path, policies=lambda interface: closed if interface.name == "db" else SlotPolicy())
     assert by_number == by_name
-    assert {row["slot"]: row["outcome"] for row in by_number} == {0: Outcome.ACCEPT, 1: Outcome.REJECT}
-
-
-@pytest.mark.parametrize("allow", [((6, 65536),), ((256, 1),), ((-1, 1),)])
-def test_an_allow_list_out_of_range_is_refused(capture: Any, allow: Any) -> None:
-    with pytest.raises(InputError, match="out of range"):
-        list(read_capture(capture(classic([])), policies={0: SlotPolicy(allow=allow)}))
+    assert {row["slot"]: row["outcome"] for row in by_number} == {0: Outcome.ACCEPT, 1: Outcome.EXCLUDED}
 
 
 # Fragments -----------------------------------------------------------------------------------------------------------
@@ -658,8 +677,8 @@ def test_fragments_of_other_datagrams_interfaces_and_directions_are_others(captu
 
 
 def test_fragments_share_their_first_ones_verdict(capture: Any) -> None:
-    assert verdicts(capture, pieces_of(), SlotPolicy(allow=((17, 53),))) == [(6000, Outcome.REJECT, 0)]
-    assert verdicts(capture, pieces_of(), SlotPolicy(allow=((17, 6000),))) == [(6000, Outcome.ACCEPT, 0)]
+    assert verdicts(capture, pieces_of(), rules=offline(0, (17, 53))) == [(6000, Outcome.REJECT, 0)]
+    assert verdicts(capture, pieces_of(), rules=offline(0, (17, 6000))) == [(6000, Outcome.ACCEPT, 0)]
 
 
 def test_fragments_are_excluded_by_the_ports_of_their_first(capture: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from letting import let_in
 from packets import ethernet, ipv4, udp
 
 from vnotch.capture.pcapng import CaptureWriter, PacketDirection
@@ -126,9 +127,10 @@ def test_a_detached_interface_is_counted_no_more(capture: Path, clock: Clock) ->
     assert set(playback.flip_and_drain().flows["slot"].to_pylist()) == {9}
 
 
-def test_the_allow_list_decides_in_a_file_too(capture: Path, clock: Clock) -> None:
+def test_rules_decide_in_a_file_too(capture: Path, clock: Clock) -> None:
     playback = Playback(capture, clock)
-    playback.set_interface(3, allow=[(17, 53)])
+    let_in(playback, 3, (17, 53))
+    playback.set_interface(3)
     playback.attach("vn-b", 3)
     playback.set_interface(9)
     playback.attach("vn-a", 9)

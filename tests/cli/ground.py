@@ -8,6 +8,7 @@ outside  (10.79.0.1)  eth0 -- up0 10.79.0.2/24 [ default route ]
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -67,6 +68,11 @@ class Ground:
             self.at(self.host, "route", "replace", "default", "via", "10.79.0.1", "dev", device)
         if gateway:
             self.at(instance, "route", "add", "default", "via", gateway, "dev", "eth0")
+
+    def mac(self, device: str) -> str:
+        """Of the instance behind a device."""
+        shown = json.loads(self.at(self.instances[device], "-j", "link", "show", "eth0"))
+        return str(shown[0]["address"])
 
     def send(self, device: str, count: int, to: str | None = None, source_port: int = 40000) -> None:
         """`count` UDP datagrams from the instance behind a device, spread so that no queue drops any."""

@@ -328,7 +328,7 @@ def _free_slot(slots: Mapping[int, Slot]) -> int | None:
 
 
 def kernel_values(interface: Interface) -> dict[str, Any]:
-    """What the datapath must know of an interface (struct eni and the allow list of bpf/vnotch.h), as plain values.
+    """What the datapath must know of an interface (struct eni of bpf/vnotch.h), as plain values.
 
     The DNS server is the VPC's base plus two, the router's addresses are base plus one of VPC and subnet and ::1 of the
     subnet (VPC user guide: Amazon DNS server, reserved addresses of a subnet), where there are any. Raises ValueError
@@ -338,7 +338,8 @@ def kernel_values(interface: Interface) -> dict[str, Any]:
     subnet_v4, subnet_v6 = _networks(interface.subnet_cidrs if interface.reserved_addresses else ())
     return {
         "enforce": interface.enforce,
-        "allow": interface.allow,
+        "inside": interface.sense == "inside",
+        "mac": bytes.fromhex(interface.guest_mac.replace(":", "")) if interface.guest_mac else None,
         "dns_v4": (vpc_v4[0].network_address + 2).packed if vpc_v4 else None,
         "routers_v4": tuple((network.network_address + 1).packed for network in (*vpc_v4[:1], *subnet_v4[:1])),
         "router_v6": (subnet_v6[0].network_address + 1).packed if subnet_v6 else None,

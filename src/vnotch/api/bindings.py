@@ -24,7 +24,6 @@ STATES = ("attached", "absent", "failed")
 INTERFACE_TYPES = ("interface", *SERVICE_TYPES)
 DELIVERY_STATUSES = ("SUCCESS", "FAILED")
 
-ALLOW_MAX = 1024
 REPORTS_MAX = 10_000
 MESSAGE_CHARACTERS = 1000
 DEVICE_BYTES = 15
@@ -35,6 +34,7 @@ ENFORCE_SECONDS_MAX = 86_400
 
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8}(?:[0-9a-f]{9})?")
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _REQUESTER = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -50,7 +50,7 @@ def not_found(message: str) -> ApiError:
 class BindingRequest:
     """`requester_id` is ours beside the contract's members: the service that a managed interface shows as requester.
 
-    `sense` and `enforce_seconds`: see `network.Binding`.
+    `sense`, `enforce_seconds` and `guest_mac`: see `network.Binding`.
     """
 
     agent: str
@@ -61,7 +61,7 @@ class BindingRequest:
     enforce: bool = False
     sense: str = "outside"
     enforce_seconds: int | None = None
-    allow: tuple[tuple[int, int], ...] | None = None
+    guest_mac: str | None = None
 
     @classmethod
     def of(cls, body: Any) -> BindingRequest:
@@ -83,8 +83,9 @@ class BindingRequest:
             raise invalid("enforce is true or false")
         if body.get("sense", "outside") not in SENSES:
             raise invalid(f"sense is one of {', '.join(SENSES)}")
+        _check_text(body, "guest_mac", _MAC.fullmatch, "six pairs of hexadecimal digits in small letters, by colons")
         _check_trial(body)
-        return cls(**{**body, "allow": _allow(body.get("allow"))})
+        return cls(**body)
 
 
 def _check_text(body: Mapping[str, Any], name: str, fits: Any, form: str) -> None:
@@ -101,23 +102,6 @@ def _check_trial(body: Mapping[str, Any]) -> None:
         raise invalid(f"enforce_seconds is null or a number from 1 to {ENFORCE_SECONDS_MAX}")
     if not body.get("enforce"):
         raise invalid("enforce_seconds goes with enforce")
-
-
-def _allow(value: Any) -> tuple[tuple[int, int], ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) > ALLOW_MAX:
-        raise invalid(f"allow is null or a list of at most {ALLOW_MAX} pairs [protocol number, port]")
-    return tuple(_pair(pair) for pair in value)
-
-
-def _pair(pair: Any) -> tuple[int, int]:
-    # A bool is an int in Python and a mistake in JSON.
-    if isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair):
-        protocol, port = pair
-        if 0 <= protocol <= 255 and 0 <= port <= 65535:
-            return protocol, port
-    raise invalid(f"allow: {pair!r} is no pair [protocol number 0 to 255, port 0 to 65535]")
 
 
 def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: int) -> network.Binding:
@@ -150,7 +134,6 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     for name in BindingRequest.__dataclass_fields__:
         setattr(binding, name, getattr(request, name))
     binding.enforce_until_ms = now_ms + 1000 * request.enforce_seconds if request.enforce_seconds else None
-    binding.allow = None if request.allow is None else [list(pair) for pair in request.allow]
     binding.state, binding.message, binding.mode = "pending", None, None
     session.flush()
     _forget_instance(session, left)
@@ -207,9 +190,7 @@ def describe(binding: network.Binding, now_ms: int) -> dict[str, Any]:
 
 
 def _request_of(binding: network.Binding) -> BindingRequest:
-    allow = None if binding.allow is None else tuple((protocol, port) for protocol, port in binding.allow)
-    members = {name: getattr(binding, name) for name in BindingRequest.__dataclass_fields__}
-    return BindingRequest(**{**members, "allow": allow})
+    return BindingRequest(**{name: getattr(binding, name) for name in BindingRequest.__dataclass_fields__})
 
 
 def _existing(session: Session, interface_id: str) -> network.NetworkInterface:

@@ -28,7 +28,16 @@ NAMED_NAMESPACES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 
 SIOCGIFHWADDR = 0x8927
-ARPHRD_ETHER = 1
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
+ARPHRD_IP = {
+    65534: "none",  # WireGuard, tun
+    519: "raw IP",
+    512: "ppp",
+    768: "ipip",
+    769: "ip6tnl",
+    776: "sit",
+}
+"""Kinds of interfaces where a packet begins with its IP header at both hooks (include/uapi/linux/if_arp.h)."""
 
 CLSACT_INGRESS = 0xFFFFFFF2
 CLSACT_EGRESS = 0xFFFFFFF3
@@ -65,16 +74,28 @@ class Namespace:
         return dict(self.run(socket.if_nameindex))
 
     def index(self, device: str) -> int:
-        """The ifindex of an Ethernet interface. Raises KernelError (ENODEV) where there is none of this name and
-        InputError where it is of another kind."""
+        """The ifindex of an interface that can be captured; raises as `link`."""
+        return self.link(device)[0]
+
+    def link(self, device: str) -> tuple[int, bool]:
+        """-> the ifindex, and whether packets have an Ethernet header there (or begin with their IP header). Raises
+        KernelError (ENODEV) where there is no interface of this name and InputError where its packets are neither."""
         try:
             index = self.run(socket.if_nametoindex, device)
             kind = self.run(_link_type, device)
         except OSError as error:
             raise KernelError(f"{self} has no interface {device}", errno.ENODEV, "check its name: ip link") from error
-        if kind != ARPHRD_ETHER:
-            raise InputError(f"{device} is not an Ethernet interface", "bind the ENI to a veth, a tap or a NIC")
-        return index
+        if kind == ARPHRD_LOOPBACK:
+            raise InputError(
+                f"{device} is the loopback interface, where each packet passes twice",
+                "name a veth, a tap, a tunnel or a NIC",
+            )
+        if kind != ARPHRD_ETHER and kind not in ARPHRD_IP:
+            raise InputError(
+                f"{device} carries neither Ethernet frames nor bare IP packets (ARPHRD {kind})",
+                "name a veth, a tap, a tunnel or a NIC",
+            )
+        return index, kind == ARPHRD_ETHER
 
     def name_of(self, index: int) -> str | None:
         """The name that an interface has now; None where there is none of this index."""

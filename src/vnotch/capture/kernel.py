@@ -1,7 +1,8 @@
 """The kernel's datapath: loaded, attached to interfaces, told what it must know of them, drained.
 
     datapath = Datapath.open(netns="router", pin_dir=Path("/sys/fs/bpf/vnotch"))
-    datapath.set_interface(7, enforce=True, allow=[(6, 80)])
+    datapath.set_interface(7, enforce=True)
+    datapath.set_rules(book, {7: JudgedBy(("sg-1",), "acl-1", ("10.0.1.0/24",))}, numbers)
     datapath.attach("vn-web", slot=7)
     drain = datapath.flip_and_drain()       # flows of all interfaces since the flip before
     ...                                     # written down
@@ -12,7 +13,6 @@ This file and the parts of it that it imports are the only ones that make bpf ca
 
 from __future__ import annotations
 
-import errno
 import logging
 import mmap
 import os
@@ -29,7 +29,6 @@ from vnotch.capture import layout, libbpf
 from vnotch.capture.generations import Drain, FlowMaps, Generations
 from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
 from vnotch.capture.layout import (
-    ALLOW_KEY,
     CONNECTION,
     CONNECTION_KEY,
     COUNTER,
@@ -46,7 +45,7 @@ from vnotch.capture.pins import PinFolder
 from vnotch.capture.policy import JudgedBy, Rules
 from vnotch.capture.ring import Ring
 from vnotch.deciders import RuleNumbers
-from vnotch.errors import HostError, InputError, KernelError, LimitError
+from vnotch.errors import HostError, InputError
 from vnotch.flow import Direction
 from vnotch.rules import RuleBook
 
@@ -63,7 +62,6 @@ PROGRAM_MAPS = (
     "slots",
     "near_slots",
     "enis",
-    "allowed",
     "seen",
     "lost",
     "counts",
@@ -83,7 +81,6 @@ SIZES = {
     "slots": (4, 4),
     "near_slots": (4, 4),
     "enis": (4, ENI.itemsize),
-    "allowed": (ALLOW_KEY.itemsize, 4),
     "seen": (4, COUNTER.itemsize),
     "lost": (4, COUNTER.itemsize),
     "counts": (4, 8),
@@ -105,10 +102,13 @@ CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39
 MODES = {"tcx": layout.MODE_TCX, "clsact": layout.MODE_CLSACT}
 
 HOOKS = (
-    # pin suffix, program, attach type: the names are the host's, the ENI's direction is the other one.
-    ("ingress", "vnotch_ingress", libbpf.ATTACH_TCX_INGRESS),
-    ("egress", "vnotch_egress", libbpf.ATTACH_TCX_EGRESS),
+    # pin suffix and attach type, as the host names them
+    ("ingress", libbpf.ATTACH_TCX_INGRESS),
+    ("egress", libbpf.ATTACH_TCX_EGRESS),
 )
+
+PROGRAMS = ("vnotch_from_eni", "vnotch_to_eni", "vnotch_sweep")
+"""The first two in the order of HOOKS for an ENI that is seen from outside."""
 
 
 @dataclass
@@ -138,7 +138,6 @@ class Datapath:
         self._fds: dict[str, int] = {}
         self._programs: list[int] = []
         self._attached: dict[int, _Attachment] = {}
-        self._allow: dict[int, set[tuple[int, int]]] = {}
         self._ring: Ring | None = None
         self._rules: Rules | None = None
         self._memory: list[mmap.mmap] = []
@@ -209,7 +208,6 @@ class Datapath:
         self._rules = Rules(self._map_words("rules"), self._map_words("policies"), self._generations.wait)
         if self.taken_over:
             self._generations.resume()
-            self._read_allowed()
         else:
             self._generations.start()
         self._choose_mode(attach_mode)
@@ -264,9 +262,7 @@ class Datapath:
             loaded.load()
             if not self.taken_over:
                 self._fds.update({name: loaded.map_fd(name) for name in PROGRAM_MAPS})
-            self._programs = [
-                loaded.program_fd(program) for program in (*(program for _, program, _ in HOOKS), "vnotch_sweep")
-            ]
+            self._programs = [loaded.program_fd(program) for program in PROGRAMS]
         finally:
             loaded.close()
 
@@ -307,60 +303,61 @@ class Datapath:
         *,
         enforce: bool = False,
         adopt: bool = False,
-        allow: Iterable[tuple[int, int]] | None = None,
+        inside: bool = False,
+        mac: bytes | None = None,
         dns_v4: bytes | None = None,
         routers_v4: Iterable[bytes] = (),
         router_v6: bytes | None = None,
     ) -> None:
         """What the datapath must know of an ENI, before it is attached or while it is.
 
-        `allow`: (protocol, port) pairs that the ENI lets in, None for everything; `enforce`: drop what is rejected.
-        Addresses are packed: VPC base + 2; up to two of VPC base + 1 and subnet base + 1; ::1 of the subnet.
+        `enforce`: drop what is rejected. `inside`: the device is the ENI itself, so that what comes in there comes to
+        it; otherwise it is the host's end of a link to the ENI. `mac`: the ENI's own, where frames that a switch floods
+        to it shall be told from its own. Addresses are packed: VPC base + 2; up to two of VPC base + 1 and subnet base
+        + 1; ::1 of the subnet.
         """
         _check_slot(slot)
         routers = list(routers_v4)
-        ports = set() if allow is None else {(int(protocol), int(port)) for protocol, port in allow}
         if (
             len(routers) > 2
             or any(len(a) != 4 for a in (*routers, dns_v4 or bytes(4)))
             or len(router_v6 or bytes(16)) != 16
+            or len(mac or bytes(6)) != 6
         ):
-            raise InputError(f"slot {slot}: addresses are not packed IPv4 or IPv6 ones, or more than two routers")
-        for protocol, port in ports:
-            if not (0 <= protocol <= 255 and 0 <= port <= 65535):
-                raise InputError(f"slot {slot}: protocol {protocol} port {port} is out of range")
+            raise InputError(f"slot {slot}: addresses are not packed MAC, IPv4 or IPv6 ones, or more than two routers")
         eni = np.zeros(1, ENI)
         eni["flags"] = layout.ENI_ENFORCE if enforce else 0
         eni["flags"] |= layout.ENI_ADOPT if adopt else 0
-        eni["flags"] |= layout.ENI_ALLOW_LIST if allow is not None else 0
+        eni["flags"] |= layout.ENI_INSIDE if inside else 0
+        if mac is not None:
+            eni["flags"] |= layout.ENI_MAC
+            eni["mac"] = np.void(mac)
         eni["dns_v4"] = np.void(dns_v4 or bytes(4))
         for place, address in enumerate(routers):
             eni["router_v4"][0][place] = np.void(address)
         eni["router_v6"] = np.void(router_v6 or bytes(16))
         with self._lock:
-            before = self._allow.get(slot, set())
-            # New ports first, old ones last: no packet meets a list that is shorter than both.
-            for protocol, port in ports - before:
-                self._add_allowed(slot, protocol, port)
-            libbpf.map_update(self._fds["enis"], slot.to_bytes(4, "little"), eni.tobytes())
-            for protocol, port in before - ports:
-                libbpf.map_delete(self._fds["allowed"], _allow_key(slot, protocol, port))
-            self._allow[slot] = ports
+            # What the device is like was found out when it was attached.
+            before = self._eni(slot)
+            eni["flags"] |= before["flags"] & layout.ENI_NO_LINK_HEADER
+            self._put_eni(slot, eni)
+            if slot in self.attached() and (before["flags"][0] ^ eni["flags"][0]) & layout.ENI_INSIDE:
+                self._turn(slot)
 
-    def _add_allowed(self, slot: int, protocol: int, port: int) -> None:
-        try:
-            libbpf.map_update(self._fds["allowed"], _allow_key(slot, protocol, port), (1).to_bytes(4, "little"))
-        except KernelError as error:
-            if error.errno == errno.E2BIG:
-                raise LimitError("the allow lists of all interfaces together have more than 262144 ports") from error
-            raise
+    def _eni(self, slot: int) -> Any:
+        raw = libbpf.map_lookup(self._fds["enis"], slot.to_bytes(4, "little"), ENI.itemsize)
+        assert raw is not None, "an array has all its entries"
+        return np.frombuffer(raw, ENI).copy()
 
-    def _read_allowed(self) -> None:
-        entries = libbpf.map_info(self._fds["allowed"]).max_entries
-        keys, values = np.empty(entries, ALLOW_KEY), np.empty(entries, np.uint32)
-        count = libbpf.lookup_batch(self._fds["allowed"], keys, values)
-        for key in keys[:count]:
-            self._allow.setdefault(int(key["slot"]), set()).add((int(key["proto"]), int(key["port"])))
+    def _put_eni(self, slot: int, eni: Any) -> None:
+        libbpf.map_update(self._fds["enis"], slot.to_bytes(4, "little"), eni.tobytes())
+
+    def _set_link_header(self, slot: int, has_one: bool) -> None:
+        eni = self._eni(slot)
+        before = int(eni["flags"][0])
+        eni["flags"] = before & ~layout.ENI_NO_LINK_HEADER | (0 if has_one else layout.ENI_NO_LINK_HEADER)
+        if int(eni["flags"][0]) != before:
+            self._put_eni(slot, eni)
 
     def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]:
         """The rules by which the packets of these slots are judged from now on; those of other slots stay.
@@ -386,12 +383,12 @@ class Datapath:
         """Captures `device` under `slot`, at both hooks, before all other programs there. Attaching again what is
         attached does nothing; after a takeover it hands the interface over to the new program without a gap.
 
-        Raises KernelError where there is no such interface (ENODEV) or the kernel refuses, InputError where it is not
-        Ethernet or has another slot; nothing is attached then.
+        Raises KernelError where there is no such interface (ENODEV) or the kernel refuses, InputError where it carries
+        no IP packets that we can read or has another slot; nothing is attached then.
         """
         _check_slot(slot)
         with self._lock:
-            index = self._namespace.index(device)
+            index, has_link_header = self._namespace.link(device)
             here = self._attached.get(slot)
             if here is not None and here.index == index and self._alive(here):
                 here.device = device
@@ -402,6 +399,7 @@ class Datapath:
             if here is not None or any(i != index and s == slot for i, s in self._slot_indexes().items()):
                 self.detach(slot)
             self._generations.use_slots(slot + 1)
+            self._set_link_header(slot, has_link_header)
             self._set_slot(index, slot)
             attachment = _Attachment(device, index, [], False)
             try:
@@ -413,14 +411,14 @@ class Datapath:
             self._attached[slot] = attachment
 
     def _hook(self, attachment: _Attachment, slot: int) -> None:
-        device, index = attachment.device, attachment.index
+        device, index, programs = attachment.device, attachment.index, self._programs_for(slot)
         if self.attach_mode == "clsact":
-            made = self._namespace.run(attach_clsact, index, *self._programs[:2])
+            made = self._namespace.run(attach_clsact, index, *programs)
             attachment.made_qdisc = self._keep_mark(f"qdisc_{slot}", made)
             return
         # Filters that a process left behind when it was killed would count into maps that nobody reads, or drop.
         self._namespace.run(detach_clsact, index, False)
-        for (name, _, attach_type), program in zip(HOOKS, self._programs[:2], strict=True):
+        for (name, attach_type), program in zip(HOOKS, programs, strict=True):
             pin = f"link_{slot}_{name}"
             fd = self._pins.get(pin) if self._pins else None
             if fd is not None:
@@ -435,6 +433,20 @@ class Datapath:
             attachment.links.append(fd)
             if self._pins:
                 self._pins.pin(pin, fd)
+
+    def _programs_for(self, slot: int) -> list[int]:
+        """In the order of HOOKS."""
+        inside = int(self._eni(slot)["flags"][0]) & layout.ENI_INSIDE
+        return self._programs[1::-1] if inside else self._programs[:2]
+
+    def _turn(self, slot: int) -> None:
+        """The sense of an interface under capture has changed: each hook gets the other program, without a gap."""
+        here = self._attached[slot]
+        if self.attach_mode == "clsact":
+            self._namespace.run(attach_clsact, here.index, *self._programs_for(slot))
+            return
+        for fd, program in zip(here.links, self._programs_for(slot), strict=True):
+            libbpf.check(-libbpf.link_update(fd, program), f"turning {here.device} round")
 
     def _keep_mark(self, pin: str, made: bool) -> bool:
         """Whether we made the qdisc of a slot, now or in a process before, which left a pin that says so."""
@@ -464,7 +476,7 @@ class Datapath:
     def _unhook(self, slot: int, mode: str) -> None:
         here = self._attached.get(slot)
         if mode == "tcx":
-            for name, _, _ in HOOKS:
+            for name, _ in HOOKS:
                 if self._pins:
                     self._pins.remove(f"link_{slot}_{name}")
             for fd in here.links if here else []:
@@ -504,7 +516,7 @@ class Datapath:
             return here.index == index and self._alive(here)
         if self.attach_mode == "clsact":
             return self._namespace.run(has_our_filter, index)
-        pins = [self._pins.get(f"link_{slot}_{name}") for name, _, _ in HOOKS] if self._pins else []
+        pins = [self._pins.get(f"link_{slot}_{name}") for name, _ in HOOKS] if self._pins else []
         try:
             return bool(pins) and all(fd is not None and libbpf.link_info(fd).ifindex == index for fd in pins)
         finally:
@@ -614,7 +626,7 @@ class Datapath:
         _check_slot(slot)
         with self._lock:
             assert slot not in self._attached, f"slot {slot} is attached"
-            self.set_interface(slot)
+            self._put_eni(slot, np.zeros(1, ENI))
             assert self._rules
             self._rules.clear(slot)
             self._forget_connections(slot)
@@ -689,12 +701,6 @@ def _check_privileges() -> None:
 def _check_slot(slot: int) -> None:
     if not 0 <= slot < MAX_SLOTS:
         raise InputError(f"slot {slot}: not from 0 to {MAX_SLOTS - 1}")
-
-
-def _allow_key(slot: int, protocol: int, port: int) -> bytes:
-    key = np.zeros(1, ALLOW_KEY)
-    key["slot"], key["port"], key["proto"] = slot, port, protocol
-    return key.tobytes()
 
 
 def _array(name: str, value: np.dtype[Any], entries: int) -> int:

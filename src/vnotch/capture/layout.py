@@ -18,7 +18,7 @@ from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Ou
 
 Array = npt.NDArray[Any]
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """vnotch.h: LAYOUT_VERSION."""
 
 MAX_SLOTS = 4096
@@ -71,16 +71,22 @@ SPILL = np.dtype(
 """struct spill."""
 
 ENI = np.dtype(
-    [("flags", "<u4"), ("dns_v4", "V4"), ("router_v4", "V4", (2,)), ("router_v6", "V16")],
+    [
+        ("flags", "<u4"),
+        ("dns_v4", "V4"),
+        ("router_v4", "V4", (2,)),
+        ("router_v6", "V16"),
+        ("mac", "V6"),
+        ("pad", "V2"),
+    ],
 )
 """struct eni."""
 
 ENI_ENFORCE = 1
-ENI_ALLOW_LIST = 2
-ENI_ADOPT = 4
-
-ALLOW_KEY = np.dtype([("slot", "<u2"), ("port", "<u2"), ("proto", "u1"), ("pad", "V3")])
-"""struct allow_key."""
+ENI_ADOPT = 2
+ENI_INSIDE = 4
+ENI_NO_LINK_HEADER = 8
+ENI_MAC = 16
 
 FRAGMENT_KEY = np.dtype(
     [("src", "V16"), ("dst", "V16"), ("id", "<u4"), ("slot", "<u2"), ("proto", "u1"), ("dir", "u1")],
@@ -174,8 +180,7 @@ for _size, _type in (
     (32, FLOW_VALUE),
     (40, FLOW_TOTAL),
     (72, SPILL),
-    (32, ENI),
-    (8, ALLOW_KEY),
+    (40, ENI),
     (16, COUNTER),
 ):
     assert _type.itemsize == _size, _type
@@ -184,7 +189,7 @@ assert FRAGMENT_VALUE.itemsize == 24
 assert (CONNECTION_KEY.itemsize, CONNECTION.itemsize) == (40, 40)
 assert (int(Direction.INGRESS), int(Direction.EGRESS)) == (0, 1)
 assert (int(Outcome.ACCEPT), int(Outcome.REJECT), int(Outcome.EXCLUDED)) == (0, 1, 2)
-assert [int(e) for e in Exclusion] == list(range(1, 12)), "vnotch.h: EXCL_*"
+assert [int(e) for e in Exclusion] == list(range(1, 13)), "vnotch.h: EXCL_*"
 
 
 def monotonic_to_unix_ns() -> int:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vnotch.capture.layout import ALLOW_KEY, ENI, ENI_ADOPT, ENI_ALLOW_LIST, FLOW_KEY, FLOW_TOTAL, Array
+from vnotch.capture.layout import ENI, ENI_ADOPT, ENI_INSIDE, ENI_MAC, FLOW_KEY, FLOW_TOTAL, Array
 from vnotch.errors import HostError, InputError
 from vnotch.flow import Exclusion
 
 LIBRARY = Path(__file__).parent / "native" / "libvnotch.so"
 
-ABI = 2
+ABI = 3
 """bpf/pcap.c: CAPTURE_ABI. Raised by one with every change of a struct or a function that crosses this border."""
 
 READ_MORE, READ_INTERFACE, READ_DAMAGED, CAPTURE_TICK, CAPTURE_FULL, CAPTURE_DRAINED = 0, 2, 3, 4, 5, 6
@@ -135,7 +135,7 @@ def load() -> ctypes.CDLL:
         "capture_end": (u32, [pointer, u64]),
         "capture_set_slot": (
             ctypes.c_int32,
-            [pointer, u16, pointer, pointer, u32, ctypes.POINTER(LocalNetwork), u32],
+            [pointer, u16, pointer, ctypes.POINTER(LocalNetwork), u32],
         ),
         "capture_look": (None, [pointer, ctypes.POINTER(Report)]),
         "capture_seen": (ctypes.POINTER(u64), [pointer]),
@@ -155,7 +155,8 @@ class SlotPolicy:
     """What decides about the packets of one ENI in a capture: the values that the kernel has of it in `struct eni`.
 
     `dns_ipv4` is the VPC's base + 2; `routers_ipv4` up to two reserved router addresses (base + 1 of VPC and subnet);
-    `router_ipv6` the subnet's ::1. `allow` is the static port list as (protocol number, port), None: all is let in.
+    `router_ipv6` the subnet's ::1. `inside`: the capture was made at the ENI itself, not at the other end of its link.
+    `mac`: frames to the ENI under another unicast address are not its own (flooded by a switch); None: all are.
     `adopt`: connections from before the capture are taken over (verdict.py).
     `local` are the ENI's own addresses, or networks, by which the direction is told where a capture does not say it.
     """
@@ -163,14 +164,18 @@ class SlotPolicy:
     dns_ipv4: str | None = None
     routers_ipv4: tuple[str, ...] = ()
     router_ipv6: str | None = None
-    allow: tuple[tuple[int, int], ...] | None = None
+    inside: bool = False
+    mac: bytes | None = None
     local: tuple[str, ...] = ()
     adopt: bool = False
 
     def eni(self) -> Array:
         """One layout.ENI. Raises InputError where an address is none."""
         eni = np.zeros(1, ENI)
-        eni["flags"] = (0 if self.allow is None else ENI_ALLOW_LIST) | (ENI_ADOPT if self.adopt else 0)
+        eni["flags"] = (ENI_INSIDE if self.inside else 0) | (ENI_ADOPT if self.adopt else 0)
+        if self.mac is not None:
+            eni["flags"] |= ENI_MAC
+            eni["mac"] = np.void(self.mac)
         if len(self.routers_ipv4) > 2:
             raise InputError(f"{len(self.routers_ipv4)} router addresses, an ENI has at most two")
         try:
@@ -183,13 +188,6 @@ class SlotPolicy:
         except ValueError as error:
             raise InputError(f"policy of an ENI: {error}") from error
         return eni
-
-    def allow_keys(self, slot: int) -> Array:
-        """layout.ALLOW_KEY, one for each port. Raises InputError where a port or a protocol number is out of range."""
-        for protocol, port in self.allow or ():
-            if not (0 <= protocol <= 255 and 0 <= port <= 65535):
-                raise InputError(f"allow list: protocol {protocol} port {port} is out of range")
-        return np.array([(slot, port, protocol, b"") for protocol, port in self.allow or ()], ALLOW_KEY)
 
     def local_networks(self) -> ctypes.Array[LocalNetwork]:
         return local_networks(self.local)

@@ -263,11 +263,8 @@ class _Reading:
         self.interfaces.append(interface)
         policies = self.policies
         policy = policies(interface) if callable(policies) else policies.get(slot, SlotPolicy())
-        allow, local = policy.allow_keys(slot), policy.local_networks()
-        eni = policy.eni()
-        if self.lib.capture_set_slot(
-            self.handle, slot, eni.ctypes.data, allow.ctypes.data, len(allow), local, len(local)
-        ):
+        eni, local = policy.eni(), policy.local_networks()
+        if self.lib.capture_set_slot(self.handle, slot, eni.ctypes.data, local, len(local)):
             raise HostError("no memory for an interface of a capture")
         return True
 

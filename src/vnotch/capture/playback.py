@@ -80,7 +80,8 @@ class Playback:
         *,
         enforce: bool = False,
         adopt: bool = False,
-        allow: Iterable[tuple[int, int]] | None = None,
+        inside: bool = False,
+        mac: bytes | None = None,
         dns_v4: bytes | None = None,
         routers_v4: Iterable[bytes] = (),
         router_v6: bytes | None = None,
@@ -90,7 +91,8 @@ class Playback:
             dns_ipv4=socket.inet_ntoa(dns_v4) if dns_v4 else None,
             routers_ipv4=tuple(socket.inet_ntoa(router) for router in routers_v4),
             router_ipv6=socket.inet_ntop(socket.AF_INET6, router_v6) if router_v6 else None,
-            allow=None if allow is None else tuple(allow),
+            inside=inside,
+            mac=mac,
         )
 
     def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]:

@@ -131,7 +131,12 @@ def attach(
         interval_seconds=interval,
         log_group=log_group,
     )
-    members = {"device": device, "sense": choice.sense.sense, **_enforcement(bool(enforce), bool(risks))}
+    members = {
+        "device": device,
+        "sense": choice.sense.sense,
+        "guest_mac": choice.addresses.mac,
+        **_enforcement(bool(enforce), bool(risks)),
+    }
     enrolled = enrolment.enrol(wanted, choice.addresses, members)
     _show(enrolment, enrolled, device, choice, place, as_json)
 

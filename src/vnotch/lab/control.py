@@ -188,7 +188,6 @@ class ControlPlane:
             "interface_type": kinds[eni.kind],
             "requester_id": eni.requester,
             "enforce": eni.enforce,
-            "allow": None,  # security groups and network ACLs decide
         }
         self._request("PUT", _binding(interface_id), body)
 

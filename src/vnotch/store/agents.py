@@ -249,7 +249,7 @@ def _interface(
         enforce_until_ms=binding.enforce_until_ms if enforces else None,
         sense=binding.sense,
         reserved_addresses=row.subnet.reserves_addresses,
-        allow=None if binding.allow is None else tuple((protocol, port) for protocol, port in binding.allow),
+        guest_mac=binding.guest_mac,
         group_ids=tuple(group.group_id for group in row.groups) or None,
         network_acl_id=acl_id,
     )

@@ -137,6 +137,7 @@ class Binding(Base):
     `state` is `pending` until the agent has reported on this very binding, then what it reported: `attached`, `absent`
     (there is no such device) or `failed`; `message` says why. `revision` is the one at which the binding last changed.
     `sense`: `outside` where the device is the host's end of a link to the ENI, `inside` where it is the ENI itself.
+    `guest_mac`: the address by which the ENI answers behind a switch's port that gets other frames too.
     `enforce` with `enforce_seconds` is a trial: it ends at `enforce_until_ms`, unless it is asked for without before.
     """
 
@@ -153,7 +154,7 @@ class Binding(Base):
     sense: Mapped[str] = mapped_column(server_default=text("'outside'"))
     enforce_seconds: Mapped[int | None]
     enforce_until_ms: Mapped[int | None] = mapped_column(BigInteger)
-    allow: Mapped[list[list[int]] | None] = mapped_column(JSON(none_as_null=True))
+    guest_mac: Mapped[str | None]
     attachment_id: Mapped[str]
     attached_ms: Mapped[int] = mapped_column(BigInteger)
     revision: Mapped[int] = mapped_column(BigInteger)
