@@ -75,7 +75,7 @@ def refused(done: Any, what: str, remedy: str = "") -> None:
 def test_a_vms_link_from_attach_to_detach(server: RunningServer, ground: Ground, agent: RunningAgent) -> None:
     ground.send("vm0", 1)  # the bridge learns who is there, as it does from a VM's first packet
     before = objects(server)
-    made = attach(server, agent, "vm0")
+    made = attach(server, agent, "vm0", "--interval", "600")
     assert (made["sense"], made["state"], made["enforce"]) == ("outside", "attached", False)
     assert made["addresses"] == ["172.19.0.2"]
     told = server.endpoint.request("GET", f"/vnotch/v1/network-interfaces/{made['interface_id']}/binding")
@@ -85,7 +85,7 @@ def test_a_vms_link_from_attach_to_detach(server: RunningServer, ground: Ground,
     assert again == made | {"made": [], "changed": False}
     records = Records(server, made["log_group_name"], made["interface_id"])
     ground.send("vm0", 50)
-    records.wait_for(50, 15)  # of a flow log of 60 s
+    records.wait_for(50, 60)  # of a flow log of 600 s: its first window ends early
     assert records.packets("REJECT") == 0, "no group was named: none rejects"
     ground.send("vm0", 7)
     done = vnotch(server, "detach", "vm0", "--agent", agent.name)
