@@ -275,20 +275,20 @@ static __attribute__((noinline)) int undo_nat(const struct sk_buff *skb, struct 
 	READ(tracked, skb->_nfct);
 	info = tracked & NFCT_INFO;
 	connection = (void *)(tracked & ~NFCT_INFO);
-	if (!connection || info == CT_UNTRACKED || info == CT_RELATED || info == CT_RELATED_REPLY)
+	if (!connection || info == CT_UNTRACKED)
 		return 0;
 	READ(status, connection->status);
 	if (!(status & CT_NAT_DONE))
 		return 0;
 	tuple = info >= CT_REPLY ? __builtin_preserve_access_index(&connection->tuplehash[1].tuple)
 				 : __builtin_preserve_access_index(&connection->tuplehash[0].tuple);
-	READ(protocol, tuple->dst.protonum);
-	if (protocol != p->proto)
-		return 0;
-	READ(address, tuple->src.u3);
-	__builtin_memcpy(&p->src, &address, 16);	/* behind an IPv4 address are zeros there, too */
 	READ(address, tuple->dst.u3);
-	__builtin_memcpy(&p->dst, &address, 16);
+	__builtin_memcpy(&p->dst, &address, 16);	/* behind an IPv4 address are zeros there, too */
+	if (info == CT_RELATED || info == CT_RELATED_REPLY)	/* an ICMP error, from anyone on the way */
+		return 0;
+	READ(protocol, tuple->dst.protonum);
+	READ(address, tuple->src.u3);
+	__builtin_memcpy(&p->src, &address, 16);
 	if (protocol == PROTO_TCP || protocol == PROTO_UDP) {
 		READ(port, tuple->src.u.all);
 		p->sport = (u16)(port << 8 | port >> 8);

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
 import packets as pk
 from drains import Sum
-from links import Pair, run
+from links import Pair, run, send_frames
 
 from vnotch.capture.interfaces import Namespace
 
@@ -72,13 +72,16 @@ class Routed(Pair):
     def in_far(self, function: Any, *arguments: Any) -> Any:
         return self._namespaces[self.far].run(function, *arguments)
 
-    def nft(self, rules: str) -> None:
-        """Rules of the host's namespace, by the program that an administrator uses."""
-        self.in_host(_nft, rules)
+    def nft(self, rules: str, namespace: str | None = None) -> None:
+        """Rules of a namespace, the host's by default, by the program that an administrator uses."""
+        self._namespaces[namespace or self.host].run(_nft, rules)
 
-    def dropped(self) -> Sum:
+    def inject(self, namespace: str, device: str, frames: Sequence[bytes]) -> None:
+        self._namespaces[namespace].run(send_frames, device, frames)
+
+    def dropped(self, namespace: str | None = None) -> Sum:
         """What nftables' own counters say, of all rules with one. They count IP packets by their length."""
-        listed = json.loads(self.in_host(run, "nft", "-j", "list", "ruleset"))
+        listed = json.loads(self._namespaces[namespace or self.host].run(run, "nft", "-j", "list", "ruleset"))
         packets = bytes_ = 0
         for item in listed["nftables"]:
             for part in item.get("rule", {}).get("expr", []):
@@ -94,8 +97,8 @@ class Routed(Pair):
         """Frames as they are, so that no socket repeats or answers anything."""
         source = self.address("instance", family)
         packet = {4: pk.ipv4, 6: pk.ipv6}[family](source, destination, transport(protocol, family))
-        mac = [bytes.fromhex(text.replace(":", "")) for text in (self.instance_mac, self.host_mac)]
-        self.inject_from_instance([pk.ethernet(packet, source=mac[0], destination=mac[1])] * count)
+        macs = {"source": mac_bytes(self.instance_mac), "destination": mac_bytes(self.host_mac)}
+        self.inject_from_instance([pk.ethernet(packet, **macs)] * count)
 
     def send_from_host(self, protocol: str, family: int, destination: str, count: int) -> None:
         """By a raw socket, which goes through the hooks output and postrouting."""
@@ -136,6 +139,18 @@ def _send_raw(protocol: str, family: int, destination: str, count: int) -> None:
                 continue
 
 
+def send_udp(destination: str, count: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sender.bind(("", 5000))
+        for _ in range(count):
+            sender.sendto(b"x" * PAYLOAD, (destination, 4000))
+
+
+def mac_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
 def _knock(address: str) -> None:
     kind = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(kind, socket.SOCK_DGRAM) as sender:
@@ -148,9 +163,9 @@ def _nft(rules: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def chain(hook: str, rules: Iterable[str], *, device: str = "", priority: int = 0) -> str:
-    """A table with one base chain."""
+def chain(hook: str, rules: Iterable[str], *, device: str = "", kind: str = "filter", priority: int = 0) -> str:
+    """A table of this kind, with one base chain."""
     family = "netdev" if device else "inet"
     where = f'device "{device}" ' if device else ""
     lines = "\n".join(rules)
-    return f"table {family} t {{ chain c {{ type filter hook {hook} {where}priority {priority}; {lines}\n}}\n}}\n"
+    return f"table {family} {kind} {{ chain c {{ type {kind} hook {hook} {where}priority {priority}; {lines}\n}}\n}}\n"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
+import packets as pk
 import pytest
-from drains import Flow, Sum, drain_all, flows, totals
-from links import SLOT
-from routed import MATCH, Routed, chain, packet_bytes, protocol_number
+from drains import Flow, Sum, drain_all, flipping, flows, totals
+from links import SLOT, run
+from routed import MATCH, Routed, chain, mac_bytes, packet_bytes, protocol_number, send_udp
+from traffic import bulk, udp_gso
 
 from vnotch.capture.kernel import Datapath, Drain
 from vnotch.deciders import HOST_FIREWALL_NUMBER
@@ -131,3 +135,166 @@ def test_what_would_have_gone_out_and_is_dropped(routed: Routed, datapath: Datap
     # At egress the packet has its Ethernet header already, and nftables counts it.
     assert rejected(found) == Sum(told.packets, told.bytes - (14 * told.packets if hook == "egress" else 0))
     assert_exact(datapath, drains)
+
+
+def test_a_sender_that_is_not_captured(routed: Routed, datapath: Datapath) -> None:
+    """Dropped on its way to the ENI: rejected there, as ingress."""
+    routed.nft(chain("forward", ["udp dport 4000 counter drop"]))
+    drains = [drain_all(datapath)]
+    routed.in_far(send_udp, routed.instance_v4, 10)
+    routed.settle()
+    drains.append(drain_all(datapath))
+    flow = Flow(IN, routed.far_v4, 5000, routed.instance_v4, 4000, 17, Outcome.REJECT)
+    assert flows(drains[1]) == {flow: Sum(10, 10 * 128)}
+    assert_exact(datapath, drains)
+
+
+@pytest.mark.parametrize("hook", ["prerouting", "forward", "postrouting"])
+def test_between_two_enis_the_sender_has_it(routed: Routed, datapath: Datapath, hook: str) -> None:
+    """As on AWS: what is rejected at the sender never appears at the receiver."""
+    datapath.attach(routed.far_device, SLOT + 1)
+    routed.nft(chain(hook, ["udp dport 4000 counter drop"]))
+    routed.send_from_instance("udp", 4, routed.far_v4, 10)
+    routed.settle()
+    drain = drain_all(datapath)
+    flow = Flow(OUT, routed.instance_v4, 5000, routed.far_v4, 4000, 17, Outcome.REJECT)
+    assert flows(drain) == {flow: Sum(10, 10 * 128)}
+    assert set(drain.flows["slot"].to_pylist()) == {SLOT}
+
+
+def test_segments_count_as_packets(routed: Routed, datapath: Datapath) -> None:
+    """UDP: nine datagrams of 1028 bytes and one of 1021 a frame (RFC 768, RFC 791)."""
+    routed.nft(chain("input", ["udp dport 9 numgen inc mod 2 == 0 counter drop"]))
+    udp_gso(routed, 100, 1000, 10)
+    routed.settle()
+    found = flows(drain_all(datapath))
+    for outcome in (Outcome.ACCEPT, Outcome.REJECT):
+        sums = [total for flow, total in found.items() if flow.destination_port == 9 and flow.outcome == outcome]
+        assert sums == [Sum(500, 50 * (9 * 1028 + 1021))]
+    assert routed.dropped().packets == 50, "frames"
+
+
+def test_segments_of_tcp(routed: Routed, datapath: Datapath) -> None:
+    """nftables counts frames and their bytes; each further segment of a frame has headers of 20 and 32 bytes more."""
+    routed.nft(chain("input", ["tcp dport 5001 numgen inc mod 40 == 39 counter drop"]))
+    drains = [drain_all(datapath)]
+    with flipping(datapath) as under_way:
+        bulk(routed, 8)
+        routed.settle()
+    drains += under_way
+    told = routed.dropped()
+    total = rejected(flows(*drains))
+    assert told.packets > 0
+    assert total.packets > told.packets, "no frame of several segments was dropped"
+    assert total.bytes == told.bytes + (total.packets - told.packets) * 52
+    assert_exact(datapath, drains)
+
+
+@pytest.mark.parametrize(
+    ("family", "hook", "rule"),
+    [
+        (4, "input", "udp dport 4000"),  # IPv4 puts them together before it
+        (4, "prerouting", "ct state new udp dport 4000"),  # connection tracking does
+        (6, "prerouting", "ct state new udp dport 4000"),
+        (4, "prerouting", "meta l4proto udp"),  # nobody does
+        (6, "prerouting", "meta l4proto udp"),
+        (6, "input", "meta l4proto udp"),  # IPv6 does it behind this hook
+    ],
+)
+def test_fragments(routed: Routed, datapath: Datapath, family: int, hook: str, rule: str) -> None:
+    """Each datagram is three packets, however many nftables saw."""
+    payload = pk.udp(5000, 4000, b"x" * 2500)
+    source, destination = routed.address("instance", family), routed.address("host", family)
+    fragment = {4: pk.ipv4_fragments, 6: pk.ipv6_fragments}[family]
+    parts = [
+        part
+        for number in range(10)
+        for part in fragment(source, destination, payload, identification=number, fragment_bytes=1024)
+    ]
+    routed.nft(chain(hook, [f"{rule} counter drop"]))
+    macs = {"source": mac_bytes(routed.instance_mac), "destination": mac_bytes(routed.host_mac)}
+    routed.inject_from_instance([pk.ethernet(part, **macs) for part in parts])
+    routed.settle()
+    assert routed.dropped().packets in (10, 30)
+    flow = Flow(OUT, source, 5000, destination, 4000, 17, Outcome.REJECT)
+    assert flows(drain_all(datapath)) == {flow: Sum(30, sum(len(part) for part in parts))}
+
+
+def test_translated_addresses(routed: Routed, datapath: Datapath) -> None:
+    """The packet is dropped behind the translation and was counted before it."""
+    routed.nft(chain("prerouting", ["udp dport 4000 dnat ip to 10.78.0.2:53"], kind="nat", priority=-100))
+    routed.nft(chain("forward", ["udp dport 53 counter drop"]))
+    routed.send_from_instance("udp", 4, routed.host_v4, 10)
+    routed.settle()
+    assert routed.dropped().packets == 10
+    flow = Flow(OUT, routed.instance_v4, 5000, routed.host_v4, 4000, 17, Outcome.REJECT)
+    assert flows(drain_all(datapath)) == {flow: Sum(10, 10 * 128)}
+
+
+def test_answers_of_translated_connections(routed: Routed, datapath: Datapath) -> None:
+    """The far side asks through a translation of its source; what comes back comes in to the translated address: an
+    ICMP error that quotes the question (RFC 792: 20 + 8 bytes, then the packet, as Linux quotes it), then answers."""
+    routed.nft(chain("postrouting", ["udp dport 4000 masquerade"], kind="nat", priority=100))
+    routed.nft(chain("forward", ['iifname "vn-eni" counter drop']))
+    routed.in_far(send_udp, routed.instance_v4, 1)
+    routed.settle()
+    error = Flow(OUT, routed.instance_v4, 0, routed.host_v4, 0, 1, Outcome.REJECT)
+    assert flows(drain_all(datapath))[error] == Sum(1, 28 + 128)
+    answer = pk.ethernet(
+        pk.ipv4(routed.instance_v4, routed.host_v4, pk.udp(4000, 5000, b"x" * 100)),
+        source=mac_bytes(routed.instance_mac),
+        destination=mac_bytes(routed.host_mac),
+    )
+    routed.inject_from_instance([answer] * 5)
+    routed.settle()
+    assert routed.dropped().packets == 1 + 5
+    flow = Flow(OUT, routed.instance_v4, 4000, routed.host_v4, 5000, 17, Outcome.REJECT)
+    assert flows(drain_all(datapath)) == {flow: Sum(5, 5 * 128)}
+
+
+@pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
+@pytest.mark.parametrize("target", ["DROP", "REJECT"])
+def test_iptables(routed: Routed, datapath: Datapath, program: str, target: str) -> None:
+    rule = ["INPUT", "-p", "udp", "--dport", "4000", "-j", target]
+    routed.in_host(run, program, "-A", *rule)
+    try:
+        routed.send_from_instance("udp", 4, routed.host_v4, 10)
+        routed.settle()
+    finally:
+        routed.in_host(run, program, "-D", *rule)
+    flow = Flow(OUT, routed.instance_v4, 5000, routed.host_v4, 4000, 17)
+    found = flows(drain_all(datapath))
+    assert found[flow._replace(outcome=Outcome.REJECT)] == Sum(10, 10 * 128)
+    assert flow not in found
+
+
+def test_what_is_dropped_for_another_reason_stays_accepted(routed: Routed, datapath: Datapath) -> None:
+    """No route, no room in the socket's buffer."""
+    with routed.in_host(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as full:
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        full.bind((routed.host_v4, 4000))
+        routed.send_from_instance("udp", 4, routed.host_v4, 200)
+        routed.send_from_instance("udp", 4, "198.51.100.1", 10)
+        routed.settle()
+        waiting = routed.in_host(Path("/proc/thread-self/net/udp").read_text).splitlines()[1:]
+        assert sum(int(line.split()[-1]) for line in waiting) > 100, "the buffer took nearly all"
+    found = flows(drain_all(datapath))
+    assert rejected(found) == Sum(0, 0)
+    assert found[Flow(OUT, routed.instance_v4, 5000, routed.host_v4, 4000, 17)].packets == 200
+    assert found[Flow(OUT, routed.instance_v4, 5000, "198.51.100.1", 4000, 17)].packets == 10
+
+
+def test_the_firewall_of_another_namespace(routed: Routed, datapath: Datapath) -> None:
+    """Its interface has the captured one's index."""
+    index = routed.in_host(socket.if_nametoindex, routed.host_device)
+    assert routed.in_far(socket.if_nametoindex, "eth0") == index
+    routed.nft(chain("prerouting", ["udp dport 4000 counter drop"]), routed.far)
+    try:
+        drains = [drain_all(datapath)]
+        routed.in_host(send_udp, routed.far_v4, 10)
+        assert routed.dropped(routed.far).packets == 10
+        drains += [drain_all(datapath), drain_all(datapath)]
+        assert flows(*drains) == {}
+        assert_exact(datapath, drains)
+    finally:
+        routed.nft("flush ruleset", routed.far)

@@ -3,8 +3,8 @@
 A drop names its flow by everything but the rule that accepted it. As many packets go from ACCEPT to REJECT:
 
 - The rejected part is a flow of its own, with the times and TCP flags of the packets that were dropped. The accepted
-  part keeps the times and flags of the whole flow, since which of them are its own is not told; it is gone with its last
-  packet.
+  part keeps the times and flags of the whole flow, since which of them are its own is not told; it is gone with its
+  last packet.
 - A flow that several rules accepted in one drain gives its packets rule by rule, the lowest number first.
 - A packet that a security group or a network ACL rejects without being enforced goes on, and the firewall may drop it
   as well: the first verdict stands.
@@ -142,8 +142,8 @@ def _take(place: Array, packets: Array, bytes_: Array, dropped: Array, dropped_b
     group = np.cumsum(first) - 1
 
     def before(column: Array) -> Array:
-        running = np.cumsum(column) - column
-        return running - running[first][group]
+        running: Array = np.cumsum(column) - column
+        return np.asarray(running - running[first][group])
 
     taken = np.clip(dropped[place] - before(packets), 0, packets)
     left = packets - taken

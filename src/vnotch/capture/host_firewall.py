@@ -42,8 +42,8 @@ def check() -> HostError | None:
     known = libbpf.kernel_has_enumerator("skb_drop_reason", "SKB_DROP_REASON_NETFILTER_DROP")
     if known is None:
         return HostError(
-            f"this kernel does not describe itself ({libbpf.KERNEL_BTF} is missing): what its firewall drops is recorded"
-            " as ACCEPT",
+            f"this kernel does not describe itself ({libbpf.KERNEL_BTF} is missing): what its firewall drops is"
+            " recorded as ACCEPT",
             "a kernel with CONFIG_DEBUG_INFO_BTF; those of Debian 12 and Ubuntu 24.04 have it",
         )
     if not known:
