@@ -25,6 +25,9 @@ for flow in range(flows):
     number = seed * flows + flow
     source = bytes([10, 77, number >> 16 & 255 | 128, number >> 8 & 255])
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + flow % 7, 0, 0, 64, 17, 0, source, bytes([198, 51, 100, 1]))
+    total = sum(struct.unpack("!10H", ip))
+    total = (total & 0xFFFF) + (total >> 16)
+    ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + ip[12:]
     frames.append(head + ip + struct.pack("!HHHH", number & 255 | 1024, 9, 8 + flow % 7, 0) + b"x" * (flow % 7))
 for at in range(count):
     raw.send(frames[at % flows])
