@@ -60,6 +60,8 @@ class Routed(Pair):
             for gateway in gateways:
                 run(*ip, "route", "add", "default", "via", gateway)
         self.in_host(run, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        for each in (self.in_host, self.in_instance, self.in_far):  # ICMP errors for every packet
+            each(run, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         for sender in (self.in_host, self.in_instance):  # neighbours are found before anything is counted
             for address in (self.far_v4, self.far_v6):
                 sender(_knock, address)
