@@ -1,10 +1,11 @@
-"""Compile the datapath: the eBPF program and the native library, both with the zig that PyPI's `ziglang` brings.
+"""Compile the datapath: the eBPF programs and the native library, all with the zig that PyPI's `ziglang` brings.
 
 Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the
 same in place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
 
-    bpf/vnotch.bpf.c -> src/vnotch/capture/native/vnotch.bpf.o    loaded by capture/kernel.py
-    bpf/pcap.c       -> src/vnotch/capture/native/libvnotch.so    loaded by capture/pcap.py
+    bpf/vnotch.bpf.c   -> src/vnotch/capture/native/vnotch.bpf.o      loaded by capture/kernel.py
+    bpf/firewall.bpf.c -> src/vnotch/capture/native/firewall.bpf.o    loaded by capture/host_firewall.py
+    bpf/pcap.c         -> src/vnotch/capture/native/libvnotch.so      loaded by capture/pcap.py
 """
 
 from __future__ import annotations
@@ -43,20 +44,10 @@ def machine() -> str:
 
 def targets() -> dict[str, tuple[str, list[str]]]:
     """Output name -> (source name, compiler arguments)."""
+    to_bpf = ["-target", "bpfel-freestanding", "-mcpu=v3", "-O2", "-g", "-fno-asynchronous-unwind-tables", "-c"]
     return {
-        "vnotch.bpf.o": (
-            "vnotch.bpf.c",
-            [
-                "-target",
-                "bpfel-freestanding",
-                "-mcpu=v3",
-                "-O2",
-                "-g",
-                "-fno-asynchronous-unwind-tables",
-                "-c",
-                *WARNINGS,
-            ],
-        ),
+        "vnotch.bpf.o": ("vnotch.bpf.c", [*to_bpf, *WARNINGS]),
+        "firewall.bpf.o": ("firewall.bpf.c", [*to_bpf, *WARNINGS]),
         "libvnotch.so": (
             "pcap.c",
             ["-target", f"{machine()}-linux-gnu.{GLIBC}", "-O3", "-shared", "-fPIC", *WARNINGS],

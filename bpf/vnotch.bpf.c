@@ -7,18 +7,10 @@
  * Needs kernel 5.17 or later (bpf_loop); uses nothing that Debian 12's 6.1 lacks. Maps are described at their definitions; those
  * that user space alone uses are created by it (capture/kernel.py).
  */
+#include "counting.h"
 #include "judge.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
-
-enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_ARRAY_OF_MAPS = 12, MAP_RINGBUF = 27 };
-
 #define F_MMAPABLE (1 << 10)
-#define UPDATE_ANY 0
-#define UPDATE_NOEXIST 1
-#define EEXIST 17
 
 #define VERDICT_NEXT (-1)	/* TCX_NEXT, and TC_ACT_UNSPEC: let the next program decide */
 #define VERDICT_DROP 2		/* TCX_DROP, TC_ACT_SHOT */
@@ -38,12 +30,8 @@ struct __sk_buff {
 };
 _Static_assert(__builtin_offsetof(struct __sk_buff, gso_size) == 176, "__sk_buff");
 
-static void *(*map_lookup)(void *map, const void *key) = (void *)1;
-static long (*map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*map_delete)(void *map, const void *key) = (void *)3;
 static long (*skb_load_bytes)(const void *skb, u32 off, void *to, u32 len) = (void *)26;
-static void *(*ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
-static void (*ringbuf_submit)(void *data, u64 flags) = (void *)132;
 static long (*for_each_map_elem)(void *map, void *callback, void *context, u64 flags) = (void *)164;
 /* CLOCK_MONOTONIC as of the last timer tick, 1 to 10 ms ago: a quarter of what the exact clock costs. */
 static u64 (*ktime_get_coarse_ns)(void) = (void *)160;
@@ -51,60 +39,6 @@ static u64 (*ktime_get_coarse_ns)(void) = (void *)160;
 /* Set before loading, by tests alone: time is the skb's tstamp. The verifier removes what it leaves unused. */
 const volatile u32 test_clock SEC(".rodata") = 0;
 
-/* ifindex -> slot. An interface index repeats across namespaces and is used again, a slot does not. */
-struct {
-	__uint(type, MAP_HASH);
-	__uint(max_entries, MAX_SLOTS);
-	__type(key, u32);
-	__type(value, u32);
-} slots SEC(".maps");
-
-/* The same for indexes below NEAR_INDEXES: ifindex -> slot + 1, 0: none. */
-struct {
-	__uint(type, MAP_ARRAY);
-	__uint(max_entries, NEAR_INDEXES);
-	__type(key, u32);
-	__type(value, u32);
-} near_slots SEC(".maps");
-
-struct {
-	__uint(type, MAP_ARRAY);
-	__uint(max_entries, MAX_SLOTS);
-	__type(key, u32);
-	__type(value, struct eni);
-} enis SEC(".maps");
-
-/* By slot * 2 + direction: all packets that a captured interface has seen. */
-struct {
-	__uint(type, MAP_PERCPU_ARRAY);
-	__uint(max_entries, MAX_SLOTS * 2);
-	__type(key, u32);
-	__type(value, struct counter);
-} seen SEC(".maps");
-
-/* By slot * 2 + direction: those that found neither the flow map nor the ring buffer with room. */
-struct {
-	__uint(type, MAP_PERCPU_ARRAY);
-	__uint(max_entries, MAX_SLOTS * 2);
-	__type(key, u32);
-	__type(value, struct counter);
-} lost SEC(".maps");
-
-/* COUNT_* */
-struct {
-	__uint(type, MAP_PERCPU_ARRAY);
-	__uint(max_entries, COUNTS);
-	__type(key, u32);
-	__type(value, u64);
-} counts SEC(".maps");
-
-/* A plain hash, since an LRU one evicts in silence; user space removes what is old. */
-struct {
-	__uint(type, MAP_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct fragment_key);
-	__type(value, struct fragment_value);
-} fragments SEC(".maps");
 
 /* struct connection; preallocated, swept by vnotch_sweep. */
 struct {
@@ -132,45 +66,11 @@ struct {
 	__type(value, u64);
 } policies SEC(".maps");
 
-/* Two preallocated maps that take turns; user space sets their size and puts one of them into `active`, before it
- * attaches anything. */
-struct flow_map {
-	__uint(type, MAP_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct flow_key);
-	__type(value, struct flow_value);
-};
 struct flow_map flows_0 SEC(".maps");
 struct flow_map flows_1 SEC(".maps");
 
-struct {
-	__uint(type, MAP_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	struct flow_map *values[];
-} active SEC(".maps");
-
-/* struct spill; user space sets the size. */
-struct {
-	__uint(type, MAP_RINGBUF);
-	__uint(max_entries, 4096);
-} ring SEC(".maps");
-
-static __always_inline int pkt_load(const struct pkt *p, u32 off, void *to, u32 len)
-{
-	return skb_load_bytes(p->data, off, to, len);
-}
-
-static __always_inline void count(u32 which)
-{
-	u64 *n = map_lookup(&counts, &which);
-
-	if (n)
-		__sync_fetch_and_add(n, 1);
-}
-
-/* Adds to a counter of this CPU. Both hooks run with softirqs off, so nothing comes in between. */
-static __always_inline void add(void *map, u32 index, const struct parsed *p)
+/* As `add`, for both hooks: they run with softirqs off, so nothing comes in between. */
+static __always_inline void add_undisturbed(void *map, u32 index, const struct parsed *p)
 {
 	struct counter *c = map_lookup(map, &index);
 
@@ -180,70 +80,9 @@ static __always_inline void add(void *map, u32 index, const struct parsed *p)
 	}
 }
 
-static __always_inline void add_to_flow(struct flow_value *v, const struct parsed *p, u32 moment)
+static __always_inline int pkt_load(const struct pkt *p, u32 off, void *to, u32 len)
 {
-	__sync_fetch_and_add(&v->packets, p->packets);
-	__sync_fetch_and_add(&v->bytes, p->bytes);
-	if ((s32)(moment - v->last) > 0)
-		v->last = moment;	/* a race between CPUs costs the time between them */
-	if (p->tcp_flags & ~v->tcp_flags)
-		__sync_fetch_and_or(&v->tcp_flags, p->tcp_flags);
-}
-
-/* No room in the flow map: the packet goes to user space by itself. */
-static __always_inline void spill(const struct flow_key *key, const struct parsed *p, u64 now)
-{
-	struct spill *s = ringbuf_reserve(&ring, sizeof(*s), 0);
-
-	if (!s) {
-		add(&lost, key->slot * 2 + key->dir, p);
-		return;
-	}
-	s->key = *key;
-	s->tcp_flags = p->tcp_flags;
-	s->packets = p->packets;
-	s->bytes = p->bytes;
-	s->ns = now;
-	ringbuf_submit(s, 0);
-	count(COUNT_SPILLED);
-}
-
-static __always_inline void count_flow(const struct flow_key *key, const struct parsed *p, u64 now)
-{
-	u32 zero = 0, moment = now >> MOMENT_SHIFT;
-	struct flow_value *v, fresh;
-	void *flows = map_lookup(&active, &zero);
-
-	if (!flows) {
-		spill(key, p, now);
-		return;
-	}
-	v = map_lookup(flows, key);
-	if (!v) {
-		fresh.packets = p->packets;
-		fresh.bytes = p->bytes;
-		fresh.first = fresh.last = moment;
-		fresh.tcp_flags = p->tcp_flags;
-		fresh.pad = 0;
-		long error = map_update(flows, key, &fresh, UPDATE_NOEXIST);
-		if (!error)
-			return;
-		if (error == -EEXIST)	/* another CPU was first */
-			v = map_lookup(flows, key);
-		if (!v) {
-			spill(key, p, now);
-			return;
-		}
-	}
-	add_to_flow(v, p, moment);
-}
-
-/* User space removes old entries at its next drain; until then they are passed over here. */
-static __always_inline struct fragment_value *fragment_find(void *tables, const struct fragment_key *key, u64 now)
-{
-	struct fragment_value *known = map_lookup(&fragments, key);
-
-	return known && (s64)(now - known->ns) <= (s64)FRAGMENT_NS ? known : 0;
+	return skb_load_bytes(p->data, off, to, len);
 }
 
 static __always_inline void fragment_keep(void *tables, const struct fragment_key *key, const struct fragment_value *value)
@@ -349,19 +188,6 @@ static __always_inline void connection_refused(void *tables)
 	count(COUNT_CONNECTIONS_FULL);
 }
 
-/* MAX_SLOTS: not captured. */
-static __always_inline u32 slot_of(u32 ifindex)
-{
-	u32 *found;
-
-	if (ifindex < NEAR_INDEXES) {
-		found = map_lookup(&near_slots, &ifindex);
-		return found && *found ? *found - 1 : MAX_SLOTS;
-	}
-	found = map_lookup(&slots, &ifindex);
-	return found ? *found : MAX_SLOTS;
-}
-
 /*
  * Out of the way of the packets that parse_plain understands; not static, so that the verifier looks at it once and by
  * itself. Returns the number of packets.
@@ -411,7 +237,7 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 		if (frame + 6 <= (const u8 *)(u64)skb->data_end)
 			mark_flooded(&p, frame, eni);
 	}
-	add(&seen, slot * 2 + dir, &p);
+	add_undisturbed(&seen, slot * 2 + dir, &p);
 
 	outcome = judge(skb, &p, slot, dir, eni, now, &key);
 	count_flow(&key, &p, now);

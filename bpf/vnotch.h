@@ -168,6 +168,7 @@ _Static_assert(sizeof(struct connection) == 40, "connection");
 #define RULE_UNKNOWN 0
 #define RULE_DEFAULT 1
 #define RULE_TABLE_FULL 2
+#define RULE_HOST_FIREWALL 3
 #define RULE_TRACKED 0x80000000u	/* with a security group rule's number: by its connection */
 
 /* Compiled rules: see verdict.h. A power of two, so that a mask keeps every access inside. */

@@ -36,6 +36,7 @@ UNKNOWN_NUMBER = 0
 """Not judged by this version, or excluded: prints `-` in both fields."""
 DEFAULT_NUMBER = 1
 TABLE_FULL_NUMBER = 2
+HOST_FIREWALL_NUMBER = 3
 _FIRST_NUMBER = 16
 TRACKED_BIT = 1 << 31
 """Set in the number of a security group rule, it says layer `tracked`: the datapath needs no second number for
@@ -60,6 +61,8 @@ class RuleNumbers:
             return DEFAULT_NUMBER
         if decider == Decider(Layer.TRACKED):
             return TABLE_FULL_NUMBER
+        if decider == Decider(Layer.HOST_FIREWALL):
+            return HOST_FIREWALL_NUMBER
         if decider.layer is Layer.TRACKED:
             return self.number(Decider(Layer.SECURITY_GROUP, decider.rule_id)) | TRACKED_BIT
         known = self._numbers.get(decider)
@@ -77,6 +80,8 @@ class RuleNumbers:
             return Decider(Layer.DEFAULT)
         if number == TABLE_FULL_NUMBER:
             return Decider(Layer.TRACKED)
+        if number == HOST_FIREWALL_NUMBER:
+            return Decider(Layer.HOST_FIREWALL)
         known = self._deciders.get(number & ~TRACKED_BIT)
         if known is None or not number & TRACKED_BIT:
             return known

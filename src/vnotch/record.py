@@ -93,7 +93,7 @@ class WindowRecords:
     ) -> None:
         self.window = window
         self.interfaces_by_slot = interfaces_by_slot
-        self.rules = rules or {}
+        self.rules = {} if rules is None else rules  # one without numbers of its own knows the fixed ones
         self.peers = peers
         self.ranges = ranges
         by_id = {item.interface_id: item for item in interfaces_by_slot.values()}

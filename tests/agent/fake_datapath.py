@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from vnotch.capture.generations import Drain
+from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.errors import KernelError
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Loss, Outcome
 
@@ -147,6 +148,9 @@ class FakeDatapath:
 
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]:
         return {key: (count[0], count[1]) for key, count in self.kernel.seen.items()}
+
+    def host_firewall(self) -> HostFirewallState:
+        return HostFirewallState("this datapath has no kernel")
 
     def close(self) -> None:
         pass

@@ -2,9 +2,9 @@
 
     python capturing.py NETNS PIN_DIR MODE DEVICE SLOT JOURNAL
 
-Each drain is a line `generation packets bytes losses`, written to the disk before it is committed. A generation that
-is in the journal already is not written again, which is what the agent does. It says `ready` on standard output when
-it has attached.
+Each drain is a line `generation packets bytes losses rejected`, written to the disk before it is committed. A
+generation that is in the journal already is not written again, which is what the agent does. It says `ready` on
+standard output when it has attached.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from vnotch.capture.kernel import Datapath, Drain
+from vnotch.flow import Outcome
 
 
 def line(drain: Drain) -> str:
     sums = [pc.sum(drain.flows[name]).as_py() or 0 for name in ("packets", "bytes")]
     lost = pc.sum(drain.losses["packets"]).as_py() or 0
-    return f"{drain.generation} {sums[0]} {sums[1]} {lost}\n"
+    rejected = drain.flows.filter(pc.equal(drain.flows["outcome"], int(Outcome.REJECT)))
+    return f"{drain.generation} {sums[0]} {sums[1]} {lost} {pc.sum(rejected['packets']).as_py() or 0}\n"
 
 
 def main() -> None:

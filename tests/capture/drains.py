@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -76,3 +78,28 @@ def excluded(*drains: Drain) -> dict[tuple[int, Exclusion], int]:
             if row["outcome"] == Outcome.EXCLUDED:
                 found[row["direction"], Exclusion(row["exclusion"])] += row["packets"]
     return dict(found)
+
+
+@contextmanager
+def flipping(datapath: Datapath) -> Iterator[list[Drain]]:
+    """Drains and commits without a pause, in a thread, and once more at the end."""
+    drains: list[Drain] = []
+    failure: list[BaseException] = []
+    stop = threading.Event()
+
+    def flip() -> None:
+        try:
+            while not stop.is_set():
+                drains.append(drain_all(datapath))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        yield drains
+    finally:
+        stop.set()
+        thread.join()
+    drains.append(drain_all(datapath))
+    assert not failure, failure

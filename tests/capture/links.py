@@ -109,10 +109,10 @@ class Pair:
 
     def inject_from_instance(self, frames: Sequence[bytes]) -> None:
         """Sends frames as they are: they come in at the host's side."""
-        self.in_instance(_inject, self.instance_device, frames)
+        self.in_instance(send_frames, self.instance_device, frames)
 
     def inject_from_host(self, frames: Sequence[bytes]) -> None:
-        self.in_host(_inject, self.host_device, frames)
+        self.in_host(send_frames, self.host_device, frames)
 
     def offloads_off(self) -> None:
         """Every packet on the wire is a frame of its own, which device counters then count."""
@@ -165,7 +165,7 @@ def _set_ipv6(on: bool) -> None:
         run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6={int(not on)}")
 
 
-def _inject(device: str, frames: Sequence[bytes]) -> None:
+def send_frames(device: str, frames: Sequence[bytes]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((device, 0))
         for frame in frames:

@@ -3,50 +3,22 @@ not ours, exactly: the device's own where every packet is a frame, the tap's whe
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from drains import Flow, Sum, drain_all, flows, totals
+from drains import Flow, Sum, drain_all, flipping, flows, totals
 from links import SLOT, Pair
 from oracle.tap import EGRESS, Tap
 from traffic import bulk, flood_bytes, start_flood, udp_gso
 
-from vnotch.capture.kernel import Datapath, Drain
+from vnotch.capture.kernel import Datapath
 from vnotch.flow import Direction, Loss
 
 pytestmark = pytest.mark.root
 
 IN, OUT = int(Direction.INGRESS), int(Direction.EGRESS)
 ETHERNET = 14
-
-
-@contextmanager
-def flipping(datapath: Datapath) -> Iterator[list[Drain]]:
-    """Drains and commits without a pause, in a thread, and once more at the end."""
-    drains: list[Drain] = []
-    failure: list[BaseException] = []
-    stop = threading.Event()
-
-    def flip() -> None:
-        try:
-            while not stop.is_set():
-                drains.append(drain_all(datapath))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=flip)
-    thread.start()
-    try:
-        yield drains
-    finally:
-        stop.set()
-        thread.join()
-    drains.append(drain_all(datapath))
-    assert not failure, failure
 
 
 def seen(datapath: Datapath, direction: int) -> Sum:

@@ -47,6 +47,7 @@ CONSTANTS = {
     "COUNT_CONNECTIONS_FULL": layout.COUNTS.index("connections_full"),
     "RULE_DEFAULT": deciders.DEFAULT_NUMBER,
     "RULE_TABLE_FULL": deciders.TABLE_FULL_NUMBER,
+    "RULE_HOST_FIREWALL": deciders.HOST_FIREWALL_NUMBER,
     "RULE_TRACKED": deciders.TRACKED_BIT,
     **{name: getattr(layout, name) for name in dir(layout) if name.startswith(("POLICY_", "TABLE_", "SERVICE_OPEN_"))},
     **{f"TCP_{state.name}": int(state) for state in TcpState},

@@ -18,13 +18,16 @@ import socket, struct, sys
 device, count, flows, seed, mac = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 raw.bind((device, 0))
-# UDP to the other side's MAC plus one, so that nobody there answers; the flow's number is in address and port.
+# The flow's number is in address and port.
 head = bytes.fromhex(mac) + bytes.fromhex("020000000099") + b"\\x08\\x00"
 frames = []
 for flow in range(flows):
     number = seed * flows + flow
     source = bytes([10, 77, number >> 16 & 255 | 128, number >> 8 & 255])
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + flow % 7, 0, 0, 64, 17, 0, source, bytes([198, 51, 100, 1]))
+    total = sum(struct.unpack("!10H", ip))
+    total = (total & 0xFFFF) + (total >> 16)
+    ip = ip[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + ip[12:]
     frames.append(head + ip + struct.pack("!HHHH", number & 255 | 1024, 9, 8 + flow % 7, 0) + b"x" * (flow % 7))
 for at in range(count):
     raw.send(frames[at % flows])
@@ -36,9 +39,12 @@ def flood_bytes(count: int, flows: int) -> int:
     return sum(28 + (at % flows) % 7 for at in range(count))
 
 
-def start_flood(pair: Pair, count: int, flows: int, seed: int = 0) -> subprocess.Popen[bytes]:
-    """A process that sends `count` frames of `flows` different flows from the instance, as fast as it can."""
-    command = [sys.executable, "-c", FLOOD, pair.instance_device, str(count), str(flows), str(seed), "020000007799"]
+def start_flood(
+    pair: Pair, count: int, flows: int, seed: int = 0, mac: str = "020000007799"
+) -> subprocess.Popen[bytes]:
+    """A process that sends `count` frames of `flows` different flows from the instance, as fast as it can. `mac`: the
+    receiver's; IP takes no notice of frames to another."""
+    command = [sys.executable, "-c", FLOOD, pair.instance_device, str(count), str(flows), str(seed), mac]
     return pair.in_instance(lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
 

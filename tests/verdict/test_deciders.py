@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnotch.deciders import DEFAULT_NUMBER, TABLE_FULL_NUMBER, TRACKED_BIT, Decider, Layer, RuleNumbers
+from vnotch.deciders import (
+    DEFAULT_NUMBER,
+    HOST_FIREWALL_NUMBER,
+    TABLE_FULL_NUMBER,
+    TRACKED_BIT,
+    Decider,
+    Layer,
+    RuleNumbers,
+)
 from vnotch.errors import InputError
 
 RULE = Decider(Layer.SECURITY_GROUP, "sgr-1")
@@ -25,6 +33,8 @@ def test_fixed_numbers() -> None:
     assert numbers.number(Decider(Layer.TRACKED)) == TABLE_FULL_NUMBER
     assert numbers.decider(DEFAULT_NUMBER) == Decider(Layer.DEFAULT)
     assert numbers.decider(TABLE_FULL_NUMBER) == Decider(Layer.TRACKED)
+    assert numbers.number(Decider(Layer.HOST_FIREWALL)) == HOST_FIREWALL_NUMBER
+    assert numbers.decider(HOST_FIREWALL_NUMBER) == Decider(Layer.HOST_FIREWALL)
     assert numbers.decider(0) is None
     assert numbers.decider(16) is None
 

@@ -48,6 +48,7 @@ from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
 from vnotch.agent.tracks import EARLY_SECONDS, Closed, Tracks
 from vnotch.capture.generations import Drain
+from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
 from vnotch.deliver.spool import Spool
@@ -86,6 +87,7 @@ class Datapath(Protocol):
     def flip_and_drain(self) -> Drain: ...
     def commit(self, generation: int) -> None: ...
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
+    def host_firewall(self) -> HostFirewallState: ...
 
 
 class Capture:
@@ -368,6 +370,7 @@ class Capture:
             "interfaces": self.interfaces.states(),
             "ledger": ledger,
             "spool": self.spool.counters(),
+            "host_firewall": self._datapath.host_firewall().to_json(),
             "capture": {
                 "tick_seconds": self.tick_seconds,
                 "drains": self._number,

@@ -9,8 +9,15 @@ All state is in maps, so that with pins a process that is killed at any point is
     killed                            the successor finds                  and
     before the flip                   the maps as they were                carries on
     after the flip, before `meta`     another map in use than meta says    completes the flip
+    before the drops' flip is noted   PENDING_DROPS                        flips the drops
     after `meta`, before the commit   PENDING_DRAIN                        drains the same generation again
     while the old map is emptied      PENDING_EMPTY                        empties the rest, tells nobody of it
+
+What the host firewall dropped (capture/drops.py) has two maps of its own, which flip after those of flows: when a flip
+of flows returns, the kernel has also passed on the packets that were counted last in the old map, and dropped them or
+not, since it does both in one softirq. So the old map of drops has all that concerns the old map of flows, and perhaps
+something of the new one. That is the drain's rest, kept at the commit in `rest_0` or `rest_1` by the parity of the next
+generation, which takes it up.
 
 Where a drain ends in the ring buffer, and the loss counters' state at the flip (in `losses_0` and `losses_1`, by the
 parity of the generation), are part of that state: a repeated drain is the same drain.
@@ -27,6 +34,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vnotch.capture import layout, libbpf
+from vnotch.capture.drops import Drops, Settled, settle, without
 from vnotch.capture.layout import COUNTER, FLOW_KEY, FLOW_VALUE, MAX_SLOTS, META
 from vnotch.capture.ring import Ring
 from vnotch.flow import Loss
@@ -60,11 +68,28 @@ class FlowMaps:
     lost: int
 
 
+@dataclass(frozen=True)
+class DropMaps:
+    """File descriptors of the maps of what the host firewall drops."""
+
+    active: int
+    drops: tuple[int, int]
+    rest: tuple[int, int]
+    untold: int
+
+
 class Generations:
     """Flips, drains and commits. Not safe for several threads; `Datapath` holds a lock."""
 
-    def __init__(self, maps: FlowMaps, ring: Ring) -> None:
+    unmatched_drops: tuple[int, int] = (0, 0)
+    """Packets and bytes that the host firewall dropped and of which there was no flow, since this was made."""
+
+    def __init__(self, maps: FlowMaps, ring: Ring, drop_maps: DropMaps | None = None) -> None:
+        """`drop_maps`: None where drops of the host firewall are not seen."""
         self._maps = maps
+        self._drop_maps = drop_maps
+        self._drained = 0  # the generation that `_settled` belongs to
+        self._settled: Settled | None = None
         self._ring = ring
         self._capacity = libbpf.map_info(maps.flows[0]).max_entries
         self._cpus = libbpf.possible_cpus()
@@ -86,6 +111,7 @@ class Generations:
         libbpf.map_update(self._maps.active, ZERO, self._maps.flows[0].to_bytes(4, "little"))
         self._meta["layout"] = layout.LAYOUT_VERSION
         self._meta["generation"] = 1
+        self._use_drops(0)
         self._save()
         self._losses = [np.zeros(MAX_SLOTS * 2, COUNTER) for _ in range(2)]
 
@@ -103,6 +129,10 @@ class Generations:
         libbpf.map_update(self._maps.active, ZERO, self._maps.flows[active].to_bytes(4, "little"))
         if active != self._meta["active"][0]:
             self._flipped(active, time.time_ns())
+        if self._meta["pending"][0] == layout.PENDING_DROPS:
+            self._flip_drops()
+        else:
+            self._use_drops(active)  # new ones, where the predecessor had none
         if self._meta["pending"][0] == layout.PENDING_EMPTY:
             self._empty()
 
@@ -134,13 +164,20 @@ class Generations:
             at_ns = time.time_ns()
             libbpf.map_update(self._maps.active, ZERO, self._maps.flows[other].to_bytes(4, "little"))
             self._flipped(other, at_ns)
+        if self._meta["pending"][0] == layout.PENDING_DROPS:
+            self._flip_drops()
         generation = self.generation - 1
         to_unix_ns = layout.monotonic_to_unix_ns()
         count = libbpf.lookup_batch(self._old_map(), self._keys, self._values)
-        flows = layout.flow_table(self._keys[:count], self._values[:count], time.monotonic_ns(), to_unix_ns)
+        now_ns = time.monotonic_ns()
+        flows = layout.flow_table(self._keys[:count], self._values[:count], now_ns, to_unix_ns)
         spilled = self._ring.read(int(self._meta["ring_end"][0]))
         if len(spilled):
             flows = pa.concat_tables([flows, layout.spill_table(spilled, to_unix_ns)])
+        settled = self._settle(count, spilled)
+        if settled is not None:
+            rejected = layout.flow_table(settled.rejected.keys, settled.rejected.values, now_ns, to_unix_ns)
+            flows = pa.concat_tables([without(flows, settled), rejected])
         now, before = self._losses[generation % 2], self._losses[(generation - 1) % 2]
         losses = layout.loss_table(now, before, Loss.RING_FULL)
         return Drain(generation, int(self._meta["flipped_ns"][0]), flows, losses)
@@ -151,6 +188,7 @@ class Generations:
         if self._meta["pending"][0] == layout.PENDING_NONE and generation < self.generation:
             return
         assert generation == self.generation - 1, f"generation {generation} is not the one that was drained"
+        self._keep_rest(generation)
         self._meta["pending"] = layout.PENDING_EMPTY
         self._save()
         self._empty()
@@ -167,19 +205,78 @@ class Generations:
             libbpf.update_batch(self._maps.losses[parity], self._slot_keys, lost)
         self._meta["active"] = active
         self._meta["generation"] += 1
-        self._meta["pending"] = layout.PENDING_DRAIN
+        self._meta["pending"] = layout.PENDING_DROPS if self._drop_maps else layout.PENDING_DRAIN
         self._meta["flipped_ns"] = at_ns
         self._meta["ring_end"] = self._ring.end()
         self._save()
 
     def _empty(self) -> None:
         libbpf.take_batch(self._old_map(), self._keys, self._values)
+        if self._drop_maps:
+            _take(self._old_drops())
         self._ring.consume(int(self._meta["ring_end"][0]))
         self._meta["pending"] = layout.PENDING_NONE
         self._save()
 
     def _save(self) -> None:
         libbpf.map_update(self._maps.meta, ZERO, self._meta.tobytes())
+
+    # ---- Drops of the host firewall --------------------------------------------------------------------------------
+
+    def forgo_drops(self) -> None:
+        """Drops will not be seen, after all."""
+        self._drop_maps = None
+
+    def _old_drops(self) -> int:
+        assert self._drop_maps
+        return self._drop_maps.drops[1 - int(self._meta["active"][0])]
+
+    def _use_drops(self, which: int) -> None:
+        """Returns when no program writes to the other map of drops any more."""
+        if self._drop_maps:
+            fd = self._drop_maps.drops[which]
+            libbpf.map_update(self._drop_maps.active, ZERO, fd.to_bytes(4, "little"))
+
+    def _flip_drops(self) -> None:
+        """The second half of a flip."""
+        if len(self._ring.read(int(self._meta["ring_end"][0]))):
+            # The packets that were last in the ring's part of this drain are passed on or dropped first.
+            self.wait()
+        self._use_drops(int(self._meta["active"][0]))
+        self._meta["pending"] = layout.PENDING_DRAIN
+        self._save()
+
+    def _settle(self, count: int, spilled: npt.NDArray[Any]) -> Settled | None:
+        """Holds the drops of this drain against its rows: those in `_keys` and what was spilled. None: no drops."""
+        if not self._drop_maps:
+            return None
+        generation = self.generation - 1
+        drops, rest = _read(self._old_drops()), _read(self._drop_maps.rest[generation % 2])
+        self._drained, self._settled = generation, None
+        if not len(drops) and not len(rest):
+            return None
+        columns = ((self._keys[:count], self._values[:count]), (spilled["key"], spilled))
+        keys = np.concatenate([column_keys for column_keys, _ in columns])
+        packets, bytes_ = (np.concatenate([values[name] for _, values in columns]) for name in ("packets", "bytes"))
+        self._settled = settle(keys, packets, bytes_, drops, rest)
+        return self._settled
+
+    def _keep_rest(self, generation: int) -> None:
+        """Makes what the drain has too much known to the next one, before the map that it came from is emptied."""
+        if not self._drop_maps:
+            return
+        if self._drained != generation:
+            self.drain()  # after a takeover
+        settled = self._settled
+        fd = self._drop_maps.rest[(generation + 1) % 2]
+        _take(fd)
+        if settled is not None:
+            if len(settled.rest):
+                libbpf.update_batch(fd, settled.rest.keys, settled.rest.values)
+            self.unmatched_drops = (
+                self.unmatched_drops[0] + settled.unmatched[0],
+                self.unmatched_drops[1] + settled.unmatched[1],
+            )
 
     # ---- Counters by slot and direction ----------------------------------------------------------------------------
 
@@ -205,3 +302,19 @@ class Generations:
         count = libbpf.lookup_batch(fd, np.empty(MAX_SLOTS * 2, np.uint32), values)
         assert count == MAX_SLOTS * 2
         return values
+
+
+def _read(fd: int) -> Drops:
+    """A map of drops that nobody writes to."""
+    keys, values = _room(fd)
+    count = libbpf.lookup_batch(fd, keys, values)
+    return Drops(keys[:count], values[:count])
+
+
+def _take(fd: int) -> None:
+    libbpf.take_batch(fd, *_room(fd))
+
+
+def _room(fd: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    entries = libbpf.map_info(fd).max_entries
+    return np.empty(entries, FLOW_KEY), np.empty(entries, FLOW_VALUE)

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from vnotch.capture import layout, libbpf
-from vnotch.capture.generations import Drain, FlowMaps, Generations
+from vnotch.capture.generations import Drain, DropMaps, FlowMaps, Generations
+from vnotch.capture.host_firewall import HostFirewall, HostFirewallState
 from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
 from vnotch.capture.layout import (
     CONNECTION,
@@ -142,6 +143,8 @@ class Datapath:
         self._rules: Rules | None = None
         self._memory: list[mmap.mmap] = []
         self._pins: PinFolder | None = None
+        self._firewall: HostFirewall | None = None
+        self._no_firewall: str | None = None  # why there is none
         self._namespace = Namespace(netns)
 
     @classmethod
@@ -154,6 +157,7 @@ class Datapath:
         ring_bytes: int = 1 << 20,
         connections: int = CONNECTIONS_MAX,
         attach_mode: str = "auto",
+        host_firewall: bool = True,
         test_clock: bool = False,
     ) -> Datapath:
         """Loads the programs and makes or takes over the maps; nothing is attached yet, except what a predecessor left.
@@ -161,7 +165,8 @@ class Datapath:
         `netns`: a name of `ip netns` or a path; None is the caller's own. `pin_dir`: a folder on a bpffs, which is
         mounted there where it is missing. `attach_mode`: `tcx` (kernel 6.6), `clsact`, or `auto`: tcx where there is
         one. Maps that are taken over keep the sizes they have. `connections`: how many are tracked at once, on all
-        interfaces. `test_clock`: time is the packets' tstamp, for BPF_PROG_TEST_RUN.
+        interfaces. `host_firewall`: drops of the host's own firewall become rejected flows, where the kernel tells of
+        them (`host_firewall()` says whether). `test_clock`: time is the packets' tstamp, for BPF_PROG_TEST_RUN.
 
         Raises HostError (KernelError) with a remedy where this machine cannot do it, InputError for a bad argument.
         """
@@ -176,7 +181,7 @@ class Datapath:
         try:
             if pin_dir is not None:
                 self._pins = PinFolder(pin_dir)
-            self._open(flows_per_map, ring_bytes, connections, attach_mode, test_clock)
+            self._open(flows_per_map, ring_bytes, connections, attach_mode, host_firewall, test_clock)
         except BaseException:
             self._close_all()
             if self._pins is not None and not self._pins.names():
@@ -184,7 +189,15 @@ class Datapath:
             raise
         return self
 
-    def _open(self, flows_per_map: int, ring_bytes: int, connections: int, attach_mode: str, test_clock: bool) -> None:
+    def _open(
+        self,
+        flows_per_map: int,
+        ring_bytes: int,
+        connections: int,
+        attach_mode: str,
+        host_firewall: bool,
+        test_clock: bool,
+    ) -> None:
         self.taken_over = self._find_pins()
         self._load(flows_per_map, ring_bytes, connections, test_clock)
         if not self.taken_over:
@@ -204,12 +217,15 @@ class Datapath:
             losses=(self._fds["losses_0"], self._fds["losses_1"]),
             lost=self._fds["lost"],
         )
-        self._generations = Generations(maps, self._ring)
+        if host_firewall:
+            self._load_firewall()
+        self._generations = Generations(maps, self._ring, self._drop_maps())
         self._rules = Rules(self._map_words("rules"), self._map_words("policies"), self._generations.wait)
         if self.taken_over:
             self._generations.resume()
         else:
             self._generations.start()
+        self._attach_firewall()
         self._choose_mode(attach_mode)
         if self._pins and not self.taken_over:
             for name in (*PROGRAM_MAPS, *USER_MAPS):
@@ -265,6 +281,45 @@ class Datapath:
             self._programs = [loaded.program_fd(program) for program in PROGRAMS]
         finally:
             loaded.close()
+
+    def _load_firewall(self) -> None:
+        """Where it cannot be, the capture goes on without it and says so."""
+        same_netns = self.taken_over and self._pinned_netns() == self._namespace.inode
+        try:
+            self._firewall = HostFirewall.load(self._pins, self._fds, self._namespace.inode, same_netns)
+        except HostError as error:
+            self._forgo_firewall(error)
+
+    def _attach_firewall(self) -> None:
+        if self._firewall is None:
+            return
+        try:
+            self._firewall.attach()
+        except HostError as error:
+            self._firewall.remove()
+            self._firewall = None
+            self._generations.forgo_drops()
+            self._forgo_firewall(error)
+
+    def _forgo_firewall(self, error: HostError) -> None:
+        self._no_firewall = str(error)
+        log.warning("the host firewall's verdict is not seen: %s", error)
+
+    def _drop_maps(self) -> DropMaps | None:
+        if self._firewall is None:
+            return None
+        fds = self._firewall.fds
+        return DropMaps(
+            active=fds["active_drops"],
+            drops=(fds["drops_0"], fds["drops_1"]),
+            rest=(fds["rest_0"], fds["rest_1"]),
+            untold=fds["untold_drops"],
+        )
+
+    def _pinned_netns(self) -> int:
+        raw = libbpf.map_lookup(self._fds["meta"], bytes(4), META.itemsize)
+        assert raw
+        return int(np.frombuffer(raw, META)["netns"][0])
 
     def _choose_mode(self, wanted: str) -> None:
         """Settles `attach_mode`. What a predecessor attached otherwise, or elsewhere, is taken away first."""
@@ -621,6 +676,19 @@ class Datapath:
                 for place in sorted(places)
             }
 
+    def host_firewall(self) -> HostFirewallState:
+        """Whether drops of the host's own firewall are seen, and what was not told of them."""
+        with self._lock:
+            if self._firewall is None:
+                return HostFirewallState(self._no_firewall or "it is switched off")
+            untold = self._generations.sum_cpus(self._firewall.fds["untold_drops"])
+            (places,) = np.nonzero(untold["packets"])
+            return HostFirewallState(
+                None,
+                {(place // 2, place % 2): int(untold["packets"][place]) for place in places.tolist()},
+                self._generations.unmatched_drops[0],
+            )
+
     def clear(self, slot: int) -> None:
         """Before a slot is given to another ENI: `seen` begins at zero, lists and flags are gone."""
         _check_slot(slot)
@@ -630,6 +698,8 @@ class Datapath:
             assert self._rules
             self._rules.clear(slot)
             self._forget_connections(slot)
+            if self._firewall is not None:
+                self._firewall.clear(slot)
             zero = bytes(COUNTER.itemsize * libbpf.possible_cpus())
             for direction in Direction:
                 libbpf.map_update(self._fds["seen"], (slot * 2 + int(direction)).to_bytes(4, "little"), zero)
@@ -659,6 +729,9 @@ class Datapath:
             for slot in {*self._attached, *self._slot_indexes().values()}:
                 self.detach(slot)
             pins, self._pins = self._pins, None
+            if self._firewall is not None:
+                self._firewall.remove()
+                self._firewall = None
             self._close_all()
             if pins is not None:
                 pins.destroy()
@@ -669,6 +742,8 @@ class Datapath:
                 os.close(fd)
         if self._ring is not None:
             self._ring.close()
+        if self._firewall is not None:
+            self._firewall.close()
         self._rules = None  # and with it the views of the memory
         for memory in self._memory:
             memory.close()

@@ -40,6 +40,9 @@ FLOW_KEY = np.dtype(
 """struct flow_key. `bits`: direction in bit 0, outcome in bits 1 and 2, IPv6 in bit 3 (bit fields fill from the low end
 on little-endian machines, the only ones we build for)."""
 
+OUTCOME_SHIFT = 1
+OUTCOME_BITS = 3 << OUTCOME_SHIFT
+
 FLOW_VALUE = np.dtype(
     {
         "names": ["packets", "bytes", "first", "last", "tcp_flags"],
@@ -174,6 +177,8 @@ PENDING_DRAIN = 1
 """Taken out of use, not yet said to be safe elsewhere."""
 PENDING_EMPTY = 2
 """Said to be safe elsewhere, being emptied."""
+PENDING_DROPS = 3
+"""Taken out of use as a map of flows; what the host firewall drops of them still goes into its map of drops."""
 
 for _size, _type in (
     (44, FLOW_KEY),
@@ -243,7 +248,7 @@ def _table(
     assert keys.dtype == FLOW_KEY
     assert len(keys) == len(packets)
     bits = keys["bits"]
-    outcome = (bits >> 1) & 3
+    outcome = (bits & OUTCOME_BITS) >> OUTCOME_SHIFT
     excluded = outcome == int(Outcome.EXCLUDED)
     proto = keys["proto"]
     columns = {

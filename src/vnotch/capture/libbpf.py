@@ -30,6 +30,8 @@ LINK_BEFORE = 1 << 3
 
 LINK_TYPE_TCX = 11
 
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+
 LOG_LINES = 200
 LOG_BYTES = 1 << 24
 DEBUG = 2
@@ -98,7 +100,8 @@ class ProgramInfo(ctypes.Structure):
     _fields_ = (
         ("type", ctypes.c_uint32),
         ("id", ctypes.c_uint32),
-        ("before", ctypes.c_uint8 * 184),
+        ("tag", ctypes.c_uint8 * 8),  # a hash of its instructions
+        ("before", ctypes.c_uint8 * 176),
         ("run_time_ns", ctypes.c_uint64),
         ("run_cnt", ctypes.c_uint64),
     )
@@ -186,7 +189,7 @@ class Object:
         check(self._lib.bpf_map__reuse_fd(self._map(name), fd), f"taking over map {name}")
 
     def set_constants(self, values: bytes) -> None:
-        """The program's .rodata section."""
+        """The programs' .rodata section."""
         result = self._lib.bpf_map__set_initial_value(self._map(".rodata"), values, ctypes.c_size_t(len(values)))
         check(result, "setting .rodata")
 
@@ -371,6 +374,19 @@ def link_update(link_fd: int, program_fd: int) -> int:
     """Replace the program of a link without a gap. Returns 0 or an errno: ENOLINK where the device is gone."""
     result: int = library().bpf_link_update(link_fd, program_fd, None)
     return -result
+
+
+def raw_tracepoint_open(program_fd: int, name: str) -> int:
+    """Attach to a tracepoint of the whole host; -> the link."""
+    made = library().bpf_raw_tracepoint_open(name.encode(), program_fd)
+    return check(made, f"attaching to the tracepoint {name}", _remedy(-made))
+
+
+def kernel_has_enumerator(enum: str, name: str) -> bool | None:
+    """Whether the running kernel's BTF has this value of an enumeration; None where the kernel has no BTF."""
+    text = KERNEL_BTF.read_bytes() if KERNEL_BTF.exists() else None
+    # The strings of BTF are one table of NUL-terminated names; both are names that nothing else has.
+    return None if text is None else all(b"\0" + word.encode() + b"\0" in text for word in (enum, name))
 
 
 def has_tcx(program_fd: int) -> bool:

@@ -58,6 +58,9 @@ class PinFolder:
     def pin(self, name: str, fd: int) -> None:
         libbpf.pin(fd, self.path / name)
 
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.capture.kernel import Drain
 from vnotch.capture.library import SlotPolicy
 from vnotch.capture.pcap import CaptureInterface, read_capture
@@ -167,6 +168,9 @@ class Playback:
                 before = totals.get(place, (0, 0))
                 totals[place] = before[0] + packets, before[1] + size
         return {(self._slots[slot], way): total for (slot, way), total in totals.items() if slot in self._slots}
+
+    def host_firewall(self) -> HostFirewallState:
+        return HostFirewallState("a capture file does not tell what a firewall did")
 
     def close(self) -> None:
         """Ends the play."""
