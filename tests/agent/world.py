@@ -114,7 +114,8 @@ class World:
         """Everything that is visible in the spool arrives. A batch id that comes twice counts once."""
         spool = self.capture.spool
         for flow_log_id in list(spool.waiting()):
-            while (entry := spool.lease(flow_log_id)) is not None:
+            while leased := spool.lease(flow_log_id):
+                [entry] = leased
                 batch = spool.read(entry)
                 assert batch is not None
                 lines = batch.events["message"].to_pylist()
