@@ -65,6 +65,9 @@ LEDGER_WINDOWS = 4
 LEDGER_INTERVAL_SECONDS = 60
 """Windows of the ledger where no flow log is in use."""
 
+CLOCK_STEP_SECONDS = 5
+"""Less is how clocks are steered, and matters to no bound."""
+
 DELETED = "flow-log-deleted"
 
 _SECOND_NS = 1_000_000_000
@@ -104,11 +107,15 @@ class Capture:
         early_seconds: int | None = EARLY_SECONDS,
         ranges: ServiceRanges = NO_RANGES,
         now_ns: Callable[[], int] = time.time_ns,
+        elapsed_ns: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     ) -> None:
+        """`elapsed_ns` goes on evenly, also while the host sleeps, and whatever is done to the clock `now_ns`."""
         self._datapath = datapath
         self._ranges = ranges
         self._peers = NO_PEERS
         self._now_ns = now_ns
+        self._elapsed_ns = elapsed_ns
+        self._clocks_apart_ns = now_ns() - elapsed_ns()
         self._boot_id = boot_id()
         self._progress_path = folder / "progress.json"
         self._progress = Progress.load(self._progress_path)
@@ -227,6 +234,7 @@ class Capture:
         self.interfaces.end_adoptions()
         self._drain_all()
         now_ns = self._now_ns()
+        self._note_clock(now_ns)
         self.spool.expire(now_ns / _SECOND_NS)
         return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
 
@@ -235,6 +243,15 @@ class Capture:
         if self._uncommitted:
             self._drain()  # one that was begun before: newer packets are not in it
         self._drain()
+
+    def _note_clock(self, now_ns: int) -> None:
+        """A clock that is set forward makes nothing older: a host that starts with a wrong clock, with what it has
+        spooled until it learns the time, must not lose that for its age."""
+        apart_ns = now_ns - self._elapsed_ns()
+        forward_ns, self._clocks_apart_ns = apart_ns - self._clocks_apart_ns, apart_ns
+        if forward_ns >= CLOCK_STEP_SECONDS * _SECOND_NS:
+            log.warning("the clock was set forward by %.0f s", forward_ns / _SECOND_NS)
+            self.spool.clock_set_forward(now_ns / _SECOND_NS, forward_ns / _SECOND_NS)
 
     def _drain(self) -> None:
         """Takes one drain in and commits it. One that was taken in before and not committed is only committed."""

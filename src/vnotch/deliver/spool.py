@@ -41,6 +41,9 @@ from vnotch.errors import LimitError
 
 DAMAGED_FILES_MAX = 64
 FSYNC_THREADS = 32
+STEPS_MAX = 64
+"""Of the clock that are remembered."""
+
 FILES_WITHOUT_THREADS = 8
 FILES_OPEN_MAX = 256
 """Files of a `write` that are open at once."""
@@ -95,6 +98,7 @@ class Spool:
         """Flow log -> its streams that have something and nothing under way, in the order of their turns."""
         self._held: dict[int, deque[Entry]] = {}
         self._size = 0
+        self._steps: deque[tuple[float, float]] = deque(maxlen=STEPS_MAX)  # before what time, by how many seconds
         self._counts_changed = False
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._load_dropped()
@@ -320,9 +324,22 @@ class Spool:
             self._keep_bounds(now_s)
             self._save_dropped()
 
+    def clock_set_forward(self, now_s: float, seconds: float) -> None:
+        """Batches of before it are older by this only for the clock. Known until the process ends."""
+        with self._lock:
+            self._steps.append((now_s - seconds, seconds))
+
+    def _created_s(self, entry: Entry) -> float:
+        """By the clock as it is now."""
+        created_s: float = entry.created_s
+        for before_s, seconds in self._steps:
+            if created_s <= before_s:
+                created_s += seconds
+        return created_s
+
     def _keep_bounds(self, now_s: float) -> None:
         for queue in list(self._queues.values()):
-            while (entry := self._oldest(queue)) and entry.created_s < now_s - self.seconds_max:
+            while (entry := self._oldest(queue)) and self._created_s(entry) < now_s - self.seconds_max:
                 self._drop(entry, EXPIRED)
         while self._size > self.bytes_max:
             oldest = [entry for queue in self._queues.values() if (entry := self._oldest(queue))]
