@@ -201,7 +201,10 @@ class Api:
 
     async def wait(self, exchange: Exchange, deferred: Deferred) -> WireAnswer:
         """On the event loop: the requests that wait are bounded by the connections and by what they wait for."""
-        await asyncio.wait([asyncio.wrap_future(future) for future in deferred.futures], timeout=deferred.seconds)
+        waiting = [asyncio.wrap_future(future) for future in deferred.futures]
+        for future in waiting:
+            future.add_done_callback(_seen)
+        await asyncio.wait(waiting, timeout=deferred.seconds)
         return self.write(exchange, deferred.result())
 
     def write(self, exchange: Exchange, result: dict[str, Any]) -> WireAnswer:
@@ -260,6 +263,12 @@ class Api:
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Takes note of an error that `Deferred.result` tells of, or that came too late for it."""
+    if not future.cancelled():
+        future.exception()
 
 
 def json_error(error: ApiError) -> WireAnswer:

@@ -23,9 +23,10 @@ from vnotch.deliver.logs import Delivered
 from vnotch.deliver.spool import Spool
 from vnotch.errors import DeliveryError
 
-WORKERS = 32
-PER_FLOW_LOG = 8
-"""Calls of one flow log at once."""
+WORKERS = 64
+PER_FLOW_LOG = 20
+"""Calls of one flow log at once. They wait for the service's commits nearly all of their time: what a service can take
+in at once is what one commit of it holds, so that few calls at once would mean many small commits."""
 
 JOINED_BATCHES_MAX = 32
 """Batches of one stream in one call."""

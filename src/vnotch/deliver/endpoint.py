@@ -21,7 +21,7 @@ from vnotch.errors import AccessError, DeliveryError, DestinationUnavailable, Ra
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
-CONNECTIONS_MAX = 8
+CONNECTIONS_MAX = 20
 """Of one client; the courier's bound on the calls of one flow log."""
 
 ACCESS_CODES = {

@@ -146,22 +146,23 @@ class Spool:
         Raises LimitError where the disk had no room for some of them: those are counted as dropped, all others are
         written. Raises InputError for a name that no file can have.
         """
-        refused = 0
-        held: list[Entry] = []
-        with self._lock, ThreadPoolExecutor(FSYNC_THREADS, thread_name_prefix="vnotch-fsync") as pool:
+        outcomes: list[tuple[Entry, OSError | None]] = []
+        # Without the lock, which delivery needs meanwhile: nobody else knows these files.
+        with ThreadPoolExecutor(FSYNC_THREADS, thread_name_prefix="vnotch-fsync") as pool:
             for start in range(0, len(batches), FILES_OPEN_MAX):
                 some = batches[start : start + FILES_OPEN_MAX]
                 encoded = (encode(batch, commit, start + number, int(now_s)) for number, batch in enumerate(some))
-                for entry, error in self._write_files(encoded, pool):
-                    if error is None:
-                        held.append(entry)
-                        self._size += entry.size
-                        continue
-                    refused += 1
+                outcomes += self._write_files(encoded, pool)
+        held = [entry for entry, error in outcomes if error is None]
+        if held:
+            self._fsync_folder()
+        refused = len(outcomes) - len(held)
+        with self._lock:
+            for entry, error in outcomes:
+                if error is not None:
                     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                     self._count(entry, DISK if full else os.strerror(error.errno or 0))
-            if held:
-                self._fsync_folder()
+            self._size += sum(entry.size for entry in held)
             self._held.setdefault(commit, deque()).extend(held)
             self._keep_bounds(now_s)
             self._save_dropped()
