@@ -3,9 +3,10 @@
     python bench/delivery.py [--streams 500] [--flow-logs 3] [--window-seconds 5] [--windows 6] [--events 3]
 
 At each window's end every flow log has one batch for every stream, as an agent with so many interfaces makes them. The
-first window makes the log streams and is measured by itself. The server is a process of its own with its usual stores on disk; the agent's part is this process, its CPU time with the
-making of the batches left out. The last line is JSON; `p50_ms` and `p99_ms` are from a batch's release to its
-acknowledgement, `waiting` is what was left when each window ended.
+first window makes the log streams and is measured by itself. The server is a process of its own with its usual stores
+on disk; the agent's part is this process, its CPU time with the making of the batches left out. The last line is JSON;
+`p50_ms` and `p99_ms` are from a batch's release to its acknowledgement, `waiting` is what was left when each window
+ended.
 """
 
 from __future__ import annotations

@@ -348,14 +348,16 @@ def test_a_batch_id_counts_once_in_its_stream_and_for_its_content(api: Any, lake
         put("x" * 129, batch)
 
 
-def test_batches_that_come_together_count_once_in_whatever_grouping(api: Any, lake: Lake, logs: Any, stream: Any) -> None:
+def test_batches_that_come_together_count_once_in_any_grouping(api: Any, lake: Lake, logs: Any, stream: Any) -> None:
     now = now_ms()
     a, b, c = events((now, "a1"), (now, "a2")), events((now, "b1")), events((now, "c1"), (now + 1, "c2"))
 
     def put(ids: str, counts: str, batch: list[dict[str, Any]]) -> None:
         client = api.client("logs")
         headers = {"x-vnotch-batch-id": ids, "x-vnotch-batch-events": counts}
-        client.meta.events.register("before-call.logs.PutLogEvents", lambda params, **_: params["headers"].update(headers))
+        client.meta.events.register(
+            "before-call.logs.PutLogEvents", lambda params, **_: params["headers"].update(headers)
+        )
         client.put_log_events(**stream, logEvents=batch)
 
     put("a,b", "2,1", [*a, *b])

@@ -290,8 +290,8 @@ def test_a_ping(played: Played, name: str, request_line: str, reply_line: str | 
 # 6.1: TCP flags
 
 FLAGS = (
-    "3 {vpc} {subnet} {instance} {eni} {account} IPv4 {source} {destination} {srcport} {dstport} {source} {destination} "
-    "6 {bytes} {packets} {start} {end} ACCEPT {tcp_flags} OK"
+    "3 {vpc} {subnet} {instance} {eni} {account} IPv4 {source} {destination} {srcport} {dstport} "
+    "{source} {destination} 6 {bytes} {packets} {start} {end} ACCEPT {tcp_flags} OK"
 )
 
 

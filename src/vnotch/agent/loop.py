@@ -392,6 +392,7 @@ class Capture:
                 "tick_seconds": self.tick_seconds,
                 "drains": self._number,
                 "journal_drains": len(self._journal),
+                "journal_bytes": self._journal.size,
                 "journal_failures": self.journal_failures,
                 "journal_damaged": self._journal.damaged_files,
                 "late_packets": self._tracks.late,

@@ -70,6 +70,7 @@ A function of the call, or the name of a method of the service where the answer 
 
 ANY_RESOURCE: Callable[[Call], list[str]] = lambda call: ["*"]  # noqa: E731
 
+
 @dataclass(frozen=True)
 class Deferred:
     """A handler's result that depends on what others do: the app waits for the futures without a thread of the pool,

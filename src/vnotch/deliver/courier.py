@@ -3,8 +3,9 @@
 A pool of threads serves the flow logs in turn. Several streams of one flow log are under way at once, up to a bound
 that leaves threads for the others; a stream's batches go in order, and those that have gathered go in one call. A flow
 log whose destination fails waits alone, longer after each failure, at random within the wait so that many agents do not
-come back at once, and is tried with one call at a time until it takes something; the others go on. The outcome of the last attempt is the flow log's delivery status, in AWS's
-words (VPC user guide, DeliverLogsStatus and DeliverLogsErrorMessage).
+come back at once, and is tried with one call at a time until it takes something; the others go on. The outcome of the
+last attempt is the flow log's delivery status, in AWS's words (VPC user guide, DeliverLogsStatus and
+DeliverLogsErrorMessage).
 """
 
 from __future__ import annotations

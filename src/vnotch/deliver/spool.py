@@ -7,8 +7,9 @@ cut short or overwritten is recognised:
     COMMIT-INDEX,CREATED_S,FLOW_LOG,STREAM,EVENTS,PACKETS,BYTES,SIZE,CRC.arrow
 
 Rules:
-1. A file appears whole or not at all: temporary name, fsync, rename; all files of a `write` are fsynced at once, which
-   the file system makes into few commits of its own, and the folder once at the end. When `write` returns, what it wrote survives kill -9 and a power cut.
+1. A file appears whole or not at all: temporary name, fsync, rename. All files of a `write` are fsynced at once, for
+   which the file system needs few commits of its own, and the folder once at the end. When `write` returns, what it
+   wrote survives kill -9 and a power cut.
 2. Batches are written under a *commit* number and stay invisible until `release`. The owner of the spool remembers
    durably which commit was the last complete one and gives it to `Spool`; files of a later commit are the leftovers of
    a crash half way through a commit. They were never visible, so never delivered; they are removed and the owner writes

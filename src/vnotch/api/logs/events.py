@@ -378,10 +378,10 @@ def _checked_batch(events: Any) -> pa.Table:
 
 
 def _within_time(events: pa.Table, now_ms: int, retention_days: int | None) -> tuple[int, int, dict[str, int]]:
-    """The first event that is let in, one past the last, and rejectedLogEventsInfo (empty where all are). Raises ApiError for over 24 h.
+    """The first event that is let in, one past the last, and rejectedLogEventsInfo (empty where all are).
 
-    The indexes are those of the service model: of the first event that is too new, and one past the last event that is
-    too old or expired.
+    Raises ApiError for over 24 h. The indexes are those of the service model: of the first event that is too new, and
+    one past the last event that is too old or expired.
     """
     stamps = events["timestamp_ms"].to_numpy()
     old = int(np.searchsorted(stamps, now_ms - OLD_MS, side="left"))
