@@ -230,6 +230,7 @@ class Courier:
         with self._wake:
             delivery = self._deliveries[flow_log_id]
             before = (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
+            failed_before = bool(delivery.failures)
             delivery.under_way -= 1
             delivery.batches += delivered
             if isinstance(outcome, Delivered):
@@ -239,7 +240,8 @@ class Courier:
                     delivery.status, delivery.message, delivery.detail, delivery.failures = "SUCCESS", None, None, 0
             elif outcome is not None:
                 self._note_failure(flow_log_id, delivery, outcome, began)
-            self._wake.notify_all()
+            # This thread takes what it has made possible itself; the others are needed where that is more than one call.
+            self._wake.notify(len(self._threads) if failed_before and not delivery.failures else 1)
             return before != (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
 
     def _note_failure(self, flow_log_id: str, delivery: Delivery, outcome: DeliveryError, began: float) -> None:
