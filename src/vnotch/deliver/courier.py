@@ -240,7 +240,7 @@ class Courier:
                     delivery.status, delivery.message, delivery.detail, delivery.failures = "SUCCESS", None, None, 0
             elif outcome is not None:
                 self._note_failure(flow_log_id, delivery, outcome, began)
-            # This thread takes what it has made possible itself; the others are needed where that is more than one call.
+            # This thread takes what it made possible itself; the others are needed where that is more than one call.
             self._wake.notify(len(self._threads) if failed_before and not delivery.failures else 1)
             return before != (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
 
