@@ -379,11 +379,10 @@ class Spool:
     def counters(self) -> dict[str, Any]:
         """For the status: what waits, and what was dropped, by flow log, stream and reason."""
         with self._lock:
-            waiting = {name: queue.entries for name, queue in self._queues.items() if queue.entries}
-            entries = list(waiting.values())
+            entries = [queue.entries for queue in self._queues.values() if queue.entries]
             return {
                 "batches": sum(map(len, entries)),
-                "waiting": {name: len(found) for name, found in waiting.items()},
+                "waiting": dict(self._counts),
                 "bytes": self._size,
                 "bytes_max": self.bytes_max,
                 "oldest_s": min((queue[0].created_s for queue in entries), default=None),
