@@ -28,6 +28,12 @@ def refused(done: subprocess.CompletedProcess[str], what: str, remedy: str = "")
     assert remedy in lines[0].partition(" — ")[2]
 
 
+def test_an_unknown_quota_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    done = run("server", "--data-dir", str(tmp_path / "data"), "--quota", "rules=5")
+    refused(done, "quota 'rules=5'", "security-groups, rules-per-security-group, security-groups-per-interface")
+    assert not (tmp_path / "data").exists()
+
+
 TOPOLOGIES = {
     # name: (pattern, replacement in the example, what is said of which line)
     "unknown key": (r'^name = "app"$', 'name = "app"\ncolour = "red"', "colour"),

@@ -52,7 +52,7 @@ from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
 from vnotch.deliver.spool import Spool
-from vnotch.errors import LimitError
+from vnotch.errors import KernelError, LimitError
 from vnotch.flow import Direction
 from vnotch.inventory import AgentConfiguration, FlowLog
 from vnotch.ledger import Ledger
@@ -87,6 +87,7 @@ class Datapath(Protocol):
     def detach(self, slot: int) -> None: ...
     def device_of(self, slot: int) -> str | None: ...
     def clear(self, slot: int) -> None: ...
+    def rule_numbers(self) -> set[int]: ...
     def flip_and_drain(self) -> Drain: ...
     def commit(self, generation: int) -> None: ...
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
@@ -139,6 +140,7 @@ class Capture:
         self._taken: tuple[str, int, int] | None = None
         self._unsaved = False
         self._held: list[int] = []
+        self._unwritten: dict[int, dict[str, int]] = {}  # drains that the journal did not take -> their windows
         self.journal_failures = 0
         self.unclaimed_packets = 0
         self.refused: dict[str, str] = {}
@@ -297,6 +299,7 @@ class Capture:
             self._journal.append(entry)
         except OSError as error:
             self.journal_failures += 1
+            self._unwritten[self._number] = starts
             log.error("drain %d is in memory only, the journal does not take it: %s", self._number, error)
 
     # Closing
@@ -362,7 +365,23 @@ class Capture:
 
     def _prune(self) -> None:
         self._journal.remove(self._tracks.is_done)
+        self._unwritten = {
+            number: starts for number, starts in self._unwritten.items() if not self._tracks.is_done(number, starts)
+        }
+        self._forget_rules()
         self._tracks.forget_done(self._journal.first_number or self._number + 1)
+
+    def _forget_rules(self) -> None:
+        """Numbers of rules that are gone, once no drain that may name them is needed any more."""
+        if not self.interfaces.rule_names.has_old:
+            return
+        needed = [self._number + 1, *self._unwritten]
+        if self._journal.first_number is not None:
+            needed.append(self._journal.first_number)
+        try:
+            self.interfaces.rule_names.forget(self._datapath.rule_numbers(), self._number + 1, min(needed))
+        except (OSError, KernelError) as error:
+            log.error("numbers of rules that are gone are kept for now: %s", error)
 
     def _follow(self, flow_logs: Iterable[FlowLog]) -> None:
         self._tracks.follow(flow_logs, self._number + 1, self._now_ns() // _SECOND_NS)
