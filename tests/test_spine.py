@@ -188,7 +188,6 @@ class Spine:
                     "instance_id": None,
                     "interface_type": None,
                     "enforce": False,
-                    "allow": None,
                 },
             )
         made = ec2.create_flow_logs(

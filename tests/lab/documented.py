@@ -336,7 +336,10 @@ class World:
 
         def are_there() -> bool:
             for group in FORMATS:
-                found = logs.describe_log_streams(logGroupName=group)["logStreams"]
+                try:
+                    found = logs.describe_log_streams(logGroupName=group)["logStreams"]
+                except logs.exceptions.ResourceNotFoundException:  # made with the first records
+                    return False
                 written = {stream["logStreamName"]: stream.get("lastEventTimestamp", 0) for stream in found}
                 if any(written.get(f"{eni}-all", 0) < start_s * 1000 for eni in self.ids.values()):
                     return False
