@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native bench-datapath performance docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery performance docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ native: setup ## compile the datapath again
 
 bench-datapath: setup ## what the datapath costs a packet, by the kernel's run statistics (root)
 	@$(RUN)/python bench/datapath.py
+
+bench-delivery: setup ## whether delivery keeps up: 500 interfaces, 3 flow logs, windows of 5 s, over loopback
+	@$(RUN)/python bench/delivery.py
 
 performance: setup ## remake docs/performance.md from a run of the benchmarks (root; iperf3, softflowd, nfdump, pmacct if there)
 	@$(RUN)/python bench/page.py

@@ -441,19 +441,19 @@ static __always_inline int parse_plain(const u8 *data, const u8 *end, const stru
 		if (data[14] != 0x45 || *(const u16 *)(data + 20) & 0xff3f)
 			return -1;
 		header = 20;
-		length = be16(data + 16);
+		length = __builtin_bswap16(*(const u16 *)(data + 16));
 		out->proto = data[23];
 		out->v6 = 0;
-		out->src.word[0] = *(const u32 *)(data + 26);
-		out->dst.word[0] = *(const u32 *)(data + 30);
-		out->src.word[1] = out->dst.word[1] = 0;
+		/* Stored as it will be read, by halves: a load that two stores have to serve waits until both are in the cache. */
+		out->src.half[0] = *(const u32 *)(data + 26);
+		out->dst.half[0] = *(const u32 *)(data + 30);
 		out->src.half[1] = out->dst.half[1] = 0;
 		l4 = data + 34;
 	} else if (*(const u16 *)(data + 12) == 0xdd86) {
 		if (data + 62 > end || data[14] >> 4 != 6)
 			return -1;
 		header = 40;
-		length = 40 + be16(data + 18);
+		length = 40 + __builtin_bswap16(*(const u16 *)(data + 18));
 		out->proto = data[20];
 		out->v6 = 1;
 		__builtin_memcpy(out->src.bytes, data + 22, 16);
@@ -487,8 +487,8 @@ static __always_inline int parse_plain(const u8 *data, const u8 *end, const stru
 	} else {
 		return -1;
 	}
-	out->sport = be16(l4);
-	out->dport = be16(l4 + 2);
+	out->sport = __builtin_bswap16(*(const u16 *)l4);
+	out->dport = __builtin_bswap16(*(const u16 *)(l4 + 2));
 	out->group = data[0] & 1;
 	out->exclusion = EXCL_NONE;
 	out->fragment = FRAGMENT_NONE;

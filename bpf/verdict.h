@@ -6,11 +6,12 @@
  * Rules are not walked: capture/policy.py compiles them into tables of 64-bit words, which lie in one arena. An address and
  * a service (protocol and port, or ICMP type and code) are each found by binary search among sorted intervals; each
  * interval has a class, each class a bitmap of the rules that cover it, in the order of precedence; the first bit that both
- * have is the rule. Offsets inside a block are relative to it, so that a block can lie anywhere.
+ * have is the rule. A bitmap begins with a summary, a bit for each of its words that is not zero, so that of many words those
+ * alone are looked at that can have it. Offsets inside a block are relative to it, so that a block can lie anywhere.
  *
  *     policy   word 0: flags (POLICY_*); 1: group tables, ingress | egress << 32; 2: ACL tables, likewise; 3: the table that
  *              tells inside from outside of the subnet
- *     table    word 0: IPv4 intervals, at | count << 32; 1: IPv6, likewise; 2: services, likewise; 3: words of a bitmap;
+ *     table    word 0: IPv4 intervals, at | count << 32; 1: IPv6, likewise; 2: services, likewise; 3: words of a bitmap, with its summary;
  *              4: bitmaps of address classes | of service classes << 32; 5: rules; 6: number of the default | TABLE_* << 32
  *     interval IPv4: class | first address << 32; IPv6: three words, first address and class;
  *              service: class | SERVICE_* << 16 | first service << 32
@@ -29,18 +30,18 @@
 
 #define SEARCH_STEPS 17
 
-/* The last of `count` intervals, `stride` words each, that begins at or before the key. */
+/* The last of `count` intervals, of one word each, that begins at or before the key, of 32 bits. */
 static __always_inline u32 search_word(const u64 *words, u32 at, u32 count, u64 key)
 {
-	u32 base = 0, half, i;
+	u32 half, i;
 
 	for (i = 0; i < SEARCH_STEPS && count > 1; i++) {
 		half = count / 2;
-		/* Without a branch, since a branch would be mispredicted half of the time. */
-		base += half * (words[(at + base + half) & (ARENA_WORDS - 1)] <= key);
+		/* Arithmetic, since BPF would make a branch of a comparison, which is mispredicted half of the time. */
+		at += half & ((s64)((words[(at + half) & (ARENA_WORDS - 1)] >> 32) - key - 1) >> 63);
 		count -= half;
 	}
-	return at + base;
+	return at;
 }
 
 static __always_inline u32 search_address(const u64 *words, u32 at, u32 count, u64 high, u64 low)
@@ -65,14 +66,14 @@ static __always_inline u32 address_class(const u64 *words, u32 table, u64 high, 
 
 	if (v6)
 		return words[(search_address(words, table + (u32)where, where >> 32, high, low) + 2) & (ARENA_WORDS - 1)];
-	return words[search_word(words, table + (u32)where, where >> 32, high << 32 | 0xffffffff) & (ARENA_WORDS - 1)] & 0xffffff;
+	return words[search_word(words, table + (u32)where, where >> 32, high) & (ARENA_WORDS - 1)] & 0xffffff;
 }
 
 static __always_inline u64 service_word(const u64 *words, u32 table, u32 service)
 {
 	u64 where = words[(table + 2) & (ARENA_WORDS - 1)];
 
-	return words[search_word(words, table + (u32)where, where >> 32, (u64)service << 32 | 0xffffffff) & (ARENA_WORDS - 1)];
+	return words[search_word(words, table + (u32)where, where >> 32, service) & (ARENA_WORDS - 1)];
 }
 
 /* MATCH_OPEN and MATCH_ALL_OPEN of a service. */
@@ -91,35 +92,40 @@ static __always_inline u64 openness(const u64 *words, u32 table, u64 word, u32 s
 	return found;
 }
 
+/* The place of the lowest bit that is set: six steps, since BPF has no instruction for it. */
+static __always_inline u32 lowest_bit(u64 bits)
+{
+	u32 bit = 0;
+
+	if (!(bits & 0xffffffff)) { bit += 32; bits >>= 32; }
+	if (!(bits & 0xffff)) { bit += 16; bits >>= 16; }
+	if (!(bits & 0xff)) { bit += 8; bits >>= 8; }
+	if (!(bits & 0xf)) { bit += 4; bits >>= 4; }
+	if (!(bits & 3)) { bit += 2; bits >>= 2; }
+	return bit + !(bits & 1);
+}
+
 /* The address is `high` and `low` of IPv6, or `high` alone of IPv4, in host order. */
 static __always_inline u64 match_table(const u64 *words, u32 table, u64 high, u64 low, u32 service, u32 v6)
 {
 	u64 word = service_word(words, table, service), maps = words[(table + 4) & (ARENA_WORDS - 1)], both = 0;
 	u64 result = openness(words, table, word, service, v6);
-	u32 width = words[(table + 3) & (ARENA_WORDS - 1)], i;
+	u32 width = words[(table + 3) & (ARENA_WORDS - 1)], at = 0, i;
 	u32 a = table + (u32)maps + address_class(words, table, high, low, v6) * width;
 	u32 b = table + (u32)(maps >> 32) + (u32)(word & 0xffff) * width;
 	u32 rules = table + (u32)words[(table + 5) & (ARENA_WORDS - 1)];
+	u64 summary = words[a & (ARENA_WORDS - 1)] & words[b & (ARENA_WORDS - 1)];
 
-	for (i = 0; i < BITMAP_WORDS && i < width; i++) {
-		both = words[(a + i) & (ARENA_WORDS - 1)] & words[(b + i) & (ARENA_WORDS - 1)];
+	for (i = 0; i < BITMAP_WORDS && summary; i++) {
+		at = lowest_bit(summary);
+		both = words[(a + 1 + at) & (ARENA_WORDS - 1)] & words[(b + 1 + at) & (ARENA_WORDS - 1)];
 		if (both)
 			break;
+		summary &= summary - 1;
 	}
 	if (!both)
 		return result | (u32)words[(table + 6) & (ARENA_WORDS - 1)];
-	/* The lowest bit: six steps, since BPF has no instruction for it. */
-	{
-		u32 bit = 0;
-
-		if (!(both & 0xffffffff)) { bit += 32; both >>= 32; }
-		if (!(both & 0xffff)) { bit += 16; both >>= 16; }
-		if (!(both & 0xff)) { bit += 8; both >>= 8; }
-		if (!(both & 0xf)) { bit += 4; both >>= 4; }
-		if (!(both & 3)) { bit += 2; both >>= 2; }
-		bit += !(both & 1);
-		word = words[(rules + i * 64 + bit) & (ARENA_WORDS - 1)];
-	}
+	word = words[(rules + at * 64 + lowest_bit(both)) & (ARENA_WORDS - 1)];
 	return result | MATCH_FOUND | (word >> 32 & RULE_ALLOW ? MATCH_ALLOW : 0) | (u32)word;
 }
 
@@ -292,10 +298,11 @@ static __always_inline u8 decide(void *tables, const struct parsed *p, u32 slot,
 	struct connection_key key;
 	u64 high, low = 0, found;
 
-	high = be32(remote->bytes);
 	if (p->v6) {
-		high = high << 32 | be32(remote->bytes + 4);
-		low = (u64)be32(remote->bytes + 8) << 32 | be32(remote->bytes + 12);
+		high = __builtin_bswap64(remote->half[0]);
+		low = __builtin_bswap64(remote->half[1]);
+	} else {
+		high = __builtin_bswap32(remote->word[0]);
 	}
 	if (flags & POLICY_GROUPS) {
 		keyed = !lacks_ports(p) && p->icmp < ICMP_ERROR;

@@ -9,7 +9,7 @@
 #define VNOTCH_H
 
 /* Raised when a struct or a map below changes, so that maps pinned by another release are recognised. */
-#define LAYOUT_VERSION 4
+#define LAYOUT_VERSION 5
 
 typedef unsigned char u8;
 typedef unsigned short u16;

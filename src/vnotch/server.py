@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +25,7 @@ from vnotch.api.access_log import AccessLog
 from vnotch.api.agents import Agents
 from vnotch.api.app import build_app
 from vnotch.api.ec2 import Ec2
+from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.explanations import Explanations
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
@@ -48,6 +49,7 @@ class ServerConfig:
     account: str | None = None  # fixed at first start
     region: str | None = None  # fixed at first start
     any_interval: bool = False  # aggregation intervals from 1 to 900 s beside AWS's 60 and 600
+    quotas: Quotas = field(default_factory=Quotas)
 
     @property
     def url(self) -> str:
@@ -154,7 +156,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents) -> Starlette:
     """The application with every service on it."""
     services = [
-        Ec2(state, accounts, any_interval=config.any_interval),
+        Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas),
         Iam(accounts),
         Sts(accounts, agents.flow_log_for),
         Logs(state, lake),

@@ -36,6 +36,7 @@ class Kernel:
     seen: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     values: dict[int, dict[str, Any]] = field(default_factory=dict)
     rules: dict[int, Any] = field(default_factory=dict)
+    connections: set[int] = field(default_factory=set)  # numbers of the rules that opened them
 
     def rename(self, old: str, new: str) -> None:
         """The index stays, and with it what is attached."""
@@ -53,6 +54,7 @@ class Kernel:
         exclusion: int = 0,
         size: int = 100,
         lost: bool = False,
+        rule: int = 0,
     ) -> bool:
         """A TCP packet at a device; -> whether it was captured."""
         slot = self.attached.get(device)
@@ -67,7 +69,7 @@ class Kernel:
             count[1] += size
             return True
         addresses = [ip_address(a).packed.ljust(16, b"\0") for a in (src, dst)]
-        key = (slot, int(direction), int(outcome), exclusion, 4, 6, *addresses, 40000, 443, 0)
+        key = (slot, int(direction), int(outcome), exclusion, 4, 6, *addresses, 40000, 443, rule)
         if outcome == Outcome.EXCLUDED:
             key = (slot, int(direction), int(outcome), exclusion, 0, 0, bytes(16), bytes(16), 0, 0, 0)
         now = self.now_ns()
@@ -95,6 +97,9 @@ class FakeDatapath:
         changed = {slot for slot, by in judged.items() if self.kernel.rules.get(slot) != (book, by)}
         self.kernel.rules.update({slot: (book, judged[slot]) for slot in changed})
         return changed
+
+    def rule_numbers(self) -> set[int]:
+        return set(self.kernel.connections)
 
     def attach(self, device: str, slot: int) -> None:
         if device not in self.kernel.devices:

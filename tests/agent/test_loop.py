@@ -312,6 +312,57 @@ def test_a_clock_that_is_set_back_costs_nothing_also_over_a_restart(world: World
     assert world.packets("group-a") == {("eni-5", "192.0.2.1"): sent}
 
 
+@pytest.mark.parametrize("interval", [5, 60])
+@pytest.mark.parametrize("forward", [1, 7, 30, 90, 4000, 200_000])
+def test_a_clock_that_is_set_forward_costs_nothing_also_over_a_restart(
+    world: World, forward: int, interval: int
+) -> None:
+    """The windows that were open close, the ones that time left out have no records, and no packet counts twice."""
+    world.configure([5], [flow_log("a", [5], interval)])
+    world.start()
+    sent = 0
+    for step in range(60):
+        sent += world.send(count=2)
+        world.tick_to(world.time_ns // SECOND - T0 + 3)
+        if step in (20, 40):
+            sent += world.send(count=1)
+            world.set_clock_forward(forward)
+        if step % 7 == 0:
+            world.start()
+    world.finish()
+    assert world.packets("group-a") == {("eni-5", "192.0.2.1"): sent}
+    windows = set()
+    for line in world.lines("group-a"):
+        fields = line.split(" ")
+        start, end = int(fields[10]), int(fields[11])
+        assert start <= end
+        windows.add(end // interval if fields[13] == "OK" else start // interval)
+        assert start >= T0
+        assert end <= world.time_ns // SECOND + interval  # the last window is closed before its end
+    assert len(windows) <= 60 * 3 // interval + 6, "no windows are made of time that never was"
+
+
+def test_what_waits_in_the_spool_is_not_older_when_the_clock_is_set_forward(world: World) -> None:
+    """A host starts with the clock of its last shutdown and learns the time later; its server is away meanwhile."""
+    world.configure([5], [flow_log("a", [5])])
+    world.start()
+    deliver, world.deliver = world.deliver, lambda: None  # type: ignore[method-assign]
+    world.send(count=3)
+    world.tick_to(120)
+    world.set_clock_forward(10 * 24 * 3600)
+    world.send(count=4)
+    world.tick_to(world.time_ns // SECOND - T0 + 120)
+    assert world.capture.spool.counters()["dropped"] == []
+    assert sum(world.capture.spool.waiting().values()) >= 2
+    # But time that passes does count.
+    world.time_ns += 25 * 3600 * SECOND
+    before = sum(world.capture.spool.waiting().values())
+    world.capture.step()
+    [dropped] = world.capture.spool.counters()["dropped"]
+    assert (dropped["reason"], dropped["batches"]) == ("spool-expired", before)
+    world.deliver = deliver  # type: ignore[method-assign]
+
+
 def test_a_full_disk_costs_no_packet_while_the_agent_lives(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.configure([5], [flow_log("a", [5])])
     world.start()

@@ -56,6 +56,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.time_ns = T0 * SECOND
+        self.set_forward_ns = 0  # what of `time_ns` is no time that passed
         self.kernel = Kernel(lambda: self.time_ns)
         self.configuration = AgentConfiguration(1)
         self.arrived: dict[str, list[tuple[str, str]]] = defaultdict(list)  # group -> (stream, line)
@@ -77,6 +78,7 @@ class World:
             early_seconds=self.early_seconds,
             ranges=self.ranges,
             now_ns=lambda: self.time_ns,
+            elapsed_ns=lambda: self.time_ns - self.set_forward_ns,
         )
         self.capture.apply(self.configuration)
         return self.capture
@@ -97,6 +99,10 @@ class World:
     def send(self, number: int = 5, src: str = "192.0.2.1", count: int = 1, **more: object) -> int:
         return sum(self.kernel.packet(f"veth{number}", src, f"10.0.0.{number}", **more) for _ in range(count))
 
+    def set_clock_forward(self, seconds: int) -> None:
+        self.time_ns += seconds * SECOND
+        self.set_forward_ns += seconds * SECOND
+
     def tick_to(self, second: int) -> None:
         """Lets time pass to T0 + second, with a step of the loop at each tick, some milliseconds late."""
         end_ns = (T0 + second) * SECOND
@@ -114,7 +120,8 @@ class World:
         """Everything that is visible in the spool arrives. A batch id that comes twice counts once."""
         spool = self.capture.spool
         for flow_log_id in list(spool.waiting()):
-            while (entry := spool.lease(flow_log_id)) is not None:
+            while leased := spool.lease(flow_log_id):
+                [entry] = leased
                 batch = spool.read(entry)
                 assert batch is not None
                 lines = batch.events["message"].to_pylist()

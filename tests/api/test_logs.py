@@ -348,6 +348,32 @@ def test_a_batch_id_counts_once_in_its_stream_and_for_its_content(api: Any, lake
         put("x" * 129, batch)
 
 
+def test_batches_that_come_together_count_once_in_any_grouping(api: Any, lake: Lake, logs: Any, stream: Any) -> None:
+    now = now_ms()
+    a, b, c = events((now, "a1"), (now, "a2")), events((now, "b1")), events((now, "c1"), (now + 1, "c2"))
+
+    def put(ids: str, counts: str, batch: list[dict[str, Any]]) -> None:
+        client = api.client("logs")
+        headers = {"x-vnotch-batch-id": ids, "x-vnotch-batch-events": counts}
+        client.meta.events.register(
+            "before-call.logs.PutLogEvents", lambda params, **_: params["headers"].update(headers)
+        )
+        client.put_log_events(**stream, logEvents=batch)
+
+    put("a,b", "2,1", [*a, *b])
+    put("b,c", "1,2", [*b, *c])
+    put("a", "2", a)
+    put("a,b,c", "2,1,2", [*a, *b, *c])
+    found = [event["message"] for event in logs.get_log_events(**stream)["events"]]
+    assert sorted(found) == ["a1", "a2", "b1", "c1", "c2"]
+    assert lake.status()["duplicate_batches"] == 5
+    for ids, counts in (("a,b", "2"), ("a,b", "1,1"), ("a,b", "3,0"), ("a,b", "2,x"), ("a,a", "2,1"), ("a,b", "-1,4")):
+        with refused("InvalidParameterException", "x-vnotch-batch-events"):
+            put(ids, counts, [*a, *b])
+    with refused("InvalidParameterException", "x-vnotch-batch-id"):
+        put("a,", "2,1", [*a, *b])
+
+
 # Reading
 
 

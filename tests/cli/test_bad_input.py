@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.cli.running import EXAMPLE, RunningServer, command, environment, free_port, run
 
@@ -23,6 +26,12 @@ def refused(done: subprocess.CompletedProcess[str], what: str, remedy: str = "")
     assert lines[0].startswith("vnotch: ")
     assert what in lines[0]
     assert remedy in lines[0].partition(" — ")[2]
+
+
+def test_an_unknown_quota_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    done = run("server", "--data-dir", str(tmp_path / "data"), "--quota", "rules=5")
+    refused(done, "quota 'rules=5'", "security-groups, rules-per-security-group, security-groups-per-interface")
+    assert not (tmp_path / "data").exists()
 
 
 TOPOLOGIES = {
@@ -174,6 +183,11 @@ def test_a_disk_that_fills_up_stops_writes_and_nothing_else(tmp_path: Path) -> N
         server = RunningServer(disk)
         ec2 = server.endpoint.client("ec2")
         first = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+        logs, stream = server.endpoint.client("logs"), {"logGroupName": "g", "logStreamName": "s"}
+        logs.create_log_group(logGroupName="g")
+        logs.create_log_stream(**stream)
+        now_ms = int(time.time() * 1000)
+        logs.put_log_events(**stream, logEvents=[{"timestamp": now_ms, "message": "before"}])
         fill = disk / "fill"
         subprocess.run(["dd", "if=/dev/zero", f"of={fill}", "bs=64K"], check=False, capture_output=True)
         assert shutil.disk_usage(disk).free == 0
@@ -181,10 +195,20 @@ def test_a_disk_that_fills_up_stops_writes_and_nothing_else(tmp_path: Path) -> N
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert [vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"]] == [first]
+        assert [found["logStreamName"] for found in logs.describe_log_streams(logGroupName="g")["logStreams"]] == ["s"]
+        for _ in range(20):  # on each of the server's threads
+            with pytest.raises(ClientError, match="ServiceUnavailableException"):
+                logs.put_log_events(**stream, logEvents=[{"timestamp": now_ms, "message": "not stored"}])
+            with contextlib.suppress(ClientError):  # the catalog of the events cannot be opened without any room
+                assert [event["message"] for event in logs.get_log_events(**stream)["events"]] == ["before"]
         fill.unlink()
         second = ec2.create_vpc(CidrBlock="10.2.0.0/16")["Vpc"]["VpcId"]
         assert {vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"]} == {first, second}
+        logs.put_log_events(**stream, logEvents=[{"timestamp": now_ms, "message": "after"}])
+        for _ in range(20):
+            assert [event["message"] for event in logs.get_log_events(**stream)["events"]] == ["before", "after"]
         server.stop()
+        assert "never retrieved" not in (disk / "server.log").read_text()
 
 
 def without_capabilities(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -143,11 +143,14 @@ class FakeLogs:
         )
         if wrong:
             return 400, {"__type": "InvalidParameterException", "message": "Log events are not in order or too many."}
-        batch_id = headers.get("x-vnotch-batch-id")
-        if batch_id in self.batch_ids:
-            return 200, {"nextSequenceToken": "1"}
-        if batch_id:
-            self.batch_ids.add(batch_id)
+        if (batch_id := headers.get("x-vnotch-batch-id")) is not None:
+            counts = headers.get("x-vnotch-batch-events")
+            several = [(batch_id, len(events))]
+            if counts is not None:
+                several = list(zip(batch_id.split(","), map(int, counts.split(",")), strict=True))
+            assert sum(count for _, count in several) == len(events)
+            events = self._not_yet_taken(events, several)
+            times = [event["timestamp"] for event in events]
         now = time.time() * 1000
         old = sum(when < now - 14 * 24 * 3600 * 1000 for when in times)
         new = next((i for i, when in enumerate(times) if when > now + 2 * 3600 * 1000), len(times))
@@ -158,6 +161,14 @@ class FakeLogs:
         if new < len(times):
             rejected["tooNewLogEventStartIndex"] = new
         return 200, {"nextSequenceToken": "1"} | ({"rejectedLogEventsInfo": rejected} if rejected else {})
+
+    def _not_yet_taken(self, events: list[dict], several: list[tuple[str, int]]) -> list[dict]:
+        fresh: list[dict] = []
+        for batch_id, count in several:
+            fresh += [] if batch_id in self.batch_ids else events[:count]
+            events = events[count:]
+            self.batch_ids.add(batch_id)
+        return fresh
 
 
 STRANGERS = {

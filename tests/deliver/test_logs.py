@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vnotch.deliver.batch import EVENT_SCHEMA, Batch
-from vnotch.deliver.courier import Courier
+from vnotch.deliver.courier import PER_FLOW_LOG, Courier
 from vnotch.deliver.endpoint import BatchRefused, Endpoint, Key
 from vnotch.deliver.logs import Delivered, LogGroups, parts, put_log_events_body, without_too_large
 from vnotch.deliver.role import Roles
@@ -47,10 +48,11 @@ def test_the_group_and_the_stream_are_made_on_first_traffic_and_not_again(logs: 
     groups = log_groups(logs)
     assert logs.calls == []
     groups.deliver(batch(ONE))
-    assert logs.operations() == ["AssumeRole", "PutLogEvents", "CreateLogGroup", "CreateLogStream", "PutLogEvents"]
+    made = ["CreateLogStream", "CreateLogGroup", "CreateLogStream"]
+    assert logs.operations() == ["AssumeRole", "PutLogEvents", *made, "PutLogEvents"]
     assert logs.events("g", "eni-1-all") == ONE
     groups.deliver(batch(ONE, "b2"))
-    assert logs.operations()[5:] == ["PutLogEvents"]
+    assert logs.operations()[6:] == ["PutLogEvents"]
 
 
 def test_the_role_is_assumed_by_the_agents_key_in_the_name_of_the_flow_log(logs: FakeLogs) -> None:
@@ -238,12 +240,13 @@ def test_an_event_that_no_call_can_hold_is_left_out() -> None:
 class Carrying:
     """A courier on a spool, with waits short enough to be tested."""
 
-    def __init__(self, folder: Path, deliver: Callable[[Batch], object]) -> None:
+    def __init__(self, folder: Path, deliver: Callable[[Batch], object], *, start: bool = True) -> None:
         self.spool = Spool(folder, bytes_max=10**9, seconds_max=3600, complete_commit=0)
         self.courier = Courier(self.spool, deliver, backoff_seconds=0.02, backoff_seconds_max=0.1, on_status=self._note)
         self.seen: list[dict[str, tuple[str, str | None]]] = []
         self._commit = 0
-        self.courier.start()
+        if start:
+            self.courier.start()
 
     def _note(self) -> None:
         self.seen.append(self.courier.statuses())
@@ -297,9 +300,115 @@ def test_batches_of_one_flow_log_arrive_in_order_through_all_faults(tmp_path: Pa
     assert counters["attempts_failed"]["Rate limited"] == 2
 
 
+def test_what_has_gathered_of_a_stream_goes_in_one_call_and_counts_once(tmp_path: Path, logs: FakeLogs) -> None:
+    """The first call is taken and its answer lost; meanwhile more has come, and the next call holds both."""
+    logs.groups["g"] = {"eni-1-all": []}
+    logs.faults["PutLogEvents"] = ["taken-then-reset"]
+    carrying = Carrying(tmp_path, log_groups(logs).deliver, start=False)
+    wanted = [[(NOW_MS + number, f"{number}")] for number in range(9)]
+    for number, events in enumerate(wanted[:4]):
+        carrying.put(batch(events, f"b{number}"))
+    carrying.courier._backoff_seconds = 0.5  # so that the rest is there before the second try
+    carrying.courier._backoff_seconds_max = 0.5
+    carrying.courier.start()
+    deadline = time.monotonic() + 10
+    while not carrying.courier.counters().get("fl-1", {}).get("failures") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    for number, events in enumerate(wanted[4:], 4):
+        carrying.put(batch(events, f"b{number}"))
+    assert carrying.courier.wait_until_empty(10)
+    carrying.close()
+    assert logs.events("g", "eni-1-all") == [event for events in wanted for event in events]
+    puts = [headers for operation, _, headers in logs.calls if operation == "PutLogEvents"]
+    assert puts[0]["x-vnotch-batch-id"] == "b0/0,b1/0,b2/0,b3/0"
+    assert puts[0]["x-vnotch-batch-events"] == "1,1,1,1"
+    assert puts[1]["x-vnotch-batch-id"].startswith("b0/0,b1/0,b2/0,b3/0,b4/0")
+    assert "x-vnotch-batch-events" in puts[0]["Authorization"].partition("SignedHeaders=")[2]
+    counters = carrying.courier.counters()["fl-1"]
+    assert (counters["batches"], counters["events"]["accepted"]) == (9, 9)
+
+
+def test_batches_that_no_call_can_hold_together_go_one_by_one(tmp_path: Path, logs: FakeLogs) -> None:
+    """The second is of a time before the first: the clock was set back. The third is large."""
+    logs.groups["g"] = {"eni-1-all": []}
+    carrying = Carrying(tmp_path, log_groups(logs).deliver, start=False)
+    large = [(NOW_MS + number, f"{number}") for number in range(3000)]
+    for name, events in (("b0", ONE), ("b1", [(NOW_MS - 5000, "earlier")]), ("b2", large), ("b3", ONE)):
+        carrying.put(batch(events, name))
+    carrying.courier.start()
+    assert carrying.courier.wait_until_empty(10)
+    carrying.close()
+    assert sorted(logs.events("g", "eni-1-all")) == sorted([*ONE, (NOW_MS - 5000, "earlier"), *large, *ONE])
+    assert not [headers for _, _, headers in logs.calls if "x-vnotch-batch-events" in headers]
+
+
+def test_streams_of_a_flow_log_go_at_once_within_a_bound_and_each_in_order(tmp_path: Path) -> None:
+    lock, together, most, order = threading.Lock(), 0, 0, []
+    full = threading.Event()
+
+    def deliver(found: Batch) -> Delivered:
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+            assert sum(b.stream == found.stream for b in under_way) == 0, "one call of a stream at a time"
+            under_way.append(found)
+            if together == PER_FLOW_LOG:
+                full.set()
+        assert full.wait(10), "as many as the bound allows are under way"
+        with lock:
+            together -= 1
+            under_way.remove(found)
+            order.extend((found.stream, member.batch_id) for member in found.members or (found,))
+        return Delivered(accepted=found.events.num_rows)
+
+    under_way: list[Batch] = []
+    carrying = Carrying(tmp_path, deliver, start=False)
+    streams = [f"eni-{number}-all" for number in range(2 * PER_FLOW_LOG)]
+    for number in range(3):
+        carrying.put(*(replace(batch(ONE, f"{number}"), stream=stream) for stream in streams))
+    carrying.courier.start()
+    assert carrying.courier.wait_until_empty(20)
+    carrying.close()
+    assert most == PER_FLOW_LOG
+    for stream in streams:
+        assert [name for where, name in order if where == stream] == ["0", "1", "2"]
+
+
+def test_a_flow_log_that_fails_is_tried_by_one_call_at_a_time(tmp_path: Path) -> None:
+    lock, together, most, failing = threading.Lock(), 0, 0, True
+
+    def deliver(found: Batch) -> Delivered:
+        nonlocal together, most
+        with lock:
+            together += 1
+            if carrying.courier.counters()["fl-1"]["failures"]:
+                most = max(most, together)
+        time.sleep(0.005)
+        with lock:
+            together -= 1
+        if failing:
+            raise RateLimitedError("slower")
+        return Delivered(accepted=1)
+
+    carrying = Carrying(tmp_path, deliver, start=False)
+    carrying.put(batch(ONE))
+    carrying.courier.start()
+    while not carrying.courier.counters().get("fl-1", {}).get("failures"):
+        time.sleep(0.001)
+    carrying.put(*(replace(batch(ONE, f"{number}"), stream=f"eni-{number}-all") for number in range(40)))
+    time.sleep(0.3)
+    assert most == 1
+    assert carrying.courier.statuses()["fl-1"] == ("FAILED", "Rate limited")
+    failing = False
+    assert carrying.courier.wait_until_empty(10)
+    carrying.close()
+    assert carrying.courier.statuses()["fl-1"] == ("SUCCESS", None)
+
+
 def test_a_batch_that_will_never_be_taken_is_dropped_and_counted(tmp_path: Path, logs: FakeLogs) -> None:
     logs.groups["g"] = {"eni-1-all": []}
-    logs.faults["PutLogEvents"] = ["invalid"]
+    logs.faults["PutLogEvents"] = ["invalid", "invalid"]  # both together, then the first of them alone
     carrying = Carrying(tmp_path, log_groups(logs).deliver)
     carrying.put(batch(ONE, "b1"), batch(ONE, "b2"))
     assert carrying.courier.wait_until_empty(10)

@@ -38,6 +38,9 @@ class KernelMachine:
         """All connections, fragments and rules."""
         for slot in range(8):
             self.datapath.clear(slot)
+        self.forget_fragments()
+
+    def forget_fragments(self) -> None:
         room = 16384
         keys, values = np.empty(room, layout.FRAGMENT_KEY), np.empty(room, layout.FRAGMENT_VALUE)
         libbpf.take_batch(self.datapath._fds["fragments"], keys, values)

@@ -119,6 +119,11 @@ class Journal:
     def last_number(self) -> int | None:
         return max(self._files, default=None)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all drains, as their names tell them."""
+        return sum(int(file.name.split(",")[1]) for file in self._files.values())
+
     def __len__(self) -> int:
         return len(self._files)
 

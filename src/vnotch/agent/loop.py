@@ -52,7 +52,7 @@ from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
 from vnotch.deliver.spool import Spool
-from vnotch.errors import LimitError
+from vnotch.errors import KernelError, LimitError
 from vnotch.flow import Direction
 from vnotch.inventory import AgentConfiguration, FlowLog
 from vnotch.ledger import Ledger
@@ -64,6 +64,9 @@ from vnotch.window import MAX_FLOWS
 LEDGER_WINDOWS = 4
 LEDGER_INTERVAL_SECONDS = 60
 """Windows of the ledger where no flow log is in use."""
+
+CLOCK_STEP_SECONDS = 5
+"""Less is how clocks are steered, and matters to no bound."""
 
 DELETED = "flow-log-deleted"
 
@@ -84,6 +87,7 @@ class Datapath(Protocol):
     def detach(self, slot: int) -> None: ...
     def device_of(self, slot: int) -> str | None: ...
     def clear(self, slot: int) -> None: ...
+    def rule_numbers(self) -> set[int]: ...
     def flip_and_drain(self) -> Drain: ...
     def commit(self, generation: int) -> None: ...
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
@@ -104,11 +108,15 @@ class Capture:
         early_seconds: int | None = EARLY_SECONDS,
         ranges: ServiceRanges = NO_RANGES,
         now_ns: Callable[[], int] = time.time_ns,
+        elapsed_ns: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     ) -> None:
+        """`elapsed_ns` goes on evenly, also while the host sleeps, and whatever is done to the clock `now_ns`."""
         self._datapath = datapath
         self._ranges = ranges
         self._peers = NO_PEERS
         self._now_ns = now_ns
+        self._elapsed_ns = elapsed_ns
+        self._clocks_apart_ns = now_ns() - elapsed_ns()
         self._boot_id = boot_id()
         self._progress_path = folder / "progress.json"
         self._progress = Progress.load(self._progress_path)
@@ -132,6 +140,7 @@ class Capture:
         self._taken: tuple[str, int, int] | None = None
         self._unsaved = False
         self._held: list[int] = []
+        self._unwritten: dict[int, dict[str, int]] = {}  # drains that the journal did not take -> their windows
         self.journal_failures = 0
         self.unclaimed_packets = 0
         self.refused: dict[str, str] = {}
@@ -227,6 +236,7 @@ class Capture:
         self.interfaces.end_adoptions()
         self._drain_all()
         now_ns = self._now_ns()
+        self._note_clock(now_ns)
         self.spool.expire(now_ns / _SECOND_NS)
         return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
 
@@ -235,6 +245,15 @@ class Capture:
         if self._uncommitted:
             self._drain()  # one that was begun before: newer packets are not in it
         self._drain()
+
+    def _note_clock(self, now_ns: int) -> None:
+        """A clock that is set forward makes nothing older: a host that starts with a wrong clock, with what it has
+        spooled until it learns the time, must not lose that for its age."""
+        apart_ns = now_ns - self._elapsed_ns()
+        forward_ns, self._clocks_apart_ns = apart_ns - self._clocks_apart_ns, apart_ns
+        if forward_ns >= CLOCK_STEP_SECONDS * _SECOND_NS:
+            log.warning("the clock was set forward by %.0f s", forward_ns / _SECOND_NS)
+            self.spool.clock_set_forward(now_ns / _SECOND_NS, forward_ns / _SECOND_NS)
 
     def _drain(self) -> None:
         """Takes one drain in and commits it. One that was taken in before and not committed is only committed."""
@@ -280,6 +299,7 @@ class Capture:
             self._journal.append(entry)
         except OSError as error:
             self.journal_failures += 1
+            self._unwritten[self._number] = starts
             log.error("drain %d is in memory only, the journal does not take it: %s", self._number, error)
 
     # Closing
@@ -345,7 +365,23 @@ class Capture:
 
     def _prune(self) -> None:
         self._journal.remove(self._tracks.is_done)
+        self._unwritten = {
+            number: starts for number, starts in self._unwritten.items() if not self._tracks.is_done(number, starts)
+        }
+        self._forget_rules()
         self._tracks.forget_done(self._journal.first_number or self._number + 1)
+
+    def _forget_rules(self) -> None:
+        """Numbers of rules that are gone, once no drain that may name them is needed any more."""
+        if not self.interfaces.rule_names.has_old:
+            return
+        needed = [self._number + 1, *self._unwritten]
+        if self._journal.first_number is not None:
+            needed.append(self._journal.first_number)
+        try:
+            self.interfaces.rule_names.forget(self._datapath.rule_numbers(), self._number + 1, min(needed))
+        except (OSError, KernelError) as error:
+            log.error("numbers of rules that are gone are kept for now: %s", error)
 
     def _follow(self, flow_logs: Iterable[FlowLog]) -> None:
         self._tracks.follow(flow_logs, self._number + 1, self._now_ns() // _SECOND_NS)
@@ -375,6 +411,7 @@ class Capture:
                 "tick_seconds": self.tick_seconds,
                 "drains": self._number,
                 "journal_drains": len(self._journal),
+                "journal_bytes": self._journal.size,
                 "journal_failures": self.journal_failures,
                 "journal_damaged": self._journal.damaged_files,
                 "late_packets": self._tracks.late,

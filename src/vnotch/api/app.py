@@ -31,7 +31,7 @@ from starlette.routing import BaseRoute, Route
 from vnotch.api.access_log import AccessLog
 from vnotch.api.exchange import Bodies, Exchange, Limits
 from vnotch.api.gate import Denied, Gate, signature_of, signature_refused
-from vnotch.api.service import ApiError, Call, Handler, Principal, Service
+from vnotch.api.service import ApiError, Call, Deferred, Handler, Principal, Service
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_of
 from vnotch.errors import HostError, InputError, LimitError
@@ -82,13 +82,15 @@ class Api:
             self.find_service(exchange)
             await self.receive(exchange)
             answer = await self.in_pool(exchange, self.answer_sync, exchange)
+            if isinstance(answer, Deferred):
+                answer = await self.wait(exchange, answer)
         except Exception as error:
             answer = self.write_error(exchange, error)
         finally:
             self.bodies.release(exchange)
         return self.finish(exchange, answer)
 
-    def answer_sync(self, exchange: Exchange) -> WireAnswer:
+    def answer_sync(self, exchange: Exchange) -> WireAnswer | Deferred:
         """The steps that compute and wait for the database; on a thread of the pool."""
         for step in (self.authenticate, self.find_operation, self.parse, self.authorise):
             step(exchange)
@@ -193,8 +195,19 @@ class Api:
             context=exchange.context,
         )
 
-    def run(self, exchange: Exchange) -> WireAnswer:
+    def run(self, exchange: Exchange) -> WireAnswer | Deferred:
         result = exchange.served.handlers[exchange.operation.name](self.call(exchange))
+        return result if isinstance(result, Deferred) else self.write(exchange, result)
+
+    async def wait(self, exchange: Exchange, deferred: Deferred) -> WireAnswer:
+        """On the event loop: the requests that wait are bounded by the connections and by what they wait for."""
+        waiting = [asyncio.wrap_future(future) for future in deferred.futures]
+        for future in waiting:
+            future.add_done_callback(_seen)
+        await asyncio.wait(waiting, timeout=deferred.seconds)
+        return self.write(exchange, deferred.result())
+
+    def write(self, exchange: Exchange, result: dict[str, Any]) -> WireAnswer:
         answer: WireAnswer = exchange.served.protocol.answer(exchange.operation, result or {}, exchange.request_id)
         return answer
 
@@ -250,6 +263,12 @@ class Api:
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Takes note of an error that `Deferred.result` tells of, or that came too late for it."""
+    if not future.cancelled():
+        future.exception()
 
 
 def json_error(error: ApiError) -> WireAnswer:

@@ -3,12 +3,13 @@
 A service is a class with one method an operation. The method gets a `Call` whose parameters are already parsed and
 validated by the service model (botocore's), and returns a dict with the members of the model's output shape. It knows
 nothing of HTTP, of protocols or of signatures. Handlers are plain functions; the app runs them on a thread of a bounded
-pool.
+pool. One that waits for a commit returns a `Deferred`, so that callers who wait hold no threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -69,7 +70,18 @@ A function of the call, or the name of a method of the service where the answer 
 
 ANY_RESOURCE: Callable[[Call], list[str]] = lambda call: ["*"]  # noqa: E731
 
-Handler = Callable[[Any, Call], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Deferred:
+    """A handler's result that depends on what others do: the app waits for the futures without a thread of the pool,
+    for at most `seconds`, and then calls `result`, which must not wait any more."""
+
+    futures: Sequence[Future[Any]]
+    seconds: float
+    result: Callable[[], dict[str, Any]]
+
+
+Handler = Callable[[Any, Call], dict[str, Any] | Deferred]
 F = TypeVar("F", bound=Handler)
 
 

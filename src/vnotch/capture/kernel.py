@@ -428,11 +428,15 @@ class Datapath:
             return self._rules.apply(book, judged, numbers)
 
     def rule_numbers(self) -> set[int]:
-        """Numbers that packets may still be given: of the rules in force and of connections."""
+        """Numbers that packets may still be given: of the rules in force, of connections and of fragments under way.
+
+        Fragments are read last, since they have their number from a connection that may end in between.
+        """
         with self._lock:
             assert self._rules
             _, connections = self._read_connections()
-            return self._rules.in_force() | set(connections["rule"].tolist())
+            _, fragments = self._read_fragments()
+            return self._rules.in_force() | set(connections["rule"].tolist()) | set(fragments["rule"].tolist())
 
     def attach(self, device: str, slot: int) -> None:
         """Captures `device` under `slot`, at both hooks, before all other programs there. Attaching again what is
@@ -651,12 +655,16 @@ class Datapath:
         if len(old):
             libbpf.delete_batch(self._fds["connections"], old)
 
-    def _sweep_fragments(self) -> None:
+    def _read_fragments(self) -> tuple[Any, Any]:
         room = libbpf.map_info(self._fds["fragments"]).max_entries
         keys, values = np.empty(room, FRAGMENT_KEY), np.empty(room, FRAGMENT_VALUE)
         count = libbpf.lookup_batch(self._fds["fragments"], keys, values)
+        return keys[:count], values[:count]
+
+    def _sweep_fragments(self) -> None:
+        keys, values = self._read_fragments()
         oldest = time.monotonic_ns() - layout.FRAGMENT_NS
-        old = np.ascontiguousarray(keys[:count][values["ns"][:count].astype(np.int64) < oldest])
+        old = np.ascontiguousarray(keys[values["ns"].astype(np.int64) < oldest])
         if len(old):
             libbpf.delete_batch(self._fds["fragments"], old)
 

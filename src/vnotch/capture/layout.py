@@ -18,7 +18,7 @@ from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Ou
 
 Array = npt.NDArray[Any]
 
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 """vnotch.h: LAYOUT_VERSION."""
 
 MAX_SLOTS = 4096

@@ -101,6 +101,11 @@ class Playback:
         self._rules = book, dict(judged), numbers
         return set()
 
+    def rule_numbers(self) -> set[int]:
+        """As Datapath.rule_numbers. The rules with which the play began judge to its end, so all that they were given
+        are in use."""
+        return {number for number, _, _ in self._rules[2].to_json()["numbers"]} if self._rules else set()
+
     def attach(self, device: str, slot: int) -> None:
         """Raises KernelError (no such device) where the file has no interface of that name."""
         if device not in self._file_slots:

@@ -137,7 +137,11 @@ class _Classes:
         return number
 
     def words(self, width: int) -> Words:
-        return np.frombuffer(b"".join(bitmap.to_bytes(width * 8, "little") for bitmap in self.of), np.uint64)
+        """One row for each class: its summary, then `width` words of its bitmap."""
+        bits = b"".join(bitmap.to_bytes(width * 8, "little") for bitmap in self.of)
+        bitmaps = np.frombuffer(bits, np.uint64).reshape(-1, width)
+        summaries = (bitmaps != 0) @ (np.uint64(1) << np.arange(width, dtype=np.uint64))
+        return np.column_stack([summaries, bitmaps]).ravel()
 
 
 def _sweep(ranges: Iterable[tuple[int, Iterable[tuple[int, int]]]]) -> list[tuple[int, int]]:
@@ -212,7 +216,7 @@ def _table(lines: list[_Line], default_number: int) -> Words:
     places = np.cumsum([HEADER_WORDS, *(len(array) for array in arrays)]).tolist()
     counts = (len(four), len(six), len(offered))
     header = [places[index] | count << 32 for index, count in enumerate(counts)]
-    header += [width, places[3] | places[4] << 32, places[5], default_number | flags << 32]
+    header += [width + 1, places[3] | places[4] << 32, places[5], default_number | flags << 32]
     return np.concatenate([np.array(header, np.uint64), *arrays])
 
 

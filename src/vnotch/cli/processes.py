@@ -25,11 +25,19 @@ def server(
     any_interval: Annotated[
         bool, typer.Option("--any-interval", help="Take aggregation intervals from 1 to 900 s; AWS has 60 and 600.")
     ] = False,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Allow more or less of a resource than AWS does, such as rules-per-security-group=200. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
+    from vnotch.api.ec2.quotas import Quotas
     from vnotch.server import ServerConfig, run
 
-    config = ServerConfig(folders_of(data_dir), host, port, account, region, any_interval)
+    config = ServerConfig(folders_of(data_dir), host, port, account, region, any_interval, Quotas.of(quota or ()))
     run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
 
 

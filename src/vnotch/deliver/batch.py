@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -19,6 +20,10 @@ NAME_BYTES_MAX = 255
 
 COMPRESSED_EVENTS_MIN = 256
 """Below this a compressor costs a hundred times what writing does, and saves less than a disk block."""
+
+JOINED_EVENTS_MAX = 1000
+JOINED_BYTES_MAX = 512 << 10
+"""What batches that are delivered together have at most: within the bounds of a PutLogEvents call."""
 
 EVENT_SCHEMA = pa.schema(
     [
@@ -44,6 +49,8 @@ class Batch:
     events: pa.Table  # EVENT_SCHEMA
     packets: int = 0
     bytes: int = 0
+    members: tuple[Batch, ...] = ()
+    """Batches that are delivered together in this one; each counts once under its own id."""
 
 
 @dataclass(frozen=True, order=True)
@@ -98,6 +105,33 @@ class Entry:
         except ValueError:
             return None
         return entry if entry.name == name else None
+
+
+def may_join(entries: Sequence[Entry], following: Entry) -> bool:
+    """Whether a stream's next batch may be delivered in one call with those before it: all of them are small, and not
+    compressed, so that the sizes of their files bound what the call holds."""
+    several = (*entries, following)
+    small = all(entry.events < COMPRESSED_EVENTS_MIN for entry in several)
+    events, size = sum(entry.events for entry in several), sum(entry.size for entry in several)
+    return small and events <= JOINED_EVENTS_MAX and size <= JOINED_BYTES_MAX
+
+
+def join(batches: Sequence[Batch]) -> Batch | None:
+    """Batches of one stream as one; None where their description or order does not allow it.
+
+    Of a clock that was set back, the later batch may have the earlier events, and a call takes them in order of time
+    only.
+    """
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    about = [(batch.flow_log_id, batch.group, batch.stream, batch.role_arn) for batch in batches]
+    events = pa.concat_tables([batch.events for batch in batches]).combine_chunks()
+    times = events["timestamp"].to_numpy()
+    if len(set(about)) > 1 or bool((times[1:] < times[:-1]).any()) or not all(b.events.num_rows for b in batches):
+        return None
+    packets, size = sum(batch.packets for batch in batches), sum(batch.bytes for batch in batches)
+    return replace(first, events=events, packets=packets, bytes=size, members=tuple(batches))
 
 
 def encode(batch: Batch, commit: int, index: int, created_s: int) -> tuple[Entry, pa.Buffer]:

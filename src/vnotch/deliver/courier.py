@@ -1,9 +1,11 @@
 """The courier: carries batches from the spool to their destination, without ever making the capture wait.
 
-A small pool of threads serves the flow logs in turn, one batch at a time, and one thread at a time for a flow log. A
-flow log whose destination fails waits alone, longer after each failure, at random within the wait so that many agents
-do not come back at once; the others go on. The outcome of the last attempt is the flow log's delivery status, in AWS's
-words (VPC user guide, DeliverLogsStatus and DeliverLogsErrorMessage).
+A pool of threads serves the flow logs in turn. Several streams of one flow log are under way at once, up to a bound
+that leaves threads for the others; a stream's batches go in order, and those that have gathered go in one call. A flow
+log whose destination fails waits alone, longer after each failure, at random within the wait so that many agents do not
+come back at once, and is tried with one call at a time until it takes something; the others go on. The outcome of the
+last attempt is the flow log's delivery status, in AWS's words (VPC user guide, DeliverLogsStatus and
+DeliverLogsErrorMessage).
 """
 
 from __future__ import annotations
@@ -16,17 +18,26 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vnotch.deliver.batch import Batch, Entry
+from vnotch.deliver.batch import Batch, Entry, join
 from vnotch.deliver.endpoint import BatchRefused
 from vnotch.deliver.logs import Delivered
 from vnotch.deliver.spool import Spool
 from vnotch.errors import DeliveryError
 
-WORKERS = 4
+WORKERS = 64
+PER_FLOW_LOG = 20
+"""Calls of one flow log at once. They wait for the service's commits nearly all of their time: what a service can take
+in at once is what one commit of it holds, so that few calls at once would mean many small commits."""
+
+JOINED_BATCHES_MAX = 32
+"""Batches of one stream in one call."""
+
 BACKOFF_SECONDS = 0.5
 BACKOFF_SECONDS_MAX = 15.0
 
 REFUSED = "refused"
+
+_PRIVATE = ("due", "under_way", "failed_at")
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +53,10 @@ class Delivery:
     attempts_failed: dict[str, int] = field(default_factory=dict)  # by message, in all
     batches: int = 0
     events: Delivered = field(default_factory=Delivered)
+    calls: int = 0  # that took something
     due: float = 0.0  # on the monotonic clock: not before
-    busy: bool = False
+    under_way: int = 0
+    failed_at: float = 0.0  # on the monotonic clock: the last failure
 
 
 class Courier:
@@ -114,7 +127,7 @@ class Courier:
     def forget(self, flow_log_id: str) -> None:
         """The flow log is gone: its status with it."""
         with self._wake:
-            if (delivery := self._deliveries.get(flow_log_id)) and not delivery.busy:
+            if (delivery := self._deliveries.get(flow_log_id)) and not delivery.under_way:
                 del self._deliveries[flow_log_id]
 
     def statuses(self) -> dict[str, tuple[str, str | None]]:
@@ -128,7 +141,7 @@ class Courier:
     def counters(self) -> dict[str, dict[str, Any]]:
         with self._wake:
             return {
-                name: {key: value for key, value in asdict(delivery).items() if key not in ("due", "busy")}
+                name: {key: value for key, value in asdict(delivery).items() if key not in _PRIVATE}
                 for name, delivery in self._deliveries.items()
             }
 
@@ -136,76 +149,112 @@ class Courier:
 
     def _work(self) -> None:
         while (flow_log_id := self._next()) is not None:
-            entry = self._spool.lease(flow_log_id)
+            entries = self._spool.lease(flow_log_id, JOINED_BATCHES_MAX)
+            began = self._monotonic()
             outcome: Delivered | DeliveryError | None = None
+            delivered = 0
             try:
-                if entry is not None:
-                    outcome = self._carry(entry)
+                if entries:
+                    outcome, delivered = self._carry(entries)
             finally:
-                changed = self._note(flow_log_id, outcome)
+                changed = self._note(flow_log_id, outcome, delivered, began)
             if changed:
                 self._on_status()
 
     def _next(self) -> str | None:
-        """The flow log to serve next, marked busy; waits for one. None when the courier stops."""
+        """The flow log to serve next, with one call more under way; waits for one. None when the courier stops."""
         with self._wake:
             while not self._stopping:
                 now = self._monotonic()
                 waits = []
-                for flow_log_id in self._spool.waiting():
+                for flow_log_id in self._spool.ready():
                     delivery = self._deliveries.setdefault(flow_log_id, Delivery())
-                    if not delivery.busy:
+                    if delivery.under_way < (1 if delivery.failures else PER_FLOW_LOG):
                         waits.append((delivery.due, flow_log_id))
                 if waits and min(waits)[0] <= now:
-                    flow_log_id = min(waits)[1]
-                    self._deliveries[flow_log_id].busy = True
-                    return flow_log_id
+                    delivery = self._deliveries[min(waits)[1]]
+                    delivery.under_way += 1
+                    # In turn: who is served goes behind those that wait since before.
+                    delivery.due = now
+                    return min(waits)[1]
                 self._wake.wait(min(waits)[0] - now if waits else None)
         return None
 
-    def _carry(self, entry: Entry) -> Delivered | DeliveryError | None:
-        batch = self._spool.read(entry)
-        if batch is None:
-            return None
+    def _carry(self, entries: list[Entry]) -> tuple[Delivered | DeliveryError | None, int]:
+        """Delivers what was leased, together or one after the other -> the outcome and how many batches were taken."""
+        read = [(entry, batch) for entry in entries if (batch := self._spool.read(entry)) is not None]
+        if not read:
+            return None, 0
+        joined = join([batch for _, batch in read])
+        if joined is not None and len(read) > 1:
+            outcome = self._deliver_one(joined)
+            if isinstance(outcome, Delivered):
+                for entry, _ in read:
+                    self._spool.acknowledge(entry)
+                return outcome, len(read)
+            if not isinstance(outcome, BatchRefused):
+                self._spool.give_back([entry for entry, _ in read])
+                return outcome, 0
+            # One of them is at fault: each is tried alone.
+        return self._carry_in_turn(read)
+
+    def _carry_in_turn(self, read: list[tuple[Entry, Batch]]) -> tuple[Delivered | DeliveryError | None, int]:
+        total, taken = Delivered(), 0
+        refused: BatchRefused | None = None
+        for number, (entry, batch) in enumerate(read):
+            outcome = self._deliver_one(batch)
+            if isinstance(outcome, BatchRefused):
+                self._spool.discard(entry, REFUSED)
+                refused = outcome
+                continue
+            if not isinstance(outcome, Delivered):
+                self._spool.give_back([entry for entry, _ in read[number:]])
+                return outcome, taken
+            self._spool.acknowledge(entry)
+            total.add(outcome)
+            taken += 1
+        return (refused if refused is not None and not taken else total), taken
+
+    def _deliver_one(self, batch: Batch) -> Delivered | DeliveryError:
         try:
-            delivered = self._deliver(batch)
-        except BatchRefused as error:
-            self._spool.discard(entry, REFUSED)
-            return error
+            return self._deliver(batch)
         except DeliveryError as error:
-            self._spool.give_back(entry)
             return error
         except Exception as error:
             # A mistake of ours must not end the thread; AWS calls it by the same name.
-            log.exception("delivery of %s", entry.name)
-            self._spool.give_back(entry)
+            log.exception("delivery of %s", batch.batch_id)
             return DeliveryError(f"{type(error).__name__}: {error}")
-        self._spool.acknowledge(entry)
-        return delivered
 
-    def _note(self, flow_log_id: str, outcome: Delivered | DeliveryError | None) -> bool:
+    def _note(self, flow_log_id: str, outcome: Delivered | DeliveryError | None, delivered: int, began: float) -> bool:
         """Keeps the outcome of an attempt. True where the status changed."""
         with self._wake:
             delivery = self._deliveries[flow_log_id]
             before = (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
-            delivery.busy = False
-            # In turn: who was served goes behind those that wait since before.
-            delivery.due = self._monotonic()
+            failed_before = bool(delivery.failures)
+            delivery.under_way -= 1
+            delivery.batches += delivered
             if isinstance(outcome, Delivered):
-                delivery.status, delivery.message, delivery.detail, delivery.failures = "SUCCESS", None, None, 0
-                delivery.batches += 1
-                for name, value in vars(outcome).items():
-                    setattr(delivery.events, name, getattr(delivery.events, name) + value)
+                delivery.calls += 1
+                delivery.events.add(outcome)
+                if began >= delivery.failed_at:  # what began before the failure says nothing of what is now
+                    delivery.status, delivery.message, delivery.detail, delivery.failures = "SUCCESS", None, None, 0
             elif outcome is not None:
-                delivery.status, delivery.message, delivery.detail = "FAILED", outcome.status, outcome.message
-                delivery.failures += 1
-                delivery.attempts_failed[outcome.status] = delivery.attempts_failed.get(outcome.status, 0) + 1
-                if not isinstance(outcome, BatchRefused):
-                    delivery.due += self._backoff(delivery.failures)
-                if delivery.failures == 1:
-                    log.warning("flow log %s: %s: %s", flow_log_id, outcome.status, outcome.message)
-            self._wake.notify_all()
+                self._note_failure(flow_log_id, delivery, outcome, began)
+            # This thread takes what it made possible itself; the others are needed where that is more than one call.
+            self._wake.notify(len(self._threads) if failed_before and not delivery.failures else 1)
             return before != (delivery.status, delivery.message, bool(delivery.batches or delivery.failures))
+
+    def _note_failure(self, flow_log_id: str, delivery: Delivery, outcome: DeliveryError, began: float) -> None:
+        delivery.status, delivery.message, delivery.detail = "FAILED", outcome.status, outcome.message
+        delivery.attempts_failed[outcome.status] = delivery.attempts_failed.get(outcome.status, 0) + 1
+        if delivery.failures and began < delivery.failed_at:
+            return  # one of several that were under way when it began to fail: the wait is not longer for each
+        delivery.failures += 1
+        delivery.failed_at = now = self._monotonic()
+        if not isinstance(outcome, BatchRefused):
+            delivery.due = now + self._backoff(delivery.failures)
+        if delivery.failures == 1:
+            log.warning("flow log %s: %s: %s", flow_log_id, outcome.status, outcome.message)
 
     def _backoff(self, failures: int) -> float:
         longest = min(self._backoff_seconds_max, self._backoff_seconds * 2.0 ** min(failures - 1, 16))

@@ -21,6 +21,8 @@ from vnotch.errors import AccessError, DeliveryError, DestinationUnavailable, Ra
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
+CONNECTIONS_MAX = 20
+"""Of one client; the courier's bound on the calls of one flow log."""
 
 ACCESS_CODES = {
     "AccessDenied",
@@ -106,7 +108,7 @@ class Endpoint:
             connect_timeout=connect_timeout_seconds,
             read_timeout=read_timeout_seconds,
             parameter_validation=False,
-            max_pool_connections=4,
+            max_pool_connections=CONNECTIONS_MAX,
         )
         self._lock = threading.Lock()  # a session is not safe to make clients with from two threads
 

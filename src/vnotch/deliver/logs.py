@@ -14,6 +14,7 @@ event in Python twice.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ CALL_EVENTS_MAX = 10_000
 CALL_SPAN_MS = 24 * 3600 * 1000
 
 BATCH_HEADER = "x-vnotch-batch-id"
+EVENTS_HEADER = "x-vnotch-batch-events"
+"""Where a call holds several batches: their ids in the first header, each one's number of events in this one, both by
+commas. The service takes each of them once, whichever others it comes with. AWS knows neither header."""
 
 
 @dataclass
@@ -46,14 +50,19 @@ class Delivered:
     expired: int = 0
     too_large: int = 0
 
+    def add(self, other: Delivered) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 class LogGroups:
-    """Delivers batches to log groups. Safe to use from several threads for different flow logs."""
+    """Delivers batches to log groups. Safe to use from several threads."""
 
     def __init__(self, endpoint: Endpoint, roles: Roles) -> None:
         self._endpoint = endpoint
         self._roles = roles
         self._clients: dict[str, tuple[Key, _Client]] = {}
+        self._locks: dict[str, threading.Lock] = {}
 
     def deliver(self, batch: Batch) -> Delivered:
         """Delivers the whole batch, or raises with the batch to be delivered again as a whole.
@@ -61,47 +70,75 @@ class LogGroups:
         A part that had already arrived is recognised by the service by its batch id. Raises AccessError,
         RateLimitedError, DestinationUnavailable; BatchRefused where trying again is of no use.
         """
+        if batch.members:
+            return self._deliver_joined(batch)
         result = Delivered()
         events, result.too_large = without_too_large(batch.events)
         for number, part in enumerate(parts(events)):
-            try:
-                self._client(batch).put(batch, number, part, result)
-            except ExpiredCredentials:
-                # Once: credentials that are refused when they are new are no matter of time.
-                self.forget(batch.flow_log_id)
-                self._client(batch).put(batch, number, part, result)
+            self._put(batch, {BATCH_HEADER: f"{batch.batch_id}/{number}"}, part, result)
         return result
 
+    def _deliver_joined(self, batch: Batch) -> Delivered:
+        result = Delivered()
+        events, result.too_large = without_too_large(batch.events)
+        if result.too_large or sum(1 for _ in parts(events)) > 1:
+            result = Delivered()
+            for member in batch.members:
+                result.add(self.deliver(member))
+            return result
+        # A batch that is small has one part, so that it has the same id here as alone.
+        ids = ",".join(f"{member.batch_id}/0" for member in batch.members)
+        counts = ",".join(str(member.events.num_rows) for member in batch.members)
+        self._put(batch, {BATCH_HEADER: ids, EVENTS_HEADER: counts}, events, result)
+        return result
+
+    def _put(self, batch: Batch, headers: dict[str, str], events: pa.Table, result: Delivered) -> None:
+        client = self._client(batch)
+        try:
+            client.put(batch, headers, events, result)
+        except ExpiredCredentials:
+            # Once: credentials that are refused when they are new are no matter of time.
+            with self._lock_of(batch.flow_log_id):
+                known = self._clients.get(batch.flow_log_id)
+                if known is not None and known[1] is client:
+                    self.forget(batch.flow_log_id)
+            self._client(batch).put(batch, headers, events, result)
+
     def forget(self, flow_log_id: str) -> None:
+        """Its credentials and its client; the next delivery makes them anew."""
         self._clients.pop(flow_log_id, None)
         self._roles.forget(flow_log_id)
 
     def _client(self, batch: Batch) -> _Client:
-        key = self._roles.key(batch.flow_log_id, batch.role_arn)
-        known = self._clients.get(batch.flow_log_id)
-        if known is None or known[0] != key:
-            known = (key, _Client(self._endpoint.client("logs", key)))
-            self._clients[batch.flow_log_id] = known
-        return known[1]
+        """The flow log's, with its role's credentials; one thread makes it and the others wait for that."""
+        with self._lock_of(batch.flow_log_id):
+            key = self._roles.key(batch.flow_log_id, batch.role_arn)
+            known = self._clients.get(batch.flow_log_id)
+            if known is None or known[0] != key:
+                known = (key, _Client(self._endpoint.client("logs", key)))
+                self._clients[batch.flow_log_id] = known
+            return known[1]
+
+    def _lock_of(self, flow_log_id: str) -> threading.Lock:
+        return self._locks.setdefault(flow_log_id, threading.Lock())
 
 
 class _Client:
-    """One role session's client of the log service. Used by one thread at a time."""
+    """One role session's client of the log service. Safe to use from several threads."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._body = b""
-        self._batch_id = ""
+        self._call_of = threading.local()  # the body and headers of the call that the thread is about to make
         # Before signing, so that the signature covers the body and the header.
         client.meta.events.register("before-call.cloudwatch-logs.PutLogEvents", self._fill)
 
     def _fill(self, params: dict[str, Any], **_: Any) -> None:
-        params["body"] = self._body
-        params["headers"][BATCH_HEADER] = self._batch_id
+        params["body"] = self._call_of.body
+        params["headers"] |= self._call_of.headers
 
-    def put(self, batch: Batch, number: int, events: pa.Table, result: Delivered) -> None:
-        self._batch_id = f"{batch.batch_id}/{number}"
-        self._body = put_log_events_body(batch.group, batch.stream, events)
+    def put(self, batch: Batch, headers: dict[str, str], events: pa.Table, result: Delivered) -> None:
+        self._call_of.headers = headers
+        self._call_of.body = put_log_events_body(batch.group, batch.stream, events)
         answer = self._put(batch)
         if answer is None:
             self._make(batch)
@@ -118,11 +155,15 @@ class _Client:
             return None
 
     def _make(self, batch: Batch) -> None:
-        self._call("create_log_group", logGroupName=batch.group)
+        stream = {"logGroupName": batch.group, "logStreamName": batch.stream}
         try:
-            self._call("create_log_stream", logGroupName=batch.group, logStreamName=batch.stream)
-        except _Missing as error:
-            raise DestinationUnavailable(error.message) from error  # deleted again between the two calls
+            self._call("create_log_stream", **stream)
+        except _Missing:
+            self._call("create_log_group", logGroupName=batch.group)
+            try:
+                self._call("create_log_stream", **stream)
+            except _Missing as error:
+                raise DestinationUnavailable(error.message) from error  # deleted again between the two calls
 
     def _call(self, name: str, **params: Any) -> dict[str, Any]:
         try:

@@ -7,13 +7,15 @@ cut short or overwritten is recognised:
     COMMIT-INDEX,CREATED_S,FLOW_LOG,STREAM,EVENTS,PACKETS,BYTES,SIZE,CRC.arrow
 
 Rules:
-1. A file appears whole or not at all: temporary name, fsync, rename; the folder is fsynced once for all batches of a
-   `write`. When `write` returns, what it wrote survives kill -9 and a power cut.
+1. A file appears whole or not at all: temporary name, fsync, rename. All files of a `write` are fsynced at once, for
+   which the file system needs few commits of its own, and the folder once at the end. When `write` returns, what it
+   wrote survives kill -9 and a power cut.
 2. Batches are written under a *commit* number and stay invisible until `release`. The owner of the spool remembers
    durably which commit was the last complete one and gives it to `Spool`; files of a later commit are the leftovers of
    a crash half way through a commit. They were never visible, so never delivered; they are removed and the owner writes
    them again.
-3. Order is kept for each flow log (and so for each of its streams): the oldest first, one at a time.
+3. Order is kept for each stream of a flow log: the oldest first, and nothing while an older batch is under way. The
+   streams of a flow log take turns.
 4. Bounds: bytes and age. What exceeds them is dropped oldest first and counted by flow log, stream and reason. So is
    what finds no room on the disk. A batch that is being delivered is never dropped: it may already have arrived.
 5. What is damaged is moved to `damaged/` (at most `DAMAGED_FILES_MAX` files of it are kept) and counted.
@@ -25,18 +27,28 @@ import errno
 import json
 import os
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from vnotch.deliver.batch import Batch, Entry, decode, encode
+from vnotch.deliver.batch import Batch, Entry, decode, encode, may_join
 from vnotch.errors import LimitError
 
 DAMAGED_FILES_MAX = 64
+FSYNC_THREADS = 32
+STEPS_MAX = 64
+"""Of the clock that are remembered."""
+
+FILES_WITHOUT_THREADS = 8
+FILES_OPEN_MAX = 256
+"""Files of a `write` that are open at once."""
+
 DROPPED_KEYS_MAX = 4096
 
 FULL = "spool-full"
@@ -59,10 +71,10 @@ class Dropped:
 
 @dataclass
 class Queue:
-    """The visible batches of one flow log, oldest first. `leased` is the one that is being delivered."""
+    """The visible batches of one stream of a flow log, oldest first; the first `leased` of them are being delivered."""
 
     entries: deque[Entry] = field(default_factory=deque)
-    leased: Entry | None = None
+    leased: int = 0
 
 
 class Spool:
@@ -81,9 +93,13 @@ class Spool:
         self.damaged_files = 0
         self._fsync = fsync
         self._lock = threading.RLock()
-        self._queues: dict[str, Queue] = {}
-        self._held: dict[int, list[Entry]] = {}
+        self._queues: dict[tuple[str, str], Queue] = {}  # flow log, stream
+        self._counts: dict[str, int] = defaultdict(int)  # flow log -> visible batches
+        self._turns: dict[str, dict[str, None]] = defaultdict(dict)
+        """Flow log -> its streams that have something and nothing under way, in the order of their turns."""
+        self._held: dict[int, deque[Entry]] = {}
         self._size = 0
+        self._steps: deque[tuple[float, float]] = deque(maxlen=STEPS_MAX)  # before what time, by how many seconds
         self._counts_changed = False
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._load_dropped()
@@ -108,7 +124,7 @@ class Spool:
                 else:
                     found.append(entry)
         for entry in sorted(found):
-            self._queue(entry.flow_log_id).entries.append(entry)
+            self._show(entry)
             self._size += entry.size
         self._save_dropped()
 
@@ -131,24 +147,24 @@ class Spool:
         Raises LimitError where the disk had no room for some of them: those are counted as dropped, all others are
         written. Raises InputError for a name that no file can have.
         """
-        refused = 0
-        held: list[Entry] = []
+        outcomes: list[tuple[Entry, OSError | None]] = []
+        # Without the lock, which delivery needs meanwhile: nobody else knows these files.
+        with ThreadPoolExecutor(FSYNC_THREADS, thread_name_prefix="vnotch-fsync") as pool:
+            for start in range(0, len(batches), FILES_OPEN_MAX):
+                some = batches[start : start + FILES_OPEN_MAX]
+                encoded = (encode(batch, commit, start + number, int(now_s)) for number, batch in enumerate(some))
+                outcomes += self._write_files(encoded, pool)
+        held = [entry for entry, error in outcomes if error is None]
+        if held:
+            self._fsync_folder()
+        refused = len(outcomes) - len(held)
         with self._lock:
-            for batch in batches:
-                entry, data = encode(batch, commit, len(held) + refused, int(now_s))
-                try:
-                    self._write_file(entry, data)
-                except OSError as error:
-                    refused += 1
-                    self._count(
-                        entry, DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else os.strerror(error.errno or 0)
-                    )
-                else:
-                    held.append(entry)
-                    self._size += entry.size
-            if held:
-                self._fsync_folder()
-            self._held.setdefault(commit, []).extend(held)
+            for entry, error in outcomes:
+                if error is not None:
+                    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                    self._count(entry, DISK if full else os.strerror(error.errno or 0))
+            self._size += sum(entry.size for entry in held)
+            self._held.setdefault(commit, deque()).extend(held)
             self._keep_bounds(now_s)
             self._save_dropped()
         if refused:
@@ -156,20 +172,62 @@ class Spool:
                 f"the spool found no room for {refused} of {len(batches)} batches", "make room on the disk"
             )
 
-    def _write_file(self, entry: Entry, data: pa.Buffer) -> None:
-        temporary = self.folder / f".{entry.commit}-{entry.index}"
-        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    def _write_files(
+        self, encoded: Iterable[tuple[Entry, pa.Buffer]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Entry, OSError | None]]:
+        """Writes all, fsyncs all at once, then gives each its name. -> what became of each."""
+        open_files: list[tuple[Entry, int]] = []
+        try:
+            for entry, data in encoded:
+                if (error := self._write_temporary(entry, data, open_files)) is not None:
+                    yield entry, error
+            few = len(open_files) <= FILES_WITHOUT_THREADS
+            synced = (map if few else pool.map)(self._synced, open_files)
+            for (entry, _), error in zip(open_files, list(synced), strict=True):
+                error = error or self._named(entry)
+                if error is not None:
+                    self._temporary(entry).unlink(missing_ok=True)
+                yield entry, error
+        finally:
+            for _, descriptor in open_files:
+                os.close(descriptor)
+
+    def _write_temporary(self, entry: Entry, data: pa.Buffer, open_files: list[tuple[Entry, int]]) -> OSError | None:
+        temporary = self._temporary(entry)
+        try:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            return error
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            self._fsync(descriptor)
-            os.rename(temporary, self.folder / entry.name)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        finally:
+        except OSError as error:
             os.close(descriptor)
+            temporary.unlink(missing_ok=True)
+            return error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        open_files.append((entry, descriptor))
+        return None
+
+    def _synced(self, item: tuple[Entry, int]) -> OSError | None:
+        try:
+            self._fsync(item[1])
+        except OSError as error:
+            return error
+        return None
+
+    def _named(self, entry: Entry) -> OSError | None:
+        try:
+            os.rename(self._temporary(entry), self.folder / entry.name)
+        except OSError as error:
+            return error
+        return None
+
+    def _temporary(self, entry: Entry) -> Path:
+        return self.folder / f".{entry.commit}-{entry.index}"
 
     def _fsync_folder(self) -> None:
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -182,25 +240,40 @@ class Spool:
         """Makes the batches of `commit` visible to delivery."""
         with self._lock:
             for entry in self._held.pop(commit, ()):
-                self._queue(entry.flow_log_id).entries.append(entry)
+                self._show(entry)
 
     # Delivering
 
     def waiting(self) -> dict[str, int]:
         """Flow log -> number of its visible batches."""
         with self._lock:
-            return {name: len(queue.entries) for name, queue in self._queues.items() if queue.entries}
+            return dict(self._counts)
 
-    def lease(self, flow_log_id: str) -> Entry | None:
-        """The oldest batch of a flow log, to be acknowledged, discarded or given back; None where there is none.
+    def ready(self) -> list[str]:
+        """The flow logs from which something can be leased."""
+        with self._lock:
+            return list(self._turns)
 
-        A flow log has one batch under way at a time.
+    def lease(self, flow_log_id: str, batches_max: int = 1) -> list[Entry]:
+        """The oldest batches of one stream, each to be acknowledged, discarded or given back; [] where all that a flow
+        log has is under way.
+
+        More than one only where they may be delivered together (`batch.may_join`).
         """
         with self._lock:
-            queue = self._queue(flow_log_id)
-            assert queue.leased is None, "one batch of a flow log at a time"
-            queue.leased = queue.entries[0] if queue.entries else None
-            return queue.leased
+            turns = self._turns.get(flow_log_id)
+            if not turns:
+                return []
+            stream = next(iter(turns))
+            self._end_turn(flow_log_id, stream)
+            queue = self._queues[flow_log_id, stream]
+            leased = [queue.entries[0]]
+            for entry in islice(queue.entries, 1, batches_max):
+                if not may_join(leased, entry):
+                    break
+                leased.append(entry)
+            queue.leased = len(leased)
+            return leased
 
     def read(self, entry: Entry) -> Batch | None:
         """The batch of an entry; None where its file is damaged, which is then set aside, counted and gone."""
@@ -223,9 +296,13 @@ class Spool:
             self._unlink(entry)
             self._remove(entry)
 
-    def give_back(self, entry: Entry) -> None:
+    def give_back(self, entries: Sequence[Entry]) -> None:
+        """All that is left of a lease."""
         with self._lock:
-            self._queue(entry.flow_log_id).leased = None
+            for name in {(entry.flow_log_id, entry.stream) for entry in entries}:
+                if (queue := self._queues.get(name)) is not None:
+                    queue.leased = 0
+                    self._turns[name[0]][name[1]] = None
 
     def discard(self, entry: Entry, reason: str) -> None:
         """Drops a batch and counts it."""
@@ -234,11 +311,11 @@ class Spool:
             self._save_dropped()
 
     def discard_flow_log(self, flow_log_id: str, reason: str) -> None:
-        """Drops all waiting batches of a flow log, but for one that is under way."""
+        """Drops all waiting batches of a flow log, but for those that are under way."""
         with self._lock:
-            queue = self._queue(flow_log_id)
-            for entry in [entry for entry in queue.entries if entry != queue.leased]:
-                self._drop(entry, reason)
+            for queue in [queue for name, queue in self._queues.items() if name[0] == flow_log_id]:
+                for entry in list(islice(queue.entries, queue.leased, None)):
+                    self._drop(entry, reason)
             self._save_dropped()
 
     # Bounds
@@ -249,9 +326,22 @@ class Spool:
             self._keep_bounds(now_s)
             self._save_dropped()
 
+    def clock_set_forward(self, now_s: float, seconds: float) -> None:
+        """Batches of before it are older by this only for the clock. Known until the process ends."""
+        with self._lock:
+            self._steps.append((now_s - seconds, seconds))
+
+    def _created_s(self, entry: Entry) -> float:
+        """By the clock as it is now."""
+        created_s: float = entry.created_s
+        for before_s, seconds in self._steps:
+            if created_s <= before_s:
+                created_s += seconds
+        return created_s
+
     def _keep_bounds(self, now_s: float) -> None:
         for queue in list(self._queues.values()):
-            while (entry := self._oldest(queue)) and entry.created_s < now_s - self.seconds_max:
+            while (entry := self._oldest(queue)) and self._created_s(entry) < now_s - self.seconds_max:
                 self._drop(entry, EXPIRED)
         while self._size > self.bytes_max:
             oldest = [entry for queue in self._queues.values() if (entry := self._oldest(queue))]
@@ -262,9 +352,8 @@ class Spool:
 
     @staticmethod
     def _oldest(queue: Queue) -> Entry | None:
-        """The oldest batch that may be dropped: the leased one is at the head and is left alone."""
-        first = 1 if queue.leased else 0
-        return queue.entries[first] if len(queue.entries) > first else None
+        """The oldest batch that may be dropped: leased ones are at the head and are left alone."""
+        return queue.entries[queue.leased] if len(queue.entries) > queue.leased else None
 
     # Counting
 
@@ -290,11 +379,10 @@ class Spool:
     def counters(self) -> dict[str, Any]:
         """For the status: what waits, and what was dropped, by flow log, stream and reason."""
         with self._lock:
-            waiting = {name: queue.entries for name, queue in self._queues.items() if queue.entries}
-            entries = list(waiting.values())
+            entries = [queue.entries for queue in self._queues.values() if queue.entries]
             return {
                 "batches": sum(map(len, entries)),
-                "waiting": {name: len(found) for name, found in waiting.items()},
+                "waiting": dict(self._counts),
                 "bytes": self._size,
                 "bytes_max": self.bytes_max,
                 "oldest_s": min((queue[0].created_s for queue in entries), default=None),
@@ -345,8 +433,19 @@ class Spool:
 
     # Bookkeeping
 
-    def _queue(self, flow_log_id: str) -> Queue:
-        return self._queues.setdefault(flow_log_id, Queue())
+    def _show(self, entry: Entry) -> None:
+        """Makes a batch visible, behind the others of its stream."""
+        queue = self._queues.setdefault((entry.flow_log_id, entry.stream), Queue())
+        queue.entries.append(entry)
+        self._counts[entry.flow_log_id] += 1
+        if not queue.leased:
+            self._turns[entry.flow_log_id].setdefault(entry.stream)
+
+    def _end_turn(self, flow_log_id: str, stream: str) -> None:
+        turns = self._turns.get(flow_log_id, {})
+        turns.pop(stream, None)
+        if not turns:
+            self._turns.pop(flow_log_id, None)
 
     def _drop(self, entry: Entry, reason: str) -> None:
         self._unlink(entry)
@@ -357,12 +456,23 @@ class Spool:
         (self.folder / entry.name).unlink(missing_ok=True)
 
     def _remove(self, entry: Entry) -> None:
-        queue = self._queue(entry.flow_log_id)
-        for entries in (queue.entries, *self._held.values()):
-            if entry in entries:
-                entries.remove(entry)
-                self._size -= entry.size
-        if queue.leased == entry:
-            queue.leased = None
-        if not queue.entries:
-            self._queues.pop(entry.flow_log_id, None)
+        name = entry.flow_log_id, entry.stream
+        queue = self._queues.get(name)
+        if queue is not None and entry in queue.entries:
+            under_way = queue.entries.index(entry) < queue.leased
+            queue.entries.remove(entry)
+            self._size -= entry.size
+            self._counts[entry.flow_log_id] -= 1
+            if not self._counts[entry.flow_log_id]:
+                del self._counts[entry.flow_log_id]
+            queue.leased -= under_way
+            if not queue.entries:
+                del self._queues[name]
+                self._end_turn(*name)
+            elif under_way and not queue.leased:
+                self._turns[name[0]][name[1]] = None
+            return
+        held = self._held.get(entry.commit, ())
+        if entry in held:
+            self._held[entry.commit].remove(entry)
+            self._size -= entry.size

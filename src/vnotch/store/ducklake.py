@@ -103,8 +103,10 @@ class Catalog:
         """This thread's reading connection; it sees what is committed when its statement begins."""
         cursor = getattr(self._local, "cursor", None)
         if cursor is None:
-            cursor = self._local.cursor = self._root.cursor()
+            cursor = self._root.cursor()
             cursor.execute("USE lake")
+            # Only now: one that could not open the catalog, on a full disk, would not find its tables ever after.
+            self._local.cursor = cursor
         return cursor
 
     @contextmanager

@@ -164,6 +164,7 @@ class Lake:
         times = pc.min_max(events["timestamp_ms"]).as_py()
         size = pc.sum(pc.binary_length(events["message"])).as_py() + EVENT_OVERHEAD_BYTES * events.num_rows
         put = Put(group_id, stream_id, events, ingestion_ms, batch_key, times["min"], times["max"], size)
+        put.future.set_running_or_notify_cancel()  # nobody who waits can take it back
         self._committer.submit(put)
         return put.future
 

@@ -1,9 +1,17 @@
 """What EC2 allows of each resource. The defaults are AWS's (VPC user guide, "Amazon VPC quotas"); there they can be
-raised on request, here by giving other values to `Ec2`."""
+raised on request, here by `vnotch server --quota NAME=NUMBER`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from vnotch.errors import InputError
+
+RULES_PER_INTERFACE_MAX = 1000
+"""Rules per security group times security groups per interface (VPC user guide, quotas); here also the entries of a
+network ACL. The datapath takes 1024 in each direction, both families together; beyond, the agent reports the interface
+as failed."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +30,39 @@ class Quotas:
     prefix_lists: int = 100
     """Of a Region."""
     entries_per_prefix_list: int = 1000
+
+    @classmethod
+    def of(cls, settings: Iterable[str]) -> Quotas:
+        """AWS's quotas with these `NAME=NUMBER` in their place; a name is an attribute's, with hyphens.
+
+        Raises InputError for an unknown name, one that is given twice, what is no number from 1 on, and for more rules
+        than an interface can be judged by.
+        """
+        known = {field.name.replace("_", "-"): field.name for field in fields(cls)}
+        values: dict[str, int] = {}
+        for setting in settings:
+            name, _, number = setting.partition("=")
+            if name not in known:
+                raise InputError(f"quota {setting!r}: there is none of that name", f"known are {', '.join(known)}")
+            if known[name] in values:
+                raise InputError(f"quota {name} is given twice", "give it once")
+            if not (number.isascii() and number.isdigit()) or not 1 <= int(number) < 1 << 31:
+                raise InputError(f"quota {setting!r}: not a number from 1 on", f"such as {name}=200")
+            values[known[name]] = int(number)
+        quotas = cls(**values)
+        quotas._check()
+        return quotas
+
+    def _check(self) -> None:
+        rules, groups = self.rules_per_security_group, self.security_groups_per_interface
+        if rules * groups > RULES_PER_INTERFACE_MAX:
+            raise InputError(
+                f"{rules} rules per security group times {groups} security groups per interface are {rules * groups}, "
+                f"more than {RULES_PER_INTERFACE_MAX}",
+                "lower rules-per-security-group or security-groups-per-interface",
+            )
+        if self.entries_per_network_acl > RULES_PER_INTERFACE_MAX:
+            raise InputError(
+                f"quota entries-per-network-acl: {self.entries_per_network_acl} is more than {RULES_PER_INTERFACE_MAX}",
+                "lower it",
+            )

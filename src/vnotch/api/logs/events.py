@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from vnotch.api.logs.part import (
     token_position,
     unavailable,
 )
-from vnotch.api.service import Call, operation
+from vnotch.api.service import Call, Deferred, operation
 from vnotch.errors import InputError
 from vnotch.store.committer import (
     EVENT_OVERHEAD_BYTES,
@@ -60,40 +61,44 @@ TIME_MS_MAX = 2**53
 COMMIT_SECONDS_MAX = 60
 
 BATCH_ID_HEADER = "x-vnotch-batch-id"
+BATCH_EVENTS_HEADER = "x-vnotch-batch-events"
 BATCH_ID_CHARACTERS_MAX = 128
 
 
 class LogEvents(LogsPart):
     @operation("PutLogEvents", ON_STREAM)
-    def put_log_events(self, call: Call) -> dict[str, Any]:
+    def put_log_events(self, call: Call) -> dict[str, Any] | Deferred:
         group_text, stream_text = group_name(call), stream_name(call)
-        batch_id = call.headers.get(BATCH_ID_HEADER)
-        if batch_id is not None and not 1 <= len(batch_id) <= BATCH_ID_CHARACTERS_MAX:
-            raise invalid(f"The header {BATCH_ID_HEADER} must have 1 to {BATCH_ID_CHARACTERS_MAX} characters.")
         events = _checked_batch(call.params.get("logEvents"))
+        members = _members(call, events.num_rows)
         with self.state.read() as session:
             group = existing_group(session, group_text)
             stream = existing_stream(session, group, stream_text)
-        valid, rejected = _within_time(events, call.now_ms, group.retention_days)
-        if valid.num_rows:
-            # The key is of the whole request: a retry a moment later may have fewer events that are still in time.
-            key = batch_key(group.id, stream.id, batch_id, events) if batch_id is not None else None
-            self._store(group.id, stream.id, valid, call.now_ms, key)
+        begin, end, rejected = _within_time(events, call.now_ms, group.retention_days)
         answer: dict[str, Any] = {"nextSequenceToken": f"{call.now_ms:056d}"}
         if rejected:
             answer["rejectedLogEventsInfo"] = rejected
-        return answer
+        futures = []
+        for batch_id, first, last in members:
+            valid = events.slice(max(first, begin), max(0, min(last, end) - max(first, begin)))
+            if valid.num_rows:
+                # The key is of all its events: a retry a moment later may have fewer that are still in time.
+                whole = events.slice(first, last - first)
+                key = batch_key(group.id, stream.id, batch_id, whole) if batch_id is not None else None
+                futures.append(self._submit(group.id, stream.id, valid, call.now_ms, key))
+        return Deferred(futures, COMMIT_SECONDS_MAX, lambda: _stored(futures, answer)) if futures else answer
 
-    def _store(self, group_id: int, stream_id: int, events: pa.Table, ingestion_ms: int, key: bytes | None) -> Appended:
+    def _submit(
+        self, group_id: int, stream_id: int, events: pa.Table, ingestion_ms: int, key: bytes | None
+    ) -> Future[Appended]:
         try:
             future: Future[Appended] = self.lake.submit(group_id, stream_id, events, ingestion_ms, key)
-            return future.result(timeout=COMMIT_SECONDS_MAX)
         except LakeFull:
+            # What was handed in before it is stored; a retry finds it so by its key.
             raise throttled() from None
-        except StreamGone:
-            raise no_such_stream() from None
-        except (LakeUnavailable, FutureTimeout) as error:
-            raise unavailable(str(error) or "The log store did not answer in time.") from error
+        except LakeUnavailable as error:
+            raise unavailable(str(error)) from error
+        return future
 
     @operation("GetLogEvents", ON_STREAM)
     def get_log_events(self, call: Call) -> dict[str, Any]:
@@ -220,6 +225,39 @@ class LogEvents(LogsPart):
         ]
 
 
+def _members(call: Call, events: int) -> list[tuple[str | None, int, int]]:
+    """The batches in a request: id, first event and the one past the last. Without ids, all events without one.
+
+    AWS has no such headers. They let an agent send what has gathered of a stream in one call, and again in another
+    grouping after a failure, with each batch stored once.
+    """
+    ids_text, counts_text = call.headers.get(BATCH_ID_HEADER), call.headers.get(BATCH_EVENTS_HEADER)
+    if ids_text is None:
+        return [(None, 0, events)]
+    ids = [ids_text] if counts_text is None else ids_text.split(",")
+    if not all(1 <= len(batch_id) <= BATCH_ID_CHARACTERS_MAX for batch_id in ids):
+        raise invalid(f"The header {BATCH_ID_HEADER} must have 1 to {BATCH_ID_CHARACTERS_MAX} characters for each id.")
+    if counts_text is None:
+        return [(ids[0], 0, events)]
+    counts = [int(text) if text.isascii() and text.isdigit() else 0 for text in counts_text.split(",")]
+    if len(counts) != len(ids) or len(set(ids)) != len(ids) or not all(counts) or sum(counts) != events:
+        raise invalid(f"The header {BATCH_EVENTS_HEADER} must have each id's number of events, {events} in all.")
+    ends = list(accumulate(counts))
+    return [(batch_id, end - count, end) for batch_id, count, end in zip(ids, counts, ends, strict=True)]
+
+
+def _stored(futures: list[Future[Appended]], answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer once all is stored; the first error where one is not."""
+    try:
+        for future in futures:
+            future.result(timeout=0)
+    except StreamGone:
+        raise no_such_stream() from None
+    except (LakeUnavailable, FutureTimeout) as error:
+        raise unavailable(str(error) or "The log store did not answer in time.") from error
+    return answer
+
+
 @dataclass(frozen=True)
 class StreamPlace:
     """A place in a stream as GetLogEvents' tokens say it: `f/NUMBER/s` goes on after it, `b/NUMBER/s` before it.
@@ -339,11 +377,11 @@ def _checked_batch(events: Any) -> pa.Table:
     return pa.table([times, messages], schema=PUT_SCHEMA)
 
 
-def _within_time(events: pa.Table, now_ms: int, retention_days: int | None) -> tuple[pa.Table, dict[str, int]]:
-    """The events that are let in, and rejectedLogEventsInfo (empty where all are). Raises ApiError for over 24 h.
+def _within_time(events: pa.Table, now_ms: int, retention_days: int | None) -> tuple[int, int, dict[str, int]]:
+    """The first event that is let in, one past the last, and rejectedLogEventsInfo (empty where all are).
 
-    The indexes are those of the service model: of the first event that is too new, and one past the last event that is
-    too old or expired.
+    Raises ApiError for over 24 h. The indexes are those of the service model: of the first event that is too new, and
+    one past the last event that is too old or expired.
     """
     stamps = events["timestamp_ms"].to_numpy()
     old = int(np.searchsorted(stamps, now_ms - OLD_MS, side="left"))
@@ -361,4 +399,4 @@ def _within_time(events: pa.Table, now_ms: int, retention_days: int | None) -> t
     begin = max(old, expired)
     if begin < new and int(stamps[new - 1]) - int(stamps[begin]) > SPAN_MS_MAX:
         raise invalid("The batch of log events in a single PutLogEvents request cannot span more than 24 hours.")
-    return events.slice(begin, max(0, new - begin)), rejected
+    return begin, new, rejected
