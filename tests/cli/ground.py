@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,9 +145,10 @@ class RunningAgent:
         found = [item for item in self.status()["interfaces"] if item["interface_id"] == interface_id]
         return found[0] if found else {}
 
-    def pins(self, slot_prefix: str = "link_") -> list[str]:
+    def pins(self) -> list[str]:
+        """Those that belong to a slot; others are the agent's own."""
         folder = Path("/run/vnotch/bpf") / self.name
-        return sorted(path.name for path in folder.iterdir() if path.name.startswith((slot_prefix, "qdisc_")))
+        return sorted(path.name for path in folder.iterdir() if re.fullmatch(r"(link|qdisc)_\d+.*", path.name))
 
     def kill(self) -> None:
         self.process.kill()
