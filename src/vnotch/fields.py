@@ -213,7 +213,8 @@ FIELDS: tuple[Field, ...] = (
     _next_hop("next-hop-interface-type", "Kind of the next hop's interface, as in interface-type."),
     Field(
         "x-rule-id", None, _TEXT, "The rule that decided: `sgr-...`, `acl-.../ingress/100`, `acl-.../egress/*`.",
-        f"{_FLOW}'s rule number by the agent's table of rules; `-` where no rule decided",
+        f"{_FLOW}'s rule number by the agent's table of rules; `-` where no rule decided, and for `host-firewall`: "
+        "the kernel tells that its firewall dropped a packet, not by which of its rules",
     ),
     Field(
         "x-rule-layer", None, _TEXT, "The layer that decided: `security-group`, `network-acl`, `tracked`, "
