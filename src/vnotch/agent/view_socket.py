@@ -34,6 +34,14 @@ ANSWER_BYTES_MAX = 256 << 20
 log = logging.getLogger(__name__)
 
 
+class NotYours(HostError):
+    """The agent runs as somebody else, root as a rule."""
+
+
+class NotRunning(HostError):
+    """No agent listens there."""
+
+
 class ViewSocket:
     """Serves until `close`. `answer` is called by several threads at once. Where the socket cannot be made the agent
     goes on without it: `error` says why."""
@@ -113,8 +121,8 @@ class ViewSocket:
 
 
 def ask(folder: Path, question: Mapping[str, Any], timeout_seconds: float = 15.0) -> Answer:
-    """The agent's answer, for a client. Raises HostError where no agent runs there or its owner is somebody else,
-    InputError with the agent's words where it refuses."""
+    """The agent's answer, for a client. Raises NotYours, NotRunning; HostError where no answer comes; InputError with
+    the agent's words where it refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(timeout_seconds)
         try:
@@ -128,9 +136,9 @@ def ask(folder: Path, question: Mapping[str, Any], timeout_seconds: float = 15.0
                     raise HostError(f"the agent's answer has {sum(sizes)} bytes")
                 tables = tuple(pa.ipc.open_stream(source.read(size)).read_all() for size in sizes)
         except PermissionError:
-            raise HostError(f"the agent in {folder} runs as somebody else", "do this with sudo") from None
+            raise NotYours(f"the agent in {folder} runs as somebody else", "do this with sudo") from None
         except (FileNotFoundError, ConnectionRefusedError):
-            raise HostError(f"no agent runs with the folder {folder}", "start one: vnotch agent, as root") from None
+            raise NotRunning(f"no agent runs with the folder {folder}", "start one as root: vnotch agent") from None
         except (OSError, ValueError, pa.ArrowException) as error:
             raise HostError(f"the agent in {folder} does not answer: {error}") from error
     if not about:
