@@ -144,9 +144,11 @@ class Views:
         self._now_ns = now_ns
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
-        """`{"view": "flows", "since": NUMBER}` or `{"view": "records", "log_group": NAME or null}`. Raises InputError
-        for another question."""
+        """`{"view": "flows", "since": NUMBER}`, `{"view": "records", "log_group": NAME or null}`, `{"view": "alive"}`;
+        the last asks nothing of the loop. Raises InputError for another question."""
         match question:
+            case {"view": "alive"}:
+                return Answer({"view": "alive"})
             case {"view": "flows", "since": int(since)}:
                 return self._flows(since)
             case {"view": "records", "log_group": str() | None as group}:

@@ -14,10 +14,12 @@ import typer
 from vnotch import __version__
 from vnotch.cli.attach import attach, detach
 from vnotch.cli.clients import PASSES_ALL, aws, env
+from vnotch.cli.doctor import doctor
 from vnotch.cli.explain import explain
 from vnotch.cli.flow_logs import flow_logs
 from vnotch.cli.lab import lab
 from vnotch.cli.processes import agent, demo, server, up
+from vnotch.cli.status import status
 from vnotch.cli.tail import tail
 from vnotch.cli.terminal import fail, out
 from vnotch.cli.top import top
@@ -59,7 +61,9 @@ app.command(rich_help_panel=RUN)(server)
 app.command(rich_help_panel=RUN)(agent)
 app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
+app.command(rich_help_panel=RUN)(doctor)
 app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)
+app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(top)
 app.command(rich_help_panel=LOOK)(explain)
