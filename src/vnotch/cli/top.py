@@ -177,7 +177,7 @@ class Look:
         parts: list[Any] = [self._interfaces_table(), self._flows_table(width)]
         more = self.flows_all - len(self.flows)
         if more > 0:
-            parts.append(Text(f"and {more:,} flows more", style="dim"))
+            parts.append(Text(f"and {more:,} more", style="dim"))
         if self.omitted:
             parts.append(Text(f"{self.omitted:,} smaller flows were left out by the agent", style="yellow"))
         return Group(*parts)

@@ -245,8 +245,10 @@ def _port_state(port: int) -> str:
     try:
         with socket.create_connection((ENDPOINT_HOST, port), timeout=1.0) as client:
             client.settimeout(2.0)
-            client.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            return "vnotch" if b"vnotch" in client.recv(4096).lower() else "other"
+            client.sendall(b"GET /vnotch/v1/agents/-/status HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            with client.makefile("rb") as answer:
+                # A path that is vnotch's own, where it wants a signature.
+                return "vnotch" if b"MissingAuthenticationTokenException" in answer.read(4096) else "other"
     except ConnectionRefusedError:
         return "free"
     except OSError:
