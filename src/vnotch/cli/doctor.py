@@ -26,7 +26,7 @@ def doctor(
     port: Annotated[int, typer.Option(help="Port of the endpoint.", min=1, max=65535)] = ENDPOINT_PORT,
     as_json: Json = False,
 ) -> None:
-    """Say what this host has and lacks for capturing, with remedies. Changes nothing. Exit status 1: it fails."""
+    """Say what this host has and lacks for capturing, each with its remedy. Exit status 1: something cannot work."""
     from vnotch.doctor.checks import examine, exit_status
     from vnotch.doctor.reading import read_facts
 
