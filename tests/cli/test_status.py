@@ -53,6 +53,7 @@ def agent_status(seen: int, age_seconds: float = 3) -> dict[str, Any]:
             "connections_max": 65_536,
             "counts": {"connections_full": 2, "spilled": 0},
         },
+        "host_firewall": {"seen": True, "message": None, "untold": 6, "unmatched": 0},
         "flow_logs": [{"flow_log_id": "fl-1", "status": "FAILED", "message": "Access error"}],
         "deliveries": {
             "fl-1": {
@@ -121,6 +122,7 @@ def test_what_was_turned_away_is_said_with_its_reason() -> None:
     assert "2 packets judged while the table of connections was full" in lines
     assert "1 drains that the journal could not take" in lines
     assert "3 records of fl-1 not taken: too old" in lines
+    assert "6 packets that the host firewall dropped are in records as ACCEPT" in lines
     assert any(line.startswith("4 packets came late") for line in lines)
     assert not any("spilled" in line or "ring buffer" in line for line in lines), "what is zero is not told"
 

@@ -161,7 +161,7 @@ def test_status_by_both_sides_and_by_each_alone(spine: Spine) -> None:
         assert item["ledger"]["wrong"] is False
         assert item["ledger"]["seen"] > 0
     maps = agent["maps"]
-    assert 1_000_000 < maps["memory_bytes"] < 60_000_000
+    assert 1_000_000 < maps["memory_bytes"] < 1 << 28
     assert maps["flows_max"] == 131_072
     assert 0 <= maps["connections"] <= maps["connections_max"]
     text = vnotch(spine, "status").stdout

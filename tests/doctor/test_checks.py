@@ -22,7 +22,7 @@ DEBIAN_12 = Facts(
     libbpf="libbpf 1.1",
     has_btf=True,
     has_bpffs=True,
-    built=("vnotch.bpf.o", "libvnotch.so"),
+    built=("vnotch.bpf.o", "firewall.bpf.o", "libvnotch.so"),
     wheel_tags=("py3-none-linux_x86_64",),
     memlock_bytes=8 << 20,
     open_files_max=1 << 16,
@@ -126,7 +126,8 @@ def test_no_libbpf_and_no_btf() -> None:
     assert found("libbpf", libbpf=None).remedy == "sudo apt install libbpf1"
     assert found("libbpf", libbpf=None).verdict == FAIL
     assert found("BTF", has_btf=False).verdict == WARN
-    assert found("host firewall", netfilter_drops="no BTF").verdict == WARN
+    firewall = found("host firewall", netfilter_drops="no BTF", netfilter_remedy="a newer kernel")
+    assert (firewall.verdict, firewall.found, firewall.remedy) == (WARN, "no BTF", "a newer kernel")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_whatever_does_not_work_has_a_remedy_or_says_what_it_means() -> None:
         libbpf=None,
         has_btf=False,
         netfilter_drops="no BTF",
+        netfilter_remedy="a newer kernel",
         has_bpffs=False,
         container="docker",
         built=(),

@@ -1,7 +1,8 @@
 """Looking at maps that are in use, for views: a private part of capture/kernel.py.
 
 A lookup takes nothing away. Counters are read while programs add to them, so a sum may be of two moments that lie some
-milliseconds apart; what records are made of is read elsewhere, from a map at rest.
+milliseconds apart; what records are made of is read elsewhere, from a map at rest. What the host's own firewall dropped
+becomes REJECT at the drain: until then it is shown as the datapath judged it.
 """
 
 from __future__ import annotations

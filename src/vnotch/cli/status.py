@@ -172,6 +172,7 @@ def _agent(agent: AgentSide, server: ServerSide, now_s: float) -> dict[str, Any]
         "maps": {},
         "spool": {},
         "capture": {},
+        "host_firewall": {},
         "deliveries": [],
         "errors": {},
     }
@@ -187,6 +188,7 @@ def _agent(agent: AgentSide, server: ServerSide, now_s: float) -> dict[str, Any]
     oldest_s = spool.get("oldest_s")
     found["spool"] = {**spool, "lag_seconds": round(now_s - oldest_s, 1) if oldest_s else None}
     found["maps"], found["capture"] = status.get("maps", {}), status["capture"]
+    found["host_firewall"] = status.get("host_firewall", {})
     found["errors"] = {name: text for name, text in status["errors"].items() if text}
     statuses = {item["flow_log_id"]: item for item in status["flow_logs"]}
     found["deliveries"] = [
@@ -371,6 +373,12 @@ def refused_lines(agent: Mapping[str, Any]) -> list[str]:
     ):
         if capture.get(name):
             lines.append(f"{capture[name]:,} {text}")
+    firewall = agent["host_firewall"]
+    if firewall.get("message"):
+        lines.append(f"the host firewall's verdict is not seen: {firewall['message']}")
+    for name, text in (("untold", "are in records as ACCEPT"), ("unmatched", "were found in no flow")):
+        if firewall.get(name):
+            lines.append(f"{firewall[name]:,} packets that the host firewall dropped {text}")
     for track, packets in capture.get("late_packets", {}).items():
         lines.append(f"{packets:,} packets came late and are in the window after theirs (interval {track} s)")
     for delivery in agent["deliveries"]:

@@ -48,7 +48,10 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Two looks, one table, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for each look.")] = False,
 ) -> None:
-    """Show flows and rates of each ENI, live. Reads what runs without disturbing it; needs the agent's own user."""
+    """Show flows and rates of each ENI, live. Reads what runs without disturbing it; needs the agent's own user.
+
+    What the host's own firewall drops is ACCEPT here until the next drain, ten seconds at most, makes it REJECT.
+    """
     if sort not in ("packets", "bytes"):
         raise InputError(f"{sort!r} is nothing to sort by", "packets or bytes")
     from vnotch.cli.local_agents import local_agents

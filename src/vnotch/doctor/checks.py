@@ -178,8 +178,7 @@ def btf(facts: Facts) -> Finding:
 def host_firewall(facts: Facts) -> Finding:
     if facts.netfilter_drops is None:
         return Finding("host firewall", OK, "the kernel tells which packets netfilter drops")
-    means = "packets that nftables or iptables drop are shown as ACCEPT in observe mode"
-    return Finding("host firewall", WARN, facts.netfilter_drops, means, "Linux 5.18 or later, with BTF")
+    return Finding("host firewall", WARN, facts.netfilter_drops, remedy=facts.netfilter_remedy)
 
 
 def bpffs(facts: Facts) -> Finding:
@@ -192,7 +191,7 @@ def bpffs(facts: Facts) -> Finding:
 
 
 def build(facts: Facts) -> Finding:
-    missing = [name for name in ("vnotch.bpf.o", "libvnotch.so") if name not in facts.built]
+    missing = [name for name in ("vnotch.bpf.o", "firewall.bpf.o", "libvnotch.so") if name not in facts.built]
     if facts.python < PYTHON_MIN:
         version = ".".join(map(str, facts.python))
         return Finding("build", FAIL, f"Python {version}", "vnotch needs Python 3.11", "install a newer Python")

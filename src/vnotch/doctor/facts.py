@@ -38,6 +38,7 @@ class Facts:
     libbpf: str | None = None
     has_btf: bool = False  # /sys/kernel/btf/vmlinux
     netfilter_drops: str | None = None  # why the host firewall's verdict is not to be had; None: it is
+    netfilter_remedy: str | None = None
     has_bpffs: bool = False  # mounted at /sys/fs/bpf
     built: tuple[str, ...] = ()  # names of the compiled parts that are there
     wheel_tags: tuple[str, ...] = ()  # of the installed package: py3-none-linux_x86_64

@@ -20,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vnotch.capture import host_firewall
+from vnotch.capture.libbpf import KERNEL_BTF
 from vnotch.config import ENDPOINT_HOST, Folders
 from vnotch.doctor.facts import Facts, Hook, Unit
 
@@ -27,8 +29,6 @@ from vnotch.doctor.facts import Facts, Hook, Unit
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 24: "CAP_SYS_RESOURCE", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
 BPF_MAP_GET_NEXT_ID = 12
-KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
-NETFILTER_DROP = b"\0SKB_DROP_REASON_NETFILTER_DROP\0"
 UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 UNIT = "vnotch-agent.service"
 FULL_ID_MAP = ["0", "0", "4294967295"]  # user_namespaces(7)
@@ -38,6 +38,7 @@ STA_UNSYNC, TIME_ERROR = 0x40, 5  # include/uapi/linux/timex.h
 def read_facts(folders: Folders, port: int) -> Facts:
     native = Path(__file__).parent.parent / "capture" / "native"
     synchronised, error_seconds = _clock()
+    firewall = host_firewall.check()
     disk = _disk(folders.root)
     devices = captured_devices(folders)
     return Facts(
@@ -51,7 +52,8 @@ def read_facts(folders: Folders, port: int) -> Facts:
         bpf_error=_bpf_error(),
         libbpf=_libbpf(),
         has_btf=KERNEL_BTF.exists(),
-        netfilter_drops=_netfilter_drops(),
+        netfilter_drops=firewall.message if firewall else None,
+        netfilter_remedy=firewall.remedy if firewall else None,
         has_bpffs=_has_bpffs(),
         built=tuple(path.name for path in native.glob("*")),
         wheel_tags=tuple(_wheel_tags()),
@@ -143,15 +145,6 @@ def _libbpf() -> str | None:
         return f"libbpf {library.libbpf_version_string().decode().removeprefix('v')}"
     except (OSError, AttributeError):
         return None
-
-
-def _netfilter_drops() -> str | None:
-    """Whether the kernel names netfilter among the reasons for which it drops packets (its BTF has the name)."""
-    try:
-        known = NETFILTER_DROP in KERNEL_BTF.read_bytes()
-    except OSError:
-        return "the kernel does not describe itself (no BTF)"
-    return None if known else f"Linux {platform.release()} does not tell why it drops a packet"
 
 
 def _has_bpffs() -> bool:
