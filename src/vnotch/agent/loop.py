@@ -69,6 +69,7 @@ LEDGER_INTERVAL_SECONDS = 60
 
 CLOCK_STEP_SECONDS = 5
 """Less is how clocks are steered, and matters to no bound."""
+
 USAGE_SECONDS = 5.0
 
 DELETED = "flow-log-deleted"
