@@ -47,6 +47,7 @@ ORDER = [
     "lab",
     # what wires parts together
     "agent",
+    "doctor",
     "server",
     "cli",
 ]

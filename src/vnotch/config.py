@@ -15,6 +15,7 @@ SPOOL_BYTES = 2_000_000_000
 SPOOL_SECONDS = 24 * 3600
 FLOWS_PER_MAP = 131_072
 TICK_SECONDS_MAX = 10
+SYSTEM_DATA_DIR = Path("/var/lib/vnotch")
 
 
 def data_dir() -> Path:
@@ -22,7 +23,7 @@ def data_dir() -> Path:
     if override := os.environ.get("VNOTCH_DATA_DIR"):
         return Path(override)
     if os.geteuid() == 0:
-        return Path("/var/lib/vnotch")
+        return SYSTEM_DATA_DIR
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "vnotch"
 
 

@@ -147,6 +147,11 @@ class Windows:
         """Rows held now; at most `max_flows` plus EXCLUDED rows plus what has not been merged yet."""
         return sum(window.rows for window in self._open.values())
 
+    def parts(self) -> list[tuple[int, tuple[pa.Table, ...], pa.Table]]:
+        """(start_s, FLOW_SCHEMA tables in which keys repeat, LOSS_SCHEMA) of the open windows, oldest first; nothing is
+        merged for it."""
+        return [(start_s, window.parts(), window.losses()) for start_s, window in sorted(self._open.items())]
+
     def to_tables(self) -> tuple[pa.Table, pa.Table]:
         """The whole state as (flows, losses), each with a column `window_start_s`; the counters are schema metadata."""
         flows, losses = [], []
@@ -237,6 +242,9 @@ class _Open:
         if not self._merged:
             self._set(add_flows(pa.concat_tables(self._flows)))
         return self._flows[0] if self._flows else FLOW_SCHEMA.empty_table()
+
+    def parts(self) -> tuple[pa.Table, ...]:
+        return tuple(self._flows)
 
     def losses(self) -> pa.Table:
         return self._losses[0] if self._losses else LOSS_SCHEMA.empty_table()

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from vnotch.capture.generations import Drain
+from vnotch.capture.glance import Glance
 from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.errors import KernelError
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Loss, Outcome
@@ -150,6 +151,19 @@ class FakeDatapath:
         kernel.maps[1 - kernel.active].clear()
         kernel.losses[1 - kernel.active].clear()
         kernel.pending = False
+
+    @property
+    def generation(self) -> int:
+        return self.kernel.generation
+
+    def glance(self) -> Glance:
+        names = [field.name for field in FLOW_SCHEMA]
+        flows = self.kernel.maps[self.kernel.active]
+        rows = [dict(zip(names, key, strict=False)) | flow for key, flow in flows.items()]
+        return Glance(self.kernel.generation, pa.Table.from_pylist(rows, schema=FLOW_SCHEMA))
+
+    def usage(self) -> dict[str, Any]:
+        return {"memory_bytes": 1 << 20, "flows_max": 1000, "connections": 0, "connections_max": 100, "counts": {}}
 
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]:
         return {key: (count[0], count[1]) for key, count in self.kernel.seen.items()}

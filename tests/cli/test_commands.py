@@ -192,7 +192,10 @@ def test_the_key_is_its_owners_alone(server: RunningServer) -> None:
     assert server.folders.root.stat().st_mode & 0o077 == 0
 
 
-COMMANDS = "|server|agent|up|demo|env|tail|lab|lab up|lab down|lab status|lab add|lab traffic"
+COMMANDS = (
+    "|server|agent|up|demo|env|tail|top|status|doctor|explain"
+    "|flow-logs|flow-logs create|flow-logs list|flow-logs delete|lab|lab up|lab down|lab status|lab add|lab traffic"
+)
 
 
 @pytest.mark.parametrize("words", COMMANDS.split("|"))
@@ -201,6 +204,13 @@ def test_every_command_explains_itself(words: str) -> None:
     assert done.exit_code == 0
     assert "Usage: vnotch" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_commands_are_listed_in_the_order_in_which_a_person_meets_them() -> None:
+    shown = CliRunner().invoke(app, ["--help"], prog_name="vnotch", env={"COLUMNS": "80"}).stdout
+    words = ("Try it", " demo ", "Run it", " up ", " doctor ", "Set up", " flow-logs ", "Look", " tail ", "Other AWS")
+    places = [shown.index(word) for word in words]
+    assert places == sorted(places)
 
 
 def test_no_command_at_all_explains_itself_too() -> None:

@@ -2,7 +2,8 @@
 
 Reading order: `durable`, `journal`, `progress`, `tracks`, `trials`, `interfaces`, `spooling` (what is kept and made),
 `loop` (the steps and why a crash loses and repeats nothing), `configuration` (what is told to and by the server),
-`agent` (threads and the wait for the next tick), `process` (lock, datapath, signals). It opens no database.
+`view`, `view_socket` (what people see of it), `agent` (threads and the wait for the next tick), `process` (lock,
+datapath, signals). It opens no database.
 """
 
 from vnotch.agent.agent import Agent, AgentConfig

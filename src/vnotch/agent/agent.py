@@ -1,7 +1,7 @@
 """The agent: its settings, its threads, and the loop that waits for the next tick.
 
-Threads: the loop (the caller's), the configuration poll, the status post, the link watcher and the courier's pool. They
-speak to the loop through one queue; the loop never waits for any of them.
+Threads: the loop (the caller's), the configuration poll, the status post, the link watcher, the courier's pool, and
+those of the socket by which people look. They speak to the loop through one queue; it never waits for any of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
 from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
+from vnotch.agent.view import LoopView, Views
+from vnotch.agent.view_socket import ViewSocket, on_loop
 from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
 from vnotch.deliver.batch import Batch
@@ -34,6 +36,9 @@ STOP_SECONDS = 3.0
 """How long a stopping agent goes on delivering; the rest stays in the spool."""
 
 RETRY_SECONDS = 1.0
+
+VIEW_SECONDS = 5.0
+"""How long a view waits for the loop."""
 
 STATUS_BYTES_MAX = 3_500_000
 """The server takes 4 MiB. A status that is longer, of thousands of interfaces, goes without the ledger's windows."""
@@ -111,6 +116,8 @@ class Agent:
             on_return=self.courier.hurry,
         )
         self._post = StatusPost(post_client)
+        views = Views(lambda look: on_loop(self._events.put, look, VIEW_SECONDS), self._look, datapath, now_ns)
+        self._views = ViewSocket(config.folder, views.answer)
 
     # For other threads
 
@@ -138,7 +145,7 @@ class Agent:
         """-> whether nothing was left to deliver at the end."""
         if (last := self._poll.last()) is not None:
             self._configure(last)
-        for thread in (self.courier, self._poll, self._post):
+        for thread in (self.courier, self._poll, self._post, self._views):
             thread.start()
         started()
         try:
@@ -216,6 +223,10 @@ class Agent:
         self.capture.interfaces.retry()
         self._show()
 
+    def _look(self) -> LoopView:
+        self.capture.recent.watch()
+        return self.capture.view()
+
     def _stop(self) -> None:
         self._stopping = True
 
@@ -249,6 +260,7 @@ class Agent:
     def _end(self) -> bool:
         """The last drain, then delivery for a short time. Windows that are open go on at the next start."""
         flush = self._config.flush_on_exit
+        self._views.close()
         self._poll.stop()
         self._guarded(lambda: self._woken(self.capture.step(close_all=flush)))
         self.courier.hurry()
@@ -296,6 +308,7 @@ class Agent:
                 "configuration": self._poll.error,
                 "status": self._post.error,
                 "records": self.capture.refused,
+                "views": self._views.error,
             },
             "agent": {
                 "name": self._config.name,

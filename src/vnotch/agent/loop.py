@@ -47,7 +47,9 @@ from vnotch.agent.journal import Entry, Journal, boot_id
 from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
 from vnotch.agent.tracks import EARLY_SECONDS, Closed, Tracks
+from vnotch.agent.view import LoopView, RecentDrains, open_windows
 from vnotch.capture.generations import Drain
+from vnotch.capture.glance import Glance
 from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
@@ -68,6 +70,8 @@ LEDGER_INTERVAL_SECONDS = 60
 CLOCK_STEP_SECONDS = 5
 """Less is how clocks are steered, and matters to no bound."""
 
+USAGE_SECONDS = 5.0
+
 DELETED = "flow-log-deleted"
 
 _SECOND_NS = 1_000_000_000
@@ -81,6 +85,8 @@ class Datapath(Protocol):
     attach_mode: str
     taken_over: bool
 
+    @property
+    def generation(self) -> int: ...
     def set_interface(self, slot: int, **values: Any) -> None: ...
     def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
     def attach(self, device: str, slot: int) -> None: ...
@@ -92,6 +98,8 @@ class Datapath(Protocol):
     def commit(self, generation: int) -> None: ...
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
     def host_firewall(self) -> HostFirewallState: ...
+    def glance(self) -> Glance: ...
+    def usage(self) -> dict[str, Any]: ...
 
 
 class Capture:
@@ -143,6 +151,10 @@ class Capture:
         self._unwritten: dict[int, dict[str, int]] = {}  # drains that the journal did not take -> their windows
         self.journal_failures = 0
         self.unclaimed_packets = 0
+        self.recent = RecentDrains()
+        self._drained_flows = 0
+        self._usage: dict[str, Any] = {}
+        self._usage_due = 0.0
         self.refused: dict[str, str] = {}
         """Flow log -> why none of its records can be made."""
         self._replay()
@@ -277,6 +289,8 @@ class Capture:
 
     def _take(self, drain: Drain, at_ns: int) -> None:
         self._number += 1
+        self._drained_flows = drain.flows.num_rows
+        self.recent.add(self._number, drain)
         starts, lost = self._tracks.add(drain.flows, drain.losses, at_ns)
         interval = LEDGER_INTERVAL_SECONDS
         ledger_start_s = at_ns // _SECOND_NS // interval * interval
@@ -388,6 +402,29 @@ class Capture:
 
     # Showing
 
+    def view(self) -> LoopView:
+        """What a view needs of the loop: references to tables that nobody changes, and copies of the small rest."""
+        return LoopView(
+            generation=self._datapath.generation,
+            number=self._number,
+            tick_seconds=self.tick_seconds,
+            windows=open_windows(self._tracks.parts(), self._progress.flow_log_tracks),
+            ledger_track=self._tracks.ledger_track,
+            flow_logs=dict(self._progress.flow_logs),
+            flow_log_tracks=dict(self._progress.flow_log_tracks),
+            interfaces=self.interfaces.by_slot,
+            rules=self.interfaces.rule_names,
+            peers=self._peers,
+            ranges=self._ranges,
+            drains=self.recent.drains(),
+        )
+
+    def _usage_now(self) -> dict[str, Any]:
+        """Memory and fill of the maps, looked at every few seconds at most: the table of connections is read for it."""
+        if (now := time.monotonic()) >= self._usage_due:
+            self._usage, self._usage_due = self._datapath.usage(), now + USAGE_SECONDS
+        return {**self._usage, "flows_in_last_drain": self._drained_flows}
+
     def status(self) -> dict[str, Any]:
         """The parts of the status that the capture knows: interfaces, ledger, spool, its own losses of durability."""
         names = {slot: interface.interface_id for slot, interface in self.interfaces.by_slot.items()}
@@ -418,4 +455,5 @@ class Capture:
                 "unclaimed_packets": self.unclaimed_packets,
                 "peers_omitted": self.configuration.peers_omitted if self.configuration else 0,
             },
+            "maps": self._usage_now(),
         }

@@ -159,6 +159,10 @@ class Tracks:
         track.early_from_s, track.cut_s = None, now_s
         return [Closed(name, window, readers)]
 
+    def parts(self) -> list[tuple[str, int, tuple[pa.Table, ...], pa.Table]]:
+        """Track and `Windows.parts` of all open windows."""
+        return [(name, *part) for name, windows in self._windows.items() for part in windows.parts()]
+
     def is_done(self, number: int, starts: Mapping[str, int]) -> bool:
         """Whether everything that a drain went into has been spooled, or nobody wants it any more."""
         tracks = self._progress.tracks

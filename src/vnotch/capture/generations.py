@@ -104,6 +104,12 @@ class Generations:
         """Of the map in use."""
         return int(self._meta["generation"][0])
 
+    def in_use(self) -> tuple[int, npt.NDArray[Any]]:
+        """For a view: the file descriptor of the map in use, and a copy of what has gone through the ring buffer since
+        the last flip. Nothing is consumed."""
+        spilled = self._ring.read(self._ring.end(), int(self._meta["ring_end"][0]))
+        return self._maps.flows[int(self._meta["active"][0])], spilled
+
     # ---- Beginning -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

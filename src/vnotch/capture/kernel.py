@@ -27,6 +27,7 @@ import numpy as np
 
 from vnotch.capture import layout, libbpf
 from vnotch.capture.generations import Drain, DropMaps, FlowMaps, Generations
+from vnotch.capture.glance import Glance, entries_in, flows_in, memory_bytes
 from vnotch.capture.host_firewall import HostFirewall, HostFirewallState
 from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
 from vnotch.capture.layout import (
@@ -625,6 +626,39 @@ class Datapath:
             assert self._rules
             self._rules.collect()
             return drain
+
+    def glance(self) -> Glance:
+        """What the map in use holds by now, for a view: nothing is flipped or emptied, and nobody waits while it is
+        read. Its generation shows whether a flip came meanwhile (None), which may have emptied it half way."""
+        with self._lock:
+            generation = self._generations.generation
+            in_use, spilled = self._generations.in_use()
+            fd = os.dup(in_use)
+        try:
+            flows = flows_in(fd, spilled)
+        finally:
+            os.close(fd)
+        with self._lock:
+            return Glance(generation if generation == self._generations.generation else None, flows)
+
+    def usage(self) -> dict[str, Any]:
+        """The maps' memory in bytes, by the kernel's own account, and how full the tables are."""
+        with self._lock:
+            sizes = {name: memory_bytes(fd) for name, fd in self._fds.items()}
+            flows_max = libbpf.map_info(self._fds["flows_0"]).max_entries
+            fd = os.dup(self._fds["connections"])
+        try:
+            connections_max = libbpf.map_info(fd).max_entries
+            connections = entries_in(fd, CONNECTION_KEY, CONNECTION)
+        finally:
+            os.close(fd)
+        return {
+            "memory_bytes": sum(sizes.values()),
+            "flows_max": flows_max,
+            "connections": connections,
+            "connections_max": connections_max,
+            "counts": self.counts(),
+        }
 
     def commit(self, generation: int) -> None:
         """The drain of this generation is safe elsewhere; its map is emptied. The next flip needs it. A second call

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vnotch.capture.glance import Glance
 from vnotch.capture.host_firewall import HostFirewallState
 from vnotch.capture.kernel import Drain
 from vnotch.capture.library import SlotPolicy
@@ -152,10 +154,8 @@ class Playback:
         """What was played since the last drain that was committed; one that was not is given again."""
         if self._pending is None:
             now_ns = self._now_ns()
-            due = (self._seconds or [])[self._played : self._passed(now_ns)]
-            shift_ns = self._begun_ns - self._first_ns
-            flows = pa.concat_tables([FLOW_SCHEMA.empty_table(), *(self._live(item.flows, shift_ns) for item in due)])
-            self._pending = Drain(self._generation + 1, now_ns, flows, LOSS_SCHEMA.empty_table())
+            due = self._due(now_ns)
+            self._pending = Drain(self._generation + 1, now_ns, self._flows(due), LOSS_SCHEMA.empty_table())
             self._played += len(due)
         return self._pending
 
@@ -164,6 +164,28 @@ class Playback:
         assert self._pending is not None, "a drain comes before its commit"
         assert generation == self._pending.generation, "drains are committed in order"
         self._generation, self._pending = generation, None
+
+    @property
+    def generation(self) -> int:
+        """Of what is played now, since the last drain."""
+        return self._generation + (1 if self._pending is None else 2)
+
+    def glance(self) -> Glance:
+        """What has been played since the last drain."""
+        generation = self.generation
+        flows = self._flows(self._due(self._now_ns()))
+        return Glance(generation if generation == self.generation else None, flows)
+
+    def usage(self) -> dict[str, Any]:
+        """There are no maps."""
+        return {}
+
+    def _due(self, now_ns: int) -> list[_Second]:
+        return (self._seconds or [])[self._played : self._passed(now_ns)]
+
+    def _flows(self, seconds: Iterable[_Second]) -> pa.Table:
+        shift_ns = self._begun_ns - self._first_ns
+        return pa.concat_tables([FLOW_SCHEMA.empty_table(), *(self._live(item.flows, shift_ns) for item in seconds)])
 
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]:
         """Packets and bytes by slot and direction that the clock has played, drained or not."""

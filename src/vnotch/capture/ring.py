@@ -47,9 +47,10 @@ class Ring:
         (busy,) = np.nonzero(self._records(begin, produced)["length"] & BUSY)
         return begin + int(busy[0]) * self._step if len(busy) else produced
 
-    def read(self, end: int) -> npt.NDArray[Any]:
-        """A copy of the records before `end` (a value that `end()` gave) that have not been consumed."""
-        return self._records(self.position, max(end, self.position))["data"].copy()
+    def read(self, end: int, begin: int = 0) -> npt.NDArray[Any]:
+        """A copy of the records from `begin` to `end` (values that `end()` gave) that have not been consumed."""
+        begin = max(begin, self.position)
+        return self._records(begin, max(end, begin))["data"].copy()
 
     def consume(self, end: int) -> None:
         """Gives the room before `end` back to the programs."""

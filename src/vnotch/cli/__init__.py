@@ -10,19 +10,40 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from vnotch import __version__
 from vnotch.cli.attach import attach, detach
 from vnotch.cli.clients import PASSES_ALL, aws, env
+from vnotch.cli.doctor import doctor
 from vnotch.cli.explain import explain
+from vnotch.cli.flow_logs import flow_logs
 from vnotch.cli.lab import lab
 from vnotch.cli.processes import agent, demo, server, up
+from vnotch.cli.status import status
 from vnotch.cli.tail import tail
 from vnotch.cli.terminal import fail, out
+from vnotch.cli.top import top
 from vnotch.errors import VnotchError
+
+TRY, RUN, SET_UP, LOOK, CLIENTS = PANELS = ("Try it", "Run it", "Set up", "Look", "Other AWS clients")
+"""Panels of the help, in the order in which a person meets them."""
+
+
+class _InPanels(TyperGroup):
+    def list_commands(self, context: typer.Context) -> list[str]:  # type: ignore[override]
+        """By panel; typer would put groups of commands behind single commands."""
+
+        def place(name: str) -> int:
+            panel = getattr(self.commands[name], "rich_help_panel", None)
+            return PANELS.index(panel) if panel in PANELS else len(PANELS)
+
+        return sorted(super().list_commands(context), key=place)
+
 
 app = typer.Typer(
     name="vnotch",
+    cls=_InPanels,
     help="VPC Flow Logs for networks you run yourself.",
     no_args_is_help=True,
     add_completion=True,
@@ -47,17 +68,18 @@ def _root(
     pass
 
 
-# The order and the panels are those in which a person meets them.
-TRY, RUN, LOOK, SET_UP, CLIENTS = "Try it", "Run it", "Look", "Set up", "Other AWS clients"
-
 app.command(rich_help_panel=TRY)(demo)
 app.add_typer(lab, name="lab", rich_help_panel=TRY)
 app.command(rich_help_panel=RUN)(up)
 app.command(rich_help_panel=RUN)(server)
 app.command(rich_help_panel=RUN)(agent)
+app.command(rich_help_panel=RUN)(doctor)
 app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
+app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)
+app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
+app.command(rich_help_panel=LOOK)(top)
 app.command(rich_help_panel=LOOK)(explain)
 app.command(rich_help_panel=CLIENTS)(env)
 app.command(rich_help_panel=CLIENTS, context_settings=PASSES_ALL)(aws)
@@ -67,8 +89,8 @@ def main() -> None:
     """Entry point of the `vnotch` command."""
     try:
         # Without standalone mode an exit status comes back as a value.
-        status = app(standalone_mode=False, prog_name="vnotch")
-        sys.exit(status if isinstance(status, int) else 0)
+        left = app(standalone_mode=False, prog_name="vnotch")
+        sys.exit(left if isinstance(left, int) else 0)
     except VnotchError as error:
         sys.exit(fail(error))
     except typer.Exit as leave:

@@ -63,7 +63,7 @@ class Endpoint:
             account=document["account"],
         )
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, *, timeout_seconds: float = 30, attempts: int = 2) -> Any:
         """A boto3 client of this endpoint; two tries, short timeouts: the server is near."""
         import boto3
         from botocore.config import Config
@@ -74,7 +74,11 @@ class Endpoint:
             region_name=self.region,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
-            config=Config(retries={"total_max_attempts": 2}, connect_timeout=3, read_timeout=30),
+            config=Config(
+                retries={"total_max_attempts": attempts},
+                connect_timeout=min(3, timeout_seconds),
+                read_timeout=timeout_seconds,
+            ),
         )
 
     def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -94,6 +98,18 @@ class Endpoint:
             ids = ", ".join(interface["NetworkInterfaceId"] for interface in found)
             raise InputError(f"several interfaces are named {name}", f"name one of {ids}")
         return str(found[0]["NetworkInterfaceId"]) if found else name
+
+    def interface_names(self, *, timeout_seconds: float = 3) -> dict[str, str]:
+        """Interface id -> Name tag, of those that have one."""
+        ec2 = self.client("ec2", timeout_seconds=timeout_seconds, attempts=1)
+        pages = ec2.get_paginator("describe_network_interfaces").paginate()
+        return {
+            row["NetworkInterfaceId"]: tag["Value"]
+            for page in pages
+            for row in page["NetworkInterfaces"]
+            for tag in row.get("TagSet", [])
+            if tag["Key"] == "Name"
+        }
 
     def agent_status(self, agent: str) -> dict[str, Any] | None:
         """The last status that the agent posted; None where it has posted none."""

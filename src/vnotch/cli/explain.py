@@ -9,14 +9,20 @@ from urllib.parse import urlencode
 
 import typer
 
+from vnotch.cli.completion import interface_ids
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.terminal import plain
 
 
 def explain(
-    source: Annotated[str, typer.Argument(help="Address, interface, instance, or the Name tag of an interface.")],
-    destination: Annotated[str, typer.Argument(help="The same.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Address, interface, instance, or the Name tag of an interface.", autocompletion=interface_ids
+        ),
+    ],
+    destination: Annotated[str, typer.Argument(help="The same.", autocompletion=interface_ids)],
     port: Annotated[int | None, typer.Argument(help="Destination port of TCP or UDP.", min=0, max=65535)] = None,
     protocol: Annotated[str, typer.Option(help="tcp, udp, icmp, icmpv6 or an IANA number.")] = "tcp",
     icmp_type: Annotated[int | None, typer.Option(help="ICMP type; echo request if not given.", min=0, max=255)] = None,

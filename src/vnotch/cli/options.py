@@ -22,6 +22,8 @@ DataDir = Annotated[
 EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint-url", help="The server's address.", show_default="the local server's")
 ]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+AgentName = Annotated[str | None, typer.Option("--agent", help="Which agent.", show_default="all of this data folder")]
 
 
 def folders_of(folder: Path | None) -> Folders:

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from vnotch.cli.completion import log_groups
 from vnotch.cli.endpoint import Endpoint
-from vnotch.cli.options import DataDir, EndpointUrl, folders_of
+from vnotch.cli.options import AgentName, DataDir, EndpointUrl, folders_of
 from vnotch.cli.terminal import is_terminal, out, plain, record_text, step
 from vnotch.errors import InputError
 
@@ -54,6 +55,7 @@ class Tail:
     """The events of one log group that were not seen before, poll by poll. The group may not exist yet."""
 
     def __init__(self, logs: Any, group: str, since_ms: int, pattern: str = "", prefix: str = "") -> None:
+        self.group = group
         self._logs = logs
         self._request: dict[str, Any] = {"logGroupName": group}
         if pattern:
@@ -61,6 +63,7 @@ class Tail:
         if prefix:
             self._request["logStreamNamePrefix"] = prefix
         self._since_ms = since_ms
+        self._answers = True
         self._shown: set[str] = set()
         self._order: deque[str] = deque()
 
@@ -82,18 +85,21 @@ class Tail:
 
     def follow(self) -> Iterator[Event]:
         """Yields what is new for ever, also across a restart of the server."""
+        while True:
+            yield from self.poll_again()
+            sleep_while_read(POLL_SECONDS)
+
+    def poll_again(self) -> Iterator[Event]:
+        """As `poll`, across a restart of the server: that it does not answer is said once."""
         from botocore.exceptions import BotoCoreError
 
-        answers = True
-        while True:
-            try:
-                yield from self.poll()
-                answers = True
-            except BotoCoreError as error:
-                if answers:
-                    step(f"{error}; trying again")
-                answers = False
-            _sleep_while_read(POLL_SECONDS)
+        try:
+            yield from self.poll()
+            self._answers = True
+        except BotoCoreError as error:
+            if self._answers:
+                step(f"{error}; trying again")
+            self._answers = False
 
     def _is_new(self, event_id: str) -> bool:
         if event_id in self._shown:
@@ -105,7 +111,7 @@ class Tail:
         return True
 
 
-def _sleep_while_read(seconds: float) -> None:
+def sleep_while_read(seconds: float) -> None:
     """Sleeps, unless the reader of our output goes away, as `| head` does: without a line to write nothing else would
     tell. Raises BrokenPipeError then."""
     waiting = select.poll()
@@ -128,10 +134,17 @@ def seconds_of(text: str) -> float:
 
 
 def tail(
-    group: Annotated[str | None, typer.Argument(help="Log group.", show_default="the only one")] = None,
+    group: Annotated[
+        str | None, typer.Argument(help="Log group.", show_default="the only one", autocompletion=log_groups)
+    ] = None,
     data_dir: DataDir = None,
     endpoint_url: EndpointUrl = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", "-f/-F", help="Go on as records arrive.")] = True,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Also what open windows on this host hold, before it is records; marked `open`."),
+    ] = False,
+    agent: AgentName = None,
     since: Annotated[str, typer.Option(help="How far back to begin: 30s, 10m, 2h, 1d.")] = "10m",
     pattern: Annotated[str, typer.Option("--filter", help="CloudWatch filter pattern.")] = "",
     prefix: Annotated[str, typer.Option("--stream-prefix", help="Only streams whose name begins so.")] = "",
@@ -139,15 +152,33 @@ def tail(
 ) -> None:
     """Show records as they arrive."""
     since_ms = int((time.time() - seconds_of(since)) * 1000)
-    logs = Endpoint.find(folders_of(data_dir), endpoint_url).require_up().client("logs")
+    folders = folders_of(data_dir)
+    if live and (pattern or prefix):
+        raise InputError("--live shows open windows whole", "leave --filter and --stream-prefix out")
+    if live:
+        from vnotch.cli.local_agents import local_agents
+        from vnotch.cli.open_windows import OpenWindows, follow_both
+
+        windows = OpenWindows(local_agents(folders, agent))
+        group = group or windows.only_group()
+        windows.check(group)
+    logs = Endpoint.find(folders, endpoint_url).require_up().client("logs")
     reader = Tail(logs, choose_group(logs, group, follow), since_ms, pattern, prefix)
+    if live:
+        follow_both(reader, windows, as_json, follow)
+        return
     for event in reader.follow() if follow else reader.poll():
-        if as_json:
-            line = {"timestamp": event.timestamp_ms, "logStreamName": event.stream, "message": event.message}
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
-        elif is_terminal():
-            out.print(record_text(event.message))
-        else:
-            sys.stdout.write(plain(event.message) + "\n")
-            sys.stdout.flush()
+        show(event, as_json)
+
+
+def show(event: Event, as_json: bool) -> None:
+    """One line."""
+    if as_json:
+        line = {"timestamp": event.timestamp_ms, "logStreamName": event.stream, "message": event.message}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    elif is_terminal():
+        out.print(record_text(event.message))
+    else:
+        sys.stdout.write(plain(event.message) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,117 @@
+"""`vnotch flow-logs` against a real server; boto3 says what came of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cli.running import RunningServer, run
+from vnotch.cli.flow_logs import delivery_words, format_of, format_words, kind_of, what_stays
+from vnotch.errors import InputError
+from vnotch.fields import DEFAULT_FORMAT
+
+
+@pytest.fixture(scope="module")
+def vpc(server: RunningServer) -> str:
+    tags = [{"ResourceType": "vpc", "Tags": [{"Key": "Name", "Value": "shop"}]}]
+    made = server.endpoint.client("ec2").create_vpc(CidrBlock="10.9.0.0/16", TagSpecifications=tags)
+    return str(made["Vpc"]["VpcId"])
+
+
+def flow_logs(server: RunningServer, *arguments: str) -> Any:
+    return run("flow-logs", *arguments, "--data-dir", server.data_dir)
+
+
+def described(server: RunningServer) -> dict[str, dict[str, Any]]:
+    return {row["FlowLogId"]: row for row in server.endpoint.client("ec2").describe_flow_logs()["FlowLogs"]}
+
+
+def test_from_create_to_delete(server: RunningServer, vpc: str) -> None:
+    done = flow_logs(server, "create", "shop", "--log-group", "/shop/all", "--traffic-type", "reject", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    flow_log_id = made["flow_logs"][0]["flow_log_id"]
+    row = described(server)[flow_log_id]
+    assert (row["ResourceId"], row["LogGroupName"], row["TrafficType"]) == (vpc, "/shop/all", "REJECT")
+    assert (row["MaxAggregationInterval"], row["LogFormat"]) == (60, DEFAULT_FORMAT)
+
+    # The role is the narrowest: it names the group, and nobody else's flow logs.
+    role = row["DeliverLogsPermissionArn"].rpartition("/")[2]
+    iam = server.endpoint.client("iam")
+    policy = iam.get_role_policy(RoleName=role, PolicyName="deliver")["PolicyDocument"]["Statement"][0]
+    arn = "arn:aws:logs:us-east-1:123456789012:log-group:/shop/all"
+    assert policy["Resource"] == [arn, f"{arn}:*"]
+    assert set(policy["Action"]) == {"logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"}
+
+    listed = flow_logs(server, "list").stdout
+    assert flow_log_id in listed
+    assert "/shop/all" in listed
+    assert json.loads(flow_logs(server, "list", "--json").stdout)[0]["FlowLogId"] == flow_log_id
+
+    done = flow_logs(server, "delete", flow_log_id)
+    assert done.returncode == 0, done.stderr
+    assert f"{flow_log_id} is deleted" in done.stdout
+    assert "the log group /shop/all stays" in done.stdout
+    assert f"the role {row['DeliverLogsPermissionArn']} stays" in done.stdout
+    assert described(server) == {}
+    assert "no flow log yet" in flow_logs(server, "list").stderr
+
+
+def test_a_role_and_a_format_of_ones_own(server: RunningServer, vpc: str) -> None:
+    role = "arn:aws:iam::123456789012:role/mine"
+    done = flow_logs(server, "create", vpc, "--role", role, "--format", "srcaddr dstaddr action", "--interval", "5")
+    assert done.returncode == 0, done.stderr
+    (row,) = described(server).values()
+    assert (row["DeliverLogsPermissionArn"], row["MaxAggregationInterval"]) == (role, 5)
+    assert (row["LogGroupName"], row["LogFormat"]) == (f"/vnotch/{vpc}", "${srcaddr} ${dstaddr} ${action}")
+    flow_logs(server, "delete", row["FlowLogId"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("create", "nobody"), "there is no VPC, subnet or network interface nobody"),
+        (("create", "vpc-1", "subnet-1"), "several kinds"),
+        (("create", "i-1"), "i-1"),
+        (("create", "vpc-0123456789abcdef0"), "InvalidVpcId.NotFound"),
+        (("create", "shop", "--format", "srcaddr colour"), "colour"),
+        (("create", "shop", "--traffic-type", "some"), "some"),
+        (("delete", "fl-0123456789abcdef0"), "InvalidFlowLogId.NotFound"),
+    ],
+)
+def test_what_is_wrong_is_one_line(server: RunningServer, vpc: str, arguments: tuple[str, ...], said: str) -> None:
+    done = flow_logs(server, *arguments)
+    assert done.returncode == 2
+    assert said.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert described(server) == {}
+
+
+def test_kinds_of_resources() -> None:
+    assert [kind_of([name]) for name in ("vpc-1", "subnet-1", "eni-1")] == ["VPC", "Subnet", "NetworkInterface"]
+    with pytest.raises(InputError, match="no resource of a flow log"):
+        kind_of(["sg-1"])
+
+
+def test_a_format_may_be_written_by_names_alone() -> None:
+    assert format_of("srcaddr, action") == "${srcaddr} ${action}"
+    assert format_of("${srcaddr} ${action}") == "${srcaddr} ${action}"
+
+
+def test_short_forms() -> None:
+    assert format_words(DEFAULT_FORMAT) == "default"
+    assert format_words("${srcaddr} ${action}") == "srcaddr action"
+    assert format_words("${srcaddr} ${dstaddr} ${action} ${bytes}") == "srcaddr dstaddr action ... (4 fields)"
+    failed = {"DeliverLogsStatus": "FAILED", "DeliverLogsErrorMessage": "Access error"}
+    assert delivery_words(failed) == "FAILED: Access error"
+    assert delivery_words({"DeliverLogsStatus": "SUCCESS"}) == "SUCCESS"
+
+
+def test_what_others_still_use_is_not_called_left_over() -> None:
+    one = {"FlowLogId": "fl-1", "LogGroupName": "g", "DeliverLogsPermissionArn": "arn:role/r"}
+    two = {**one, "FlowLogId": "fl-2"}
+    (sentence,) = what_stays([one], [two])
+    assert "1 other flow log(s) deliver to" in sentence
+    assert "delete-log-group" not in sentence
