@@ -16,6 +16,7 @@ from vnotch.cli.attach import attach, detach
 from vnotch.cli.clients import PASSES_ALL, aws, env
 from vnotch.cli.explain import explain
 from vnotch.cli.lab import lab
+from vnotch.cli.prepare import prepare
 from vnotch.cli.processes import agent, demo, server, up
 from vnotch.cli.tail import tail
 from vnotch.cli.terminal import fail, out
@@ -55,6 +56,7 @@ app.add_typer(lab, name="lab", rich_help_panel=TRY)
 app.command(rich_help_panel=RUN)(up)
 app.command(rich_help_panel=RUN)(server)
 app.command(rich_help_panel=RUN)(agent)
+app.command(hidden=True)(prepare)
 app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
 app.command(rich_help_panel=LOOK)(tail)
