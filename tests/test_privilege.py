@@ -298,6 +298,7 @@ def test_a_server_with_new_data_gives_a_new_key(host: Host) -> None:
 
 
 def test_without_server_and_key_there_is_one_line(host: Host) -> None:
+    host.server_folders.root.rmdir()
     done = host.prepare_with_key()
     assert done.returncode == 2
     assert "no vnotch server has started with the data folder" in done.stderr

@@ -95,10 +95,14 @@ def prepare(path: Path, uid: int, gid: int) -> None:
     if not path.is_absolute() or ".." in path.parts:
         raise InputError(f"{path} is no absolute path", f"such as /run/vnotch/bpf/{path.name}")
     for folder in reversed(path.parents):
-        folder.mkdir(mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o755)  # whatever the umask is
         about = folder.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != 0 or about.st_mode & 0o022:
             raise InputError(f"{folder} is not a folder that root alone may change", "name a place below /run/vnotch")
+        if not about.st_mode & stat.S_IXOTH:
+            raise InputError(f"{folder} is closed to users other than root", "name a place below /run/vnotch")
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     if not stat.S_ISDIR(path.lstat().st_mode):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pwd
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +42,7 @@ def prepare(
         Path, typer.Option(help="The data folder of the server at which the agent is registered.")
     ] = Path("/var/lib/vnotch"),
     undo: Annotated[
-        bool, typer.Option("--undo", help="End what the agent captures and remove its pins and their mount.")
+        bool, typer.Option("--undo", help="End what that user's agents capture; remove their pins and mounts.")
     ] = False,
 ) -> None:
     """Prepare this host, as root, for an agent that runs without root; systemd units call it."""
@@ -51,11 +51,10 @@ def prepare(
 
     name = check_name(name or default_name())
     uid, gid = user_of(user)
-    place = pin_dir or PINS / name
     if undo:
-        end_capture(place)
+        end_capture([pin_dir] if pin_dir else _pins_of(uid, PINS))
         return
-    pins.prepare(place, uid, gid)
+    pins.prepare(pin_dir or PINS / name, uid, gid)
     if data_dir is not None:
         give_key(Folders(data_dir.absolute()), name, Folders(server_data_dir.absolute()), uid, gid)
 
@@ -75,29 +74,36 @@ def user_of(text: str) -> tuple[int, int]:
     return uid, gid
 
 
-def end_capture(place: Path) -> None:
-    """Ends what was attached by the agent that pinned at `place`, in this network namespace. Nothing there: nothing is
+def _pins_of(uid: int, above: Path) -> list[Path]:
+    """All pin folders of a user: the host, and with it its agent, may have had another name."""
+    return [path for path in sorted(above.iterdir()) if path.stat().st_uid == uid] if above.exists() else []
+
+
+def end_capture(places: list[Path]) -> None:
+    """Ends what was attached by the agents that pinned there, in this network namespace. Nothing there: nothing is
     done."""
     from vnotch.agent.process import remove_empty_pin_folders
     from vnotch.capture.kernel import Datapath
     from vnotch.capture.pins import is_bpffs
 
-    if place.exists() and is_bpffs(place):
-        Datapath.open(pin_dir=place).destroy()
-        step(f"nothing is captured by the agent of {place} any more")
+    for place in places:
+        if place.exists() and is_bpffs(place):
+            Datapath.open(pin_dir=place).destroy()
+            step(f"nothing is captured by the agent of {place} any more")
     remove_empty_pin_folders()
 
 
 def give_key(folders: Folders, name: str, server: Folders, uid: int, gid: int) -> None:
     """A key for the agent, where it has none that the server takes. All in the agent's folder is done as its user.
 
-    An agent with a key goes on without its server. Raises HostError where there is neither key nor server.
+    An agent with a key goes on without its server; without one, a server that starts is waited for. Raises HostError
+    where there is neither key nor server.
     """
     _own_folder(folders.root, uid, gid)
     path = key_path(folders, name)
     with _as_user(uid, gid):
         key = read_key(path)
-    if not server.credentials.exists():
+    if not _wait(server.credentials.exists, WAIT_SECONDS if server.root.exists() and not key else 0):
         if not key:
             raise HostError(
                 f"no vnotch server has started with the data folder {server.root}, and {path} has no key",
@@ -105,7 +111,7 @@ def give_key(folders: Folders, name: str, server: Folders, uid: int, gid: int) -
             )
         return
     endpoint = Endpoint.find(server)
-    if not _wait(endpoint):
+    if not _wait(endpoint.is_up, 0 if key else WAIT_SECONDS):
         if not key:
             endpoint.require_up()
         return
@@ -125,14 +131,11 @@ def _own_folder(folder: Path, uid: int, gid: int) -> None:
         raise InputError(f"{folder} belongs to user {owner}, not to {uid}", f"chown -R {uid}:{gid} {folder}")
 
 
-def _wait(endpoint: Endpoint) -> bool:
-    """Whether the server answers, now or soon."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not endpoint.is_up():
-        if time.monotonic() > deadline:
-            return False
+def _wait(check: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (found := check()) and time.monotonic() < deadline:
         time.sleep(0.25)
-    return True
+    return found
 
 
 @contextmanager
