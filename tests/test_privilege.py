@@ -23,7 +23,8 @@ import unprivileged
 from links import Pair
 from traffic import start_flood
 
-from vnotch.capture import pins
+from vnotch.capture import libbpf, pins
+from vnotch.capture.layout import META
 from vnotch.cli.endpoint import Endpoint
 from vnotch.config import Folders
 from vnotch.errors import HostError, InputError
@@ -267,6 +268,39 @@ def test_the_three_capabilities_capture_enforce_and_take_over(host: Host, mode: 
     assert undone.returncode == 0, undone.stderr
     assert not host.pin_dir.exists()
     assert host.arrives(), "nothing is in its way any more"
+
+
+def test_an_upgrade_to_another_layout_says_what_it_loses(host: Host, mode: str) -> None:
+    """What the programs of the release before counted while no agent was there is in the ledger as lost, exactly."""
+    host.start_server()
+    assert host.prepare_with_key().returncode == 0
+    host.start_agent(mode)
+    host.make_resources()
+    until("the interface is attached", host.attached)
+    host.send(100)
+    until("the records have arrived", lambda: host.counted() == (100, 0))
+    host.kill("agent")
+    fd = libbpf.get_pin(host.pin_dir / "meta")
+    assert fd is not None
+    meta = libbpf.map_lookup(fd, bytes(4), META.itemsize)
+    assert meta
+    libbpf.map_update(fd, bytes(4), (99).to_bytes(4, "little") + meta[4:])
+    os.close(fd)
+    host.send(40)
+
+    host.start_agent(mode)
+
+    def ledger() -> tuple[int, int, int]:
+        status = json.loads((host.agent_folders.agent("agent") / "status.json").read_text())["ledger"]
+        seen = sum(row["packets"] for row in status["seen"])
+        return seen, status["total"]["packets"], status["total"]["lost"].get("UPGRADE", {"packets": 0})["packets"]
+
+    until("the ledger says what is lost", lambda: ledger()[2] == 40)
+    host.send(25)
+    until("the ledger is whole", lambda: ledger() == (165, 165, 40))
+    log = (host.folder / "agent.log").read_text()
+    assert "40 packets that the other release counted since its last drain (20" in log
+    assert not [name for name in os.listdir(host.pin_dir) if name.startswith("before_")]
 
 
 def test_an_agent_that_detaches_leaves_an_empty_mount(host: Host, mode: str) -> None:

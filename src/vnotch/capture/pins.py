@@ -62,6 +62,9 @@ class PinFolder:
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
+    def rename(self, name: str, new_name: str) -> None:
+        (self.path / name).rename(self.path / new_name)
+
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir() and entry.name not in PRELOADED)
 
