@@ -138,7 +138,7 @@ class Host:
 
         self.pair.in_host(make)
         binding = {"agent": "agent", "device": self.pair.host_device, "enforce": True}
-        self.request("PUT", self.binding_path, {"instance_id": None, "interface_type": None, "allow": None, **binding})
+        self.request("PUT", self.binding_path, {"instance_id": None, "interface_type": None, **binding})
 
     @property
     def binding_path(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from drains import Sum, drain_all, totals
+from letting import let_in
 from links import SLOT, Pair
 from traffic import flood_bytes, start_flood
 
@@ -270,13 +271,15 @@ def test_another_layout_is_succeeded_under_load_without_a_gap(pair: Pair, pin_di
 
 def test_what_another_layout_enforced_is_enforced_until_it_is_succeeded(pair: Pair, pin_dir: Path, mode: str) -> None:
     with Datapath.open(netns=pair.host, pin_dir=pin_dir, attach_mode=mode) as first:
-        first.set_interface(SLOT, enforce=True, allow=[])
+        first.set_interface(SLOT, enforce=True)
+        let_in(first, SLOT)  # nothing
         first.attach(pair.host_device, SLOT)
         as_another_release(first)
     assert not arrives(pair)
     with Datapath.open(netns=pair.host, pin_dir=pin_dir) as second:
         assert not arrives(pair)
-        second.set_interface(SLOT, enforce=True, allow=[])
+        second.set_interface(SLOT, enforce=True)
+        let_in(second, SLOT)  # nothing
         second.attach(pair.host_device, SLOT)
         assert not arrives(pair)
         second.end_predecessor()
@@ -289,7 +292,8 @@ def test_what_another_layout_enforced_is_enforced_until_it_is_succeeded(pair: Pa
 
 def test_what_a_successor_does_not_want_ends_with_its_predecessor(pair: Pair, pin_dir: Path, mode: str) -> None:
     with Datapath.open(netns=pair.host, pin_dir=pin_dir, attach_mode=mode) as first:
-        first.set_interface(SLOT, enforce=True, allow=[])
+        first.set_interface(SLOT, enforce=True)
+        let_in(first, SLOT)  # nothing
         first.attach(pair.host_device, SLOT)
         as_another_release(first)
     with Datapath.open(netns=pair.host, pin_dir=pin_dir) as second:

@@ -44,7 +44,7 @@ def resources(endpoint: Endpoint) -> None:
     assert made["Unsuccessful"] == [], made
     path = f"/vnotch/v1/network-interfaces/{eni}/binding"
     agent = socket.gethostname().split(".")[0]
-    rest = {"instance_id": None, "interface_type": None, "enforce": False, "allow": None}
+    rest = {"instance_id": None, "interface_type": None, "enforce": False}
     endpoint.request("PUT", path, {"agent": agent, "device": "vn-a", **rest})
     for _ in range(100):
         found = endpoint.request("GET", path)
