@@ -63,6 +63,8 @@ class Loss(IntEnum):
     """The flow map had no room and the ring buffer behind it had none either."""
     AGENT = 2
     """The agent's own bound on open flows was reached."""
+    UPGRADE = 3
+    """Counted by the programs of a release whose maps this one cannot read, and not drained before that one ended."""
 
 
 FLOW_SCHEMA = pa.schema(

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -86,10 +87,24 @@ class Kernel:
 class FakeDatapath:
     attach_mode = "fake"
 
-    def __init__(self, kernel: Kernel, *, taken_over: bool = True) -> None:
+    def __init__(self, kernel: Kernel, *, taken_over: bool = True, before: Kernel | None = None) -> None:
+        """`before`: what a release with another layout has left; it counts until `end_predecessor`."""
         self.kernel = kernel
         self.taken_over = taken_over
+        self.before = before
         self.cleared: list[int] = []
+
+    @property
+    def predecessor(self) -> Any:
+        return None if self.before is None else SimpleNamespace(identity=id(self.before))
+
+    def end_predecessor(self) -> dict[tuple[int, int], tuple[int, int]]:
+        assert self.before is not None
+        self.before.attached.clear()
+        return {key: (count[0], count[1]) for key, count in self.before.seen.items()}
+
+    def forget_predecessor(self) -> None:
+        self.before = None
 
     def set_interface(self, slot: int, **values: Any) -> None:
         self.kernel.values[slot] = values
@@ -123,6 +138,7 @@ class FakeDatapath:
 
     def flip_and_drain(self) -> Drain:
         kernel = self.kernel
+        assert self.before is None, "what is drained now is not told from what the release before counted"
         if not kernel.pending:
             kernel.active = 1 - kernel.active
             assert not kernel.maps[kernel.active], "flipped to a map that was never emptied"

@@ -68,8 +68,8 @@ class World:
         self.early_seconds: int | None = None  # most tests look at whole windows
         self.capture: Capture
 
-    def start(self, *, taken_over: bool = True) -> Capture:
-        self.datapath = FakeDatapath(self.kernel, taken_over=taken_over)
+    def start(self, *, taken_over: bool = True, before: Kernel | None = None) -> Capture:
+        self.datapath = FakeDatapath(self.kernel, taken_over=taken_over, before=before)
         self.capture = Capture(
             self.folder,
             self.datapath,

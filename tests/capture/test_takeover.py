@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drains import Sum, drain_all, totals
+from letting import let_in
 from links import SLOT, Pair
 from traffic import flood_bytes, start_flood
 
@@ -219,14 +221,101 @@ def test_a_crash_before_the_pins_are_complete_begins_anew(pair: Pair, pin_dir: P
         second.destroy()
 
 
-def test_pins_of_another_layout_are_refused(pair: Pair, pin_dir: Path) -> None:
-    with Datapath.open(netns=pair.host, pin_dir=pin_dir) as first:
-        meta = libbpf.map_lookup(first._fds["meta"], bytes(4), META.itemsize)
-        assert meta
-        libbpf.map_update(first._fds["meta"], bytes(4), (99).to_bytes(4, "little") + meta[4:])
-    with pytest.raises(HostError, match=r"layout 99.*rm -r"):
-        Datapath.open(netns=pair.host, pin_dir=pin_dir)
-    assert (pin_dir / "flows_0").exists(), "nothing was touched"
+def as_another_release(datapath: Datapath) -> None:
+    """The pinned maps say of themselves that they have another layout."""
+    meta = libbpf.map_lookup(datapath._fds["meta"], bytes(4), META.itemsize)
+    assert meta
+    libbpf.map_update(datapath._fds["meta"], bytes(4), (99).to_bytes(4, "little") + meta[4:])
+
+
+def before(pin_dir: Path) -> list[str]:
+    return [name for name in os.listdir(pin_dir) if name.startswith("before_")]
+
+
+def test_another_layout_is_succeeded_under_load_without_a_gap(pair: Pair, pin_dir: Path, mode: str) -> None:
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir, attach_mode=mode) as first:
+        first.set_interface(SLOT)
+        first.attach(pair.host_device, SLOT)
+        as_another_release(first)
+    for _ in range(2):  # killed before anything is attached
+        Datapath.open(netns=pair.host, pin_dir=pin_dir).close()
+    count = 200_000
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir) as second:
+        assert second.predecessor is not None
+        assert second.attach_mode == mode
+        second.set_interface(SLOT)
+        sender = start_flood(pair, count, 100)
+        while not second.predecessor.seen():
+            time.sleep(0.01)
+        second.attach(pair.host_device, SLOT)
+        assert sender.poll() is None, "the load has ended before the succession"
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir) as third:  # killed in the middle
+        assert third.taken_over
+        assert third.predecessor is not None
+        third.attach(pair.host_device, SLOT)
+        seen = third.end_predecessor()
+        assert seen is not None
+        assert sender.wait() == 0
+        pair.settle()
+        assert third.end_predecessor() == seen, "the old programs have ended"
+        third.forget_predecessor()
+        assert before(pin_dir) == []
+        old, new = seen[SLOT, OUT][0], totals([drain_all(third)], SLOT, OUT).packets
+        assert old > 0
+        assert new > 0
+        assert old + new == count
+        third.destroy()
+    assert start_flood(pair, 10, 1).wait() == 0
+    assert not pin_dir.exists()
+
+
+def test_what_another_layout_enforced_is_enforced_until_it_is_succeeded(pair: Pair, pin_dir: Path, mode: str) -> None:
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir, attach_mode=mode) as first:
+        first.set_interface(SLOT, enforce=True)
+        let_in(first, SLOT)  # nothing
+        first.attach(pair.host_device, SLOT)
+        as_another_release(first)
+    assert not arrives(pair)
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir) as second:
+        assert not arrives(pair)
+        second.set_interface(SLOT, enforce=True)
+        let_in(second, SLOT)  # nothing
+        second.attach(pair.host_device, SLOT)
+        assert not arrives(pair)
+        second.end_predecessor()
+        second.forget_predecessor()
+        assert not arrives(pair)
+        second.set_interface(SLOT)
+        assert arrives(pair)
+        second.destroy()
+
+
+def test_what_a_successor_does_not_want_ends_with_its_predecessor(pair: Pair, pin_dir: Path, mode: str) -> None:
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir, attach_mode=mode) as first:
+        first.set_interface(SLOT, enforce=True)
+        let_in(first, SLOT)  # nothing
+        first.attach(pair.host_device, SLOT)
+        as_another_release(first)
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir) as second:
+        second.end_predecessor()
+        assert arrives(pair)
+        second.forget_predecessor()
+        second.destroy()
+    assert not pin_dir.exists()
+
+
+def arrives(pair: Pair) -> bool:
+    """Whether a datagram of the host reaches the instance."""
+    with (
+        pair.in_instance(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as here,
+        pair.in_host(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as there,
+    ):
+        here.bind((pair.instance_v4, 9999))
+        here.settimeout(0.3)
+        there.sendto(b"hello", (pair.instance_v4, 9999))
+        with suppress(TimeoutError):
+            return bool(here.recv(16) == b"hello")
+        return False
 
 
 def test_pins_that_are_incomplete_are_refused(pair: Pair, pin_dir: Path) -> None:

@@ -29,6 +29,10 @@ comes twice, because the clock was set back, is told from the first by the drain
 this drain*. The same mark tells the two parts of a first window that ended early (`tracks.py`). Which interface a slot
 stands for is saved before it is attached (`interfaces.py`).
 
+A release whose maps have another layout than those that it finds (`capture.predecessor`) takes the interfaces over one
+by one, and drains nothing before that is done. What its predecessor counted and did not drain is in the ledger and in
+SKIPDATA records as lost by the upgrade: the difference between what it has seen in all and what the ledger has of it.
+
 A disk that is full costs durability but no packet: a drain that the journal cannot take is kept in memory, committed
 and counted (`journal_failures`); batches that find no room are dropped and counted; progress that cannot be saved is
 tried again at the next step, with its batches held back until then.
@@ -41,6 +45,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow as pa
 
 from vnotch.agent.interfaces import Interfaces
 from vnotch.agent.journal import Entry, Journal, boot_id
@@ -55,7 +61,7 @@ from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
 from vnotch.deliver.spool import Spool
 from vnotch.errors import KernelError, LimitError
-from vnotch.flow import Direction
+from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Loss
 from vnotch.inventory import AgentConfiguration, FlowLog
 from vnotch.ledger import Ledger
 from vnotch.paths import NO_PEERS, Peers
@@ -79,6 +85,13 @@ _SECOND_NS = 1_000_000_000
 log = logging.getLogger(__name__)
 
 
+class Predecessor(Protocol):
+    """What is to be known of a release with other maps (capture.predecessor.Predecessor)."""
+
+    @property
+    def identity(self) -> int: ...
+
+
 class Datapath(Protocol):
     """What the loop needs of capture.kernel.Datapath."""
 
@@ -87,6 +100,9 @@ class Datapath(Protocol):
 
     @property
     def generation(self) -> int: ...
+    @property
+    def predecessor(self) -> Predecessor | None: ...
+
     def set_interface(self, slot: int, **values: Any) -> None: ...
     def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
     def attach(self, device: str, slot: int) -> None: ...
@@ -94,6 +110,8 @@ class Datapath(Protocol):
     def device_of(self, slot: int) -> str | None: ...
     def clear(self, slot: int) -> None: ...
     def rule_numbers(self) -> set[int]: ...
+    def end_predecessor(self) -> dict[tuple[int, int], tuple[int, int]] | None: ...
+    def forget_predecessor(self) -> None: ...
     def flip_and_drain(self) -> Drain: ...
     def commit(self, generation: int) -> None: ...
     def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
@@ -139,8 +157,13 @@ class Capture:
         )
         self.configuration: AgentConfiguration | None = None
         self._ledger = Ledger(LEDGER_WINDOWS)
-        if self._progress.ledger is not None and datapath.taken_over:
-            # With new maps `seen` begins at zero, and the ledger with it.
+        self._goes_on = datapath.taken_over or datapath.predecessor is not None
+        """Whether the ledger does: with new maps `seen` begins at zero, and the ledger with it."""
+        self._is_whole = self._progress.ledger is not None
+        """Whether nothing is missing in the ledger: the progress may have been damaged, or never saved."""
+        if not self._goes_on:
+            self._progress.inherited = {}
+        elif self._progress.ledger is not None:
             self._ledger = Ledger.from_json(self._progress.ledger, LEDGER_WINDOWS)
         self._number = max(self._progress.ledger_through, self._journal.last_number or 0)
         self._last_flip_ns: int | None = None
@@ -175,7 +198,7 @@ class Capture:
     def _replay(self) -> None:
         for entry in self._journal.replay():
             lost = self._tracks.replay(entry)
-            if entry.number > self._progress.ledger_through and self._datapath.taken_over:
+            if entry.number > self._progress.ledger_through and self._goes_on:
                 self._ledger.add(entry.flows, entry.losses, entry.ledger_start_s)
                 if lost is not None:
                     self._ledger.lose(lost, entry.ledger_start_s)
@@ -206,8 +229,53 @@ class Capture:
         if configuration.peers_omitted:
             log.warning("%d interfaces of the VPC are in no next-hop field", configuration.peers_omitted)
         self.configuration = configuration
+        if self._datapath.predecessor is not None:
+            self._succeed(self._datapath.predecessor)
         made = self._spool_last_of(departing)
         self._finish(made)
+
+    def _succeed(self, predecessor: Predecessor) -> None:
+        """The interfaces are taken over: books what the release before counted and did not drain.
+
+        Killed at any point, it is done again at the next start with the same result: nothing is drained before the end.
+        """
+        seen = self._datapath.end_predecessor()
+        if seen is None or not self._is_whole:
+            log.warning("what the other release counted since its last drain is lost; how much that is cannot be told")
+        else:
+            self._inherit(seen, predecessor.identity)
+        self._save()
+        self._datapath.forget_predecessor()
+
+    def _inherit(self, seen: Mapping[tuple[int, int], tuple[int, int]], identity: int) -> None:
+        inherited = self._progress.inherited
+        if self._progress.inherited_from != identity:
+            self._progress.inherited = inherited = _sum(inherited, seen)
+            self._progress.inherited_from = identity
+        gaps = [gap for gap in self._ledger.compare(inherited) if gap.packets > 0]
+        if not gaps:
+            log.info("the other release had drained all that it counted: nothing is lost")
+            return
+        rows = [
+            {
+                "slot": gap.slot,
+                "direction": int(gap.direction),
+                "loss": int(Loss.UPGRADE),
+                "packets": gap.packets,
+                "bytes": max(gap.bytes, 0),
+            }
+            for gap in gaps
+        ]
+        now_ns = self._now_ns()
+        last_ns = max(self._progress.drained_ns, self._taken[2] if self._taken else 0)
+        log.warning(
+            "%d packets that the other release counted since its last drain (%s) and until now cannot be read and are "
+            "lost; they are in the ledger and in x-lost-packets",
+            sum(gap.packets for gap in gaps),
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last_ns / _SECOND_NS)) if last_ns else "time unknown",
+        )
+        lost = pa.Table.from_pylist(rows, schema=LOSS_SCHEMA)
+        self._take(Drain(0, now_ns, FLOW_SCHEMA.empty_table(), lost), now_ns)
 
     def _departing(self, configuration: AgentConfiguration, wanted: Mapping[str, FlowLog]) -> dict[str, FlowLog]:
         """Flow logs that are no longer ours because their last interface here is gone: its windows are theirs still.
@@ -253,7 +321,9 @@ class Capture:
         return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
 
     def _drain_all(self) -> None:
-        """Takes in whatever the kernel has counted by now."""
+        """Takes in whatever the kernel has counted by now; nothing while a release before counts too (`_succeed`)."""
+        if self._datapath.predecessor is not None:
+            return
         if self._uncommitted:
             self._drain()  # one that was begun before: newer packets are not in it
         self._drain()
@@ -275,6 +345,7 @@ class Capture:
         if name != self._taken:
             self._take(drain, self._instant(drain.flipped_ns))
             self._taken = name
+            self._progress.drained_ns = drain.flipped_ns
         self._datapath.commit(drain.generation)
         self._uncommitted = False
 
@@ -356,6 +427,8 @@ class Capture:
             # In this order: a slot is given out again only when no saved ledger and no counter knows its last owner.
             self._datapath.clear(slot)
             self._ledger.forget(slot)
+            for direction in Direction:
+                self._progress.inherited.pop((slot, int(direction)), None)
         self._progress.ledger = self._ledger.to_json()
         self._progress.ledger_through = self._number
         try:
@@ -437,7 +510,9 @@ class Capture:
                 "packets": packets,
                 "bytes": size,
             }
-            for (slot, direction), (packets, size) in sorted(self._datapath.seen().items())
+            for (slot, direction), (packets, size) in sorted(
+                _sum(self._progress.inherited, self._datapath.seen()).items()
+            )
         ]
         return {
             "interfaces": self.interfaces.states(),
@@ -457,3 +532,14 @@ class Capture:
             },
             "maps": self._usage_now(),
         }
+
+
+def _sum(
+    one: Mapping[tuple[int, int], tuple[int, int]], other: Mapping[tuple[int, int], tuple[int, int]]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Packets and bytes by slot and direction, added up."""
+    total = dict(one)
+    for place, (packets, size) in other.items():
+        before = total.get(place, (0, 0))
+        total[place] = before[0] + packets, before[1] + size
+    return total

@@ -47,7 +47,7 @@ def run(config: AgentConfig, started: Callable[[], None] = lambda: None) -> bool
         finally:
             if config.detach_on_exit:
                 datapath.destroy()
-                _remove_empty(PINS, PINS.parent)
+                remove_empty_pin_folders()
             else:
                 datapath.close()
     finally:
@@ -87,8 +87,9 @@ def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, 
         watcher.close()
 
 
-def _remove_empty(*folders: Path) -> None:
-    for folder in folders:
+def remove_empty_pin_folders() -> None:
+    """The folders above the pins of agents, where no agent's are left."""
+    for folder in (PINS, PINS.parent):
         with contextlib.suppress(OSError):  # another agent's pins are there, or it is gone
             folder.rmdir()
 

@@ -3,7 +3,8 @@
 `commit` is the last complete commit of the spool. `tracks` says, for each track (see `vnotch.agent.tracks`), which
 windows are spooled and up to which drain; `flow_logs` are those served, `flow_log_tracks` which track each of them
 reads and `recorded` which interfaces it has had a record of; `ledger` is the ledger with all drains up to
-`ledger_through`.
+`ledger_through`. `inherited` is what releases before with other maps have seen of each slot and direction, which this
+one's counters begin after; `inherited_from` tells the last of them from others.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Progress:
     commit: int = 0
     ledger_through: int = 0
     ledger: dict[str, Any] | None = None
+    inherited: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    inherited_from: int = 0
+    drained_ns: int = 0  # Unix time of the last drain in the ledger
     tracks: dict[str, Track] = field(default_factory=dict)
     flow_logs: dict[str, FlowLog] = field(default_factory=dict)
     flow_log_tracks: dict[str, str] = field(default_factory=dict)  # flow log -> track
@@ -69,6 +73,7 @@ class Progress:
         """Raises OSError where the disk does not take it; then the old progress stands."""
         document = {
             **vars(self),
+            "inherited": [[*place, *count] for place, count in sorted(self.inherited.items())],
             "flow_logs": {name: asdict(flow_log) for name, flow_log in self.flow_logs.items()},
             "tracks": {name: vars(track) for name, track in self.tracks.items()},
             "recorded": {name: sorted(found) for name, found in self.recorded.items()},
@@ -92,6 +97,12 @@ class Progress:
             commit=int(document["commit"]),
             ledger_through=int(document["ledger_through"]),
             ledger=document["ledger"],
+            inherited={
+                (int(slot), int(direction)): (int(packets), int(size))
+                for slot, direction, packets, size in document.get("inherited", [])
+            },
+            inherited_from=int(document.get("inherited_from", 0)),
+            drained_ns=int(document.get("drained_ns", 0)),
             tracks=tracks,
             flow_logs={name: FlowLog.from_json(item) for name, item in document["flow_logs"].items()},
             flow_log_tracks=dict(document["flow_log_tracks"]),

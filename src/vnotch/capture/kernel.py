@@ -45,6 +45,7 @@ from vnotch.capture.layout import (
 )
 from vnotch.capture.pins import PinFolder
 from vnotch.capture.policy import JudgedBy, Rules
+from vnotch.capture.predecessor import ATTACHMENT, Predecessor
 from vnotch.capture.ring import Ring
 from vnotch.deciders import RuleNumbers
 from vnotch.errors import HostError, InputError
@@ -133,6 +134,9 @@ class Datapath:
     """How programs are attached: `tcx` or `clsact`."""
     taken_over: bool
     """Whether the maps are those of a process before, which may hold a drain that it did not commit."""
+    predecessor: Predecessor | None = None
+    """A release with another layout that this one succeeds: its programs run until an interface is attached anew, or
+    `end_predecessor`."""
 
     def __init__(self, netns: str | None) -> None:
         """`open` is the way to make one."""
@@ -239,18 +243,28 @@ class Datapath:
         if self._pins is None:
             return False
         meta = self._pins.get("meta")
+        if meta is not None:
+            raw = libbpf.map_lookup(meta, (0).to_bytes(4, "little"), libbpf.map_info(meta).value_size)
+            version = int.from_bytes((raw or b"")[:4], "little")
+            if version != layout.LAYOUT_VERSION:
+                os.close(meta)
+                meta = None
+                self.predecessor = Predecessor.set_aside(self._pins)
+        if self.predecessor is None:
+            self.predecessor = Predecessor.find(self._pins)
+        if self.predecessor is not None:
+            log.warning(
+                "the programs of another release count here, with layout %d, which this release with %d cannot read: "
+                "they are replaced interface by interface",
+                self.predecessor.layout,
+                layout.LAYOUT_VERSION,
+            )
         if meta is None:
             for name in self._pins.names():
-                self._pins.remove(name)
+                if self.predecessor is None or not self.predecessor.keeps(name):
+                    self._pins.remove(name)
             return False
         self._fds["meta"] = meta
-        raw = libbpf.map_lookup(meta, (0).to_bytes(4, "little"), libbpf.map_info(meta).value_size)
-        version = int.from_bytes((raw or b"")[:4], "little")
-        if version != layout.LAYOUT_VERSION:
-            raise HostError(
-                f"the maps pinned in {self._pins.path} have layout {version}, this release has {layout.LAYOUT_VERSION}",
-                f"stop the other release, then remove them with what they hold: rm -r {self._pins.path}/*",
-            )
         for name in (*PROGRAM_MAPS, *USER_MAPS[:-1]):
             fd = self._pins.get(name)
             if fd is None:
@@ -326,8 +340,12 @@ class Datapath:
         """Settles `attach_mode`. What a predecessor attached otherwise, or elsewhere, is taken away first."""
         netns, mode = self._namespace.inode, 0
         names = {number: name for name, number in MODES.items()}
-        if self.taken_over:
-            old_netns, mode = self._generations.origin()
+        indexes = self._slot_indexes()
+        if self.taken_over or self.predecessor is not None:
+            old_netns, mode = self._generations.origin() if self.taken_over else self.predecessor.origin  # type: ignore[union-attr]
+            if self.predecessor is not None:
+                indexes = self.predecessor.slot_indexes() | indexes
+                mode = mode if mode in names else 0
             if old_netns != netns:
                 log.warning("the pinned maps served another network namespace; its attachments end now")
                 self._drop_pinned_links()
@@ -340,8 +358,8 @@ class Datapath:
             raise HostError(f"Linux {os.uname().release} has no tcx, which needs 6.6", "use the attach mode clsact")
         self.attach_mode = wanted
         if mode and names[mode] != wanted:
-            for slot in set(self._slot_indexes().values()):
-                self._unhook(slot, names[mode])
+            for slot in set(indexes.values()):
+                self._unhook(slot, names[mode], indexes)
         self._generations.set_origin(netns, MODES[wanted])
 
     def _map_words(self, name: str) -> Any:
@@ -527,13 +545,14 @@ class Datapath:
         """Ends the capture of a slot; what was counted stays to be drained. A device that is gone is no error."""
         _check_slot(slot)
         with self._lock:
-            self._unhook(slot, self.attach_mode)
+            self._unhook(slot, self.attach_mode, self._slot_indexes())
             self._attached.pop(slot, None)
             for index, owner in self._slot_indexes().items():
                 if owner == slot:
                     self._set_slot(index, None)
 
-    def _unhook(self, slot: int, mode: str) -> None:
+    def _unhook(self, slot: int, mode: str, indexes: Mapping[int, int]) -> None:
+        """`indexes`: ifindex -> slot."""
         here = self._attached.get(slot)
         if mode == "tcx":
             for name, _ in HOOKS:
@@ -548,9 +567,38 @@ class Datapath:
         if self._pins:
             made = self._keep_mark(f"qdisc_{slot}", made)
             self._pins.remove(f"qdisc_{slot}")
-        for index, owner in self._slot_indexes().items():
+        for index, owner in indexes.items():
             if owner == slot and index in links:
                 self._namespace.run(detach_clsact, index, made)
+
+    def end_predecessor(self) -> dict[tuple[int, int], tuple[int, int]] | None:
+        """Ends what the predecessor captures and this process has not attached. To be called when everything wanted has
+        been attached.
+
+        -> (slot, direction) -> (packets, bytes) that the predecessor has seen in all, which do not change any more;
+        None where that cannot be told. `forget_predecessor` when they have been written down.
+        """
+        with self._lock:
+            assert self.predecessor is not None
+            ours = {attachment.index for attachment in self._attached.values()}
+            theirs = {i: s for i, s in self.predecessor.slot_indexes().items() if i not in ours}
+            for slot in {*theirs.values(), *self._linked_slots()} - self._attached.keys():
+                for mode in MODES:
+                    self._unhook(slot, mode, theirs)
+            self._generations.wait()
+            return self.predecessor.seen()
+
+    def forget_predecessor(self) -> None:
+        """The end of the succession; a second call does nothing."""
+        with self._lock:
+            if self.predecessor is not None:
+                self.predecessor.forget()
+                self.predecessor = None
+
+    def _linked_slots(self) -> set[int]:
+        names = self._pins.names() if self._pins else []
+        found = (ATTACHMENT.fullmatch(name) for name in names)
+        return {int(match[1]) for match in found if match and match[1]}
 
     def attached(self) -> dict[int, str]:
         """Slot -> device of what this process has attached and what is still there."""
@@ -768,6 +816,9 @@ class Datapath:
     def destroy(self) -> None:
         """Ends the capture, whoever attached it, and removes pins and maps with what they hold."""
         with self._lock:
+            if self.predecessor is not None:
+                self.end_predecessor()
+                self.forget_predecessor()
             for slot in {*self._attached, *self._slot_indexes().values()}:
                 self.detach(slot)
             pins, self._pins = self._pins, None
@@ -786,6 +837,8 @@ class Datapath:
             self._ring.close()
         if self._firewall is not None:
             self._firewall.close()
+        if self.predecessor is not None:
+            self.predecessor.close()
         self._rules = None  # and with it the views of the memory
         for memory in self._memory:
             memory.close()

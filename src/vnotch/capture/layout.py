@@ -167,7 +167,8 @@ META = np.dtype(
         ("more", "<u8", (2,)),
     ]
 )
-"""What a new process must know of the maps it takes over. User space alone reads and writes it, in one call."""
+"""What a new process must know of the maps it takes over. User space alone reads and writes it, in one call. Up to
+`mode` it is the same in all releases, as are the maps `slots` and `seen`: see capture/predecessor.py."""
 
 MODE_TCX = 1
 MODE_CLSACT = 2

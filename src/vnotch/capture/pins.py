@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
+import stat
 from pathlib import Path
 
 from vnotch.capture import libbpf
-from vnotch.errors import HostError, KernelError
+from vnotch.errors import HostError, InputError, KernelError
 
 BPF_FS_MAGIC = 0xCAFE4A11
 STANDARD_MOUNT = Path("/sys/fs/bpf")
@@ -37,20 +40,15 @@ class PinFolder:
         self.path = path
         try:
             if STANDARD_MOUNT in path.parents and not is_bpffs(STANDARD_MOUNT):
-                self._mount(STANDARD_MOUNT, b"bpf")
+                _mount(STANDARD_MOUNT, b"bpf")
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise HostError(f"the pin folder {path} cannot be made: {error.strerror}", "run as root") from error
+            raise HostError(f"the pin folder {path} cannot be made: {error.strerror}", _remedy(path)) from error
         if not is_bpffs(path):
-            self._mount(path, OUR_MOUNT)
-
-    def _mount(self, path: Path, source: bytes) -> None:
-        if _libc().mount(source, str(path).encode(), b"bpf", ctypes.c_ulong(0), b"mode=0700"):
-            number = ctypes.get_errno()
-            raise HostError(
-                f"{path} is on no bpffs and none can be mounted: {os.strerror(number)}",
-                f"as root: mount -t bpf bpf {path}",
-            )
+            _mount(path, OUR_MOUNT)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            owner = path.stat().st_uid
+            raise HostError(f"the pin folder {path} belongs to user {owner}, not to {os.geteuid()}", _remedy(path))
 
     def get(self, name: str) -> int | None:
         return libbpf.get_pin(self.path / name)
@@ -64,22 +62,75 @@ class PinFolder:
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
+    def rename(self, name: str, new_name: str) -> None:
+        (self.path / name).rename(self.path / new_name)
+
     def names(self) -> list[str]:
         return sorted(entry.name for entry in self.path.iterdir() if not entry.is_dir() and entry.name not in PRELOADED)
 
     def destroy(self) -> None:
-        """Removes all pins, the folder, and the mount if it is ours."""
+        """Removes all pins, the folder, and the mount if it is ours. A mount that root has prepared for a user without
+        root stays, empty: that user cannot take it away."""
         for name in self.names():
             self.remove(name)
         if self.path.is_mount():
             if _mount_source(self.path) == OUR_MOUNT and _libc().umount2(str(self.path).encode(), 0):
-                raise KernelError(f"unmounting {self.path}", ctypes.get_errno())
+                number = ctypes.get_errno()
+                if number != errno.EPERM or os.geteuid() == 0:
+                    raise KernelError(f"unmounting {self.path}", number)
             if self.path.is_mount():
                 return
         try:
             self.path.rmdir()
         except OSError as error:
             raise KernelError(f"removing {self.path}", error.errno or 0) from error
+
+
+def prepare(path: Path, uid: int, gid: int) -> None:
+    """Gives a user without root a pin folder: a bpffs mounted at `path`, with what is pinned there, for it alone.
+
+    To be called as root; doing it again changes nothing. What is mounted or made root's way must not be steered by
+    others: raises InputError where someone else than root may change the folders above, where `path` is something else
+    than an empty folder or a bpffs, or where the pins are a third user's.
+    """
+    if os.geteuid() != 0:
+        raise HostError(f"preparing {path} needs root", "run it as root")
+    if not path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{path} is no absolute path", f"such as /run/vnotch/bpf/{path.name}")
+    for folder in reversed(path.parents):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o755)  # whatever the umask is
+        about = folder.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != 0 or about.st_mode & 0o022:
+            raise InputError(f"{folder} is not a folder that root alone may change", "name a place below /run/vnotch")
+        if not about.st_mode & stat.S_IXOTH:
+            raise InputError(f"{folder} is closed to users other than root", "name a place below /run/vnotch")
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise InputError(f"{path} is not a folder")
+    if not is_bpffs(path):
+        if any(path.iterdir()):
+            raise InputError(f"the folder {path} is not empty and not on a bpffs", "name another place")
+        _mount(path, OUR_MOUNT)
+    owner = path.stat().st_uid
+    if owner not in (0, uid):
+        raise InputError(f"the pins in {path} belong to user {owner}", "end that user's agent, or name another place")
+    path.chmod(0o700)
+    for name in PinFolder(path).names():
+        os.chown(path / name, uid, gid, follow_symlinks=False)
+    os.chown(path, uid, gid)
+
+
+def _mount(path: Path, source: bytes) -> None:
+    if _libc().mount(source, str(path).encode(), b"bpf", ctypes.c_ulong(0), b"mode=0700"):
+        number = ctypes.get_errno()
+        raise HostError(f"{path} is on no bpffs and none can be mounted: {os.strerror(number)}", _remedy(path))
+
+
+def _remedy(path: Path) -> str:
+    return f"run as root, or once as root: vnotch prepare --user USER --pin-dir {path}"
 
 
 def _mount_source(path: Path) -> bytes | None:

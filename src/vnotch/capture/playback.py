@@ -45,6 +45,7 @@ class Playback:
 
     attach_mode = "capture-file"
     taken_over = False
+    predecessor = None
 
     def __init__(self, path: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
         """Reads the descriptions of the interfaces. Raises InputError where the file is no whole capture."""

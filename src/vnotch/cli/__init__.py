@@ -19,6 +19,7 @@ from vnotch.cli.doctor import doctor
 from vnotch.cli.explain import explain
 from vnotch.cli.flow_logs import flow_logs
 from vnotch.cli.lab import lab
+from vnotch.cli.prepare import prepare
 from vnotch.cli.processes import agent, demo, server, up
 from vnotch.cli.status import status
 from vnotch.cli.tail import tail
@@ -74,6 +75,7 @@ app.command(rich_help_panel=RUN)(up)
 app.command(rich_help_panel=RUN)(server)
 app.command(rich_help_panel=RUN)(agent)
 app.command(rich_help_panel=RUN)(doctor)
+app.command(hidden=True)(prepare)
 app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
 app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)

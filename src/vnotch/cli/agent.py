@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vnotch.agent import AgentConfig
 from vnotch.cli.endpoint import Endpoint
@@ -14,32 +17,73 @@ from vnotch.config import Folders
 from vnotch.errors import InputError
 
 
+def default_name() -> str:
+    """Of the agent of this host."""
+    return socket.gethostname().split(".")[0]
+
+
+def check_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
+        raise InputError(f"{name!r} is no name for an agent", "letters, digits, - and _, at most 64")
+    return name
+
+
+def key_path(folders: Folders, name: str) -> Path:
+    """The key file of an agent in its own folder."""
+    return folders.agent(name) / "key.json"
+
+
 def ensure_key(folders: Folders, name: str, endpoint: Endpoint) -> Path:
-    """The agent's key file; made by registering the agent with the administrator's key where there is none that fits
-    this server."""
-    path = folders.agent(name) / "key.json"
-    wanted = {"endpoint_url": endpoint.url, "account": endpoint.account}
+    """The agent's key file; made by registering the agent with the administrator's key where there is none that this
+    server takes."""
+    path = key_path(folders, name)
+    if not is_key_of(read_key(path), name, endpoint):
+        write_key(path, register(name, endpoint))
+    return path
+
+
+def is_key_of(document: dict[str, Any], name: str, endpoint: Endpoint) -> bool:
+    """Whether a key file's content is a key of this agent which the server, that answers, knows: its data may have been
+    removed meanwhile."""
+    if (document.get("endpoint_url"), document.get("account")) != (endpoint.url, endpoint.account):
+        return False
     try:
-        document = json.loads(path.read_text())
-        if {key: document.get(key) for key in wanted} == wanted:
-            return path
-    except (OSError, ValueError):
-        pass
+        key = {part: str(document[part]) for part in ("access_key_id", "secret_access_key")}
+        replace(endpoint, **key).request("GET", f"/vnotch/v1/agents/{name}/configuration")
+    except (KeyError, InputError):
+        return False
+    return True
+
+
+def register(name: str, endpoint: Endpoint) -> dict[str, str]:
+    """A new key for the agent, as its file holds it; one that it had before is no longer taken."""
     answer = endpoint.request("PUT", f"/vnotch/v1/agents/{name}")
+    return {
+        "endpoint_url": endpoint.url,
+        "account": endpoint.account,
+        "region": endpoint.region,
+        "access_key_id": answer["access_key_id"],
+        "secret_access_key": answer["secret_access_key"],
+    }
+
+
+def write_key(path: Path, document: dict[str, str]) -> None:
+    """Readable by its owner alone, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(".key.json")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump(wanted | {key: answer[key] for key in ("access_key_id", "secret_access_key")}, file)
+        json.dump(document, file)
     temporary.replace(path)
-    return path
 
 
-def _registered_at(key_file: Path, otherwise: str) -> str:
+def read_key(path: Path) -> dict[str, Any]:
+    """Empty where it is no key file; `load_key` of the agent says why not."""
     try:
-        return str(json.loads(key_file.read_text())["endpoint_url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return otherwise
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def configure(
@@ -55,23 +99,28 @@ def configure(
     flush: bool,
     region: str | None,
     ip_ranges: Path | None,
+    pin_dir: Path | None,
 ) -> AgentConfig:
-    """The agent's settings. With a key file nothing of the server's is read; without one the agent registers itself."""
-    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
-        raise InputError(f"{name!r} is no name for an agent", "letters, digits, - and _, at most 64")
+    """The agent's settings. With a key file nothing of the server's is read; without one the agent registers itself,
+    if this is the server's folder. A key that was brought or prepared (`vnotch prepare`) says where its server is."""
+    check_name(name)
+    known = key_path(folders, name)
+    if key_file is None and known.exists() and not folders.credentials.exists():
+        key_file = known
     if key_file is None:
         endpoint = Endpoint.find(folders, endpoint_url)
-        known = folders.agent(name) / "key.json"
         if known.exists() and not endpoint.is_up():
             # The server is away: an agent that it knows goes on alone, at the address where it was registered.
-            key_file, url, region = known, endpoint_url or _registered_at(known, endpoint.url), endpoint.region
+            registered_at = read_key(known).get("endpoint_url", endpoint.url)
+            key_file, url, region = known, endpoint_url or registered_at, endpoint.region
         else:
             endpoint.require_up()
             key_file, url, region = ensure_key(folders, name, endpoint), endpoint.url, endpoint.region
-    elif endpoint_url is None or region is None:
-        raise InputError("a key file needs its server", "give --endpoint-url and --region too")
     else:
-        url = endpoint_url
+        document = read_key(key_file)
+        url, region = endpoint_url or document.get("endpoint_url"), region or document.get("region")
+        if url is None or region is None:
+            raise InputError("a key file needs its server", "give --endpoint-url and --region too")
     return AgentConfig(
         name=name,
         endpoint_url=url,
@@ -81,6 +130,7 @@ def configure(
         netns=netns,
         attach_mode=attach_mode,
         flows_per_map=flows_per_map,
+        pin_dir=pin_dir,
         capture_file=capture_file,
         ip_ranges=ip_ranges,
         flush_on_exit=flush,

@@ -21,8 +21,9 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def vnotch(*arguments: str) -> list[str]:
-    """The command line of a vnotch command, with the interpreter that runs this one."""
-    return [sys.executable, "-m", "vnotch", *arguments]
+    """The command line of a vnotch command, with the interpreter that runs this one, and nothing of the folder that it
+    is run in: that may be anyone's, and the command root's."""
+    return [sys.executable, "-P", "-m", "vnotch", *arguments]
 
 
 class Child:

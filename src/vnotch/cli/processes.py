@@ -5,7 +5,6 @@ What they run is imported when they run it, so that every other command starts w
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -64,17 +63,21 @@ def agent(
     flush: Annotated[
         bool, typer.Option("--flush", help="At the end close all windows, deliver, and detach; else capture goes on.")
     ] = False,
+    pin_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder on a bpffs for maps and links.", show_default="/run/vnotch/bpf/NAME"),
+    ] = None,
     ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Capture the interfaces of this host and deliver their flow logs. Needs root, or CAP_BPF and its kin."""
     from vnotch.agent import run
-    from vnotch.cli.agent import configure, log_to_stderr
+    from vnotch.cli.agent import configure, default_name, log_to_stderr
 
     log_to_stderr(verbose)
     config = configure(
         folders_of(data_dir),
-        name or socket.gethostname().split(".")[0],
+        name or default_name(),
         endpoint_url=endpoint_url,
         key_file=key_file,
         region=region,
@@ -84,6 +87,7 @@ def agent(
         capture_file=capture,
         ip_ranges=ip_ranges,
         flush=flush,
+        pin_dir=pin_dir,
     )
 
     def started() -> None:
