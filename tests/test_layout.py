@@ -16,6 +16,7 @@ ORDER = [
     "signed_http",
     # packet
     "flow",
+    "owner",
     "rules",
     "deciders",
     "packet",

@@ -20,6 +20,7 @@ from typing import Any
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
 from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
+from vnotch.agent.owners import OwnerObserver
 from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
 from vnotch.deliver.batch import Batch
@@ -77,6 +78,7 @@ class Agent:
         *,
         forget: Callable[[str], None] = lambda flow_log_id: None,
         ranges: ServiceRanges = NO_RANGES,
+        owners: OwnerObserver | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
@@ -96,6 +98,7 @@ class Agent:
             spool_bytes_max=config.spool_bytes_max,
             spool_seconds_max=config.spool_seconds_max,
             ranges=ranges,
+            owners=owners,
             now_ns=now_ns,
         )
         self.courier = Courier(

@@ -17,6 +17,7 @@ from typing import Any
 
 from vnotch.agent.agent import Agent, AgentConfig
 from vnotch.agent.configuration import ServerClient, load_key
+from vnotch.agent.owners import OwnerObserver
 from vnotch.capture.interfaces import LinkWatcher, Namespace
 from vnotch.deliver.endpoint import Endpoint, Key
 from vnotch.deliver.logs import LogGroups
@@ -74,7 +75,8 @@ def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, 
     endpoint = Endpoint(config.endpoint_url, config.region)
     groups = LogGroups(endpoint, Roles(endpoint, key))
     poll, post = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(2))
-    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget, ranges=ranges)
+    owners = None if config.capture_file is not None else OwnerObserver(config.netns)
+    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget, ranges=ranges, owners=owners)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: agent.stop())
