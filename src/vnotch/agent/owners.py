@@ -66,6 +66,7 @@ class Counters:
     namespaces_unreadable: int = 0
     searches: int = 0
     searches_cut: int = 0
+    searches_deferred: int = 0
 
 
 class OwnerObserver:
@@ -101,7 +102,8 @@ class OwnerObserver:
             found = self._observe(flows, rows, interfaces)
         self.counters.flows += len(rows)
         self.counters.found += found.num_rows
-        self.counters.searches, self.counters.searches_cut = self._holders.searches, self._holders.searches_cut
+        for name in ("searches", "searches_cut", "searches_deferred"):
+            setattr(self.counters, name, getattr(self._holders, name))
         self.counters.milliseconds = round((self._clock() - begun) * 1000, 1)
         return found
 
@@ -120,10 +122,14 @@ class OwnerObserver:
                 here = (ends.group >= 0) & (ends.exact | (sockets.omitted == 0))
                 parts.append((mine[here], Ends(ends.groups, ends.group[here], ends.exact[here])))
         wanted = [ends.groups[place] for _, ends in parts for place in np.unique(ends.group).tolist()]
-        holders = self._holders.holders({item.inode for group in wanted for item in group})
+        cgroups = {item.inode: item.cgroup for group in wanted for item in group}
+        holders = self._holders.holders(cgroups, lambda inodes: self._near({cgroups[inode] for inode in inodes}))
         return pa.concat_tables(
             [OWNER_SCHEMA.empty_table(), *(self._table(flows, mine, ends, holders) for mine, ends in parts)]
         )
+
+    def _near(self, cgroups: Iterable[int]) -> list[int]:
+        return [pid for number in cgroups if number for pid in self._cgroups.processes_of(number)]
 
     def _table(
         self, flows: pa.Table, rows: npt.NDArray[np.int64], ends: Ends, holders: Mapping[int, list[Process]]

@@ -95,6 +95,16 @@ class CgroupPaths:
             self._read()
         return self._paths.get(number)
 
+    def processes_of(self, number: int) -> list[int]:
+        """The processes of a cgroup, those of cgroups below it not included; none for the root, which has any."""
+        path = self.path_of(number)
+        if self._mount is None or path is None or path == "/":
+            return []
+        try:
+            return [int(line) for line in (self._mount / path[1:] / "cgroup.procs").read_text().split()]
+        except OSError:
+            return []  # it went, or is a threaded one, which has no such list
+
     def _read(self) -> None:
         self._fresh = True
         if self._mount is None:
