@@ -24,6 +24,8 @@ ORDER = [
     "verdict",
     "capture",
     "links",
+    "workloads",
+    "candidates",
     # flow
     "window",
     "ledger",

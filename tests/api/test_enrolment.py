@@ -1,4 +1,4 @@
-"""Enrolment: what an agent reports becomes interfaces, only in subnets marked for it, and goes when its device has gone."""
+"""Enrolment: what an agent reports becomes interfaces, in subnets marked for it alone, and goes with its device."""
 
 from __future__ import annotations
 

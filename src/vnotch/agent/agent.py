@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
+from vnotch.agent.enrolment import Enroller
 from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
 from vnotch.agent.owners import OwnerObserver
@@ -79,6 +80,7 @@ class Agent:
         forget: Callable[[str], None] = lambda flow_log_id: None,
         ranges: ServiceRanges = NO_RANGES,
         owners: OwnerObserver | None = None,
+        enroller: Enroller | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
@@ -114,6 +116,7 @@ class Agent:
             on_return=self.courier.hurry,
         )
         self._post = StatusPost(post_client)
+        self._enroller = enroller
 
     # For other threads
 
@@ -141,8 +144,9 @@ class Agent:
         """-> whether nothing was left to deliver at the end."""
         if (last := self._poll.last()) is not None:
             self._configure(last)
-        for thread in (self.courier, self._poll, self._post):
-            thread.start()
+        for thread in (self.courier, self._poll, self._post, self._enroller):
+            if thread is not None:
+                thread.start()
         started()
         try:
             while not self._stopping:
@@ -204,6 +208,8 @@ class Agent:
     def _configure(self, configuration: AgentConfiguration) -> None:
         before = self.capture.flow_log_ids or set()
         self._pending = configuration
+        if self._enroller is not None:
+            self._enroller.follow(configuration.enrolled_subnets)
         if self._guarded(lambda: self.capture.apply(configuration)):
             self._pending = None
             for flow_log_id in before - (self.capture.flow_log_ids or set()):
@@ -253,6 +259,8 @@ class Agent:
         """The last drain, then delivery for a short time. Windows that are open go on at the next start."""
         flush = self._config.flush_on_exit
         self._poll.stop()
+        if self._enroller is not None:
+            self._enroller.stop(STOP_SECONDS)
         self._guarded(lambda: self._woken(self.capture.step(close_all=flush)))
         self.courier.hurry()
         empty = self.courier.wait_until_empty(self._config.flush_seconds if flush else STOP_SECONDS)
@@ -294,6 +302,7 @@ class Agent:
                 if flow_log_id in served
             ],
             "deliveries": self.courier.counters(),
+            "enrolment": self._enroller.status() if self._enroller else None,
             "errors": {
                 "capture": self.capture_error,
                 "configuration": self._poll.error,

@@ -179,7 +179,8 @@ class OwnerObserver:
         if missing and self._clock() >= self._retry_at:
             self._retry_at = self._clock() + RETRY_SECONDS
             try:
-                self._guests |= Guests(self._own_namespace()).behind(missing)
+                peers = Guests(self._own_namespace()).behind(missing)
+                self._guests |= {device: peer.guest for device, peer in peers.items()}
             except (KernelError, HostError) as error:
                 self._unreadable("the namespaces behind veths", error)
         found: dict[Guest | None, list[int]] = {}

@@ -31,7 +31,7 @@ CANDIDATES_MAX = 1000
 ADDRESSES_MAX = 16
 TAGS_MAX = 16
 IDENTITY_CHARACTERS = 128
-GONE_SECONDS = 60
+GONE_SECONDS = 30
 """How long an interface stays after its device has gone: one that comes back meanwhile is the same one."""
 
 

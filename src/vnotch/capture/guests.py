@@ -38,6 +38,14 @@ class Guest:
         return _inode(self.path) == self.inode
 
 
+@dataclass(frozen=True)
+class Peer:
+    """The other end of a veth: `guest` is its namespace, None for the one that was asked; `index` the device there."""
+
+    guest: Guest | None
+    index: int
+
+
 class Guests:
     """Finds the namespaces behind the veths of one namespace."""
 
@@ -46,16 +54,19 @@ class Guests:
         self._proc = proc
         self._named = named
 
-    def behind(self, devices: list[str]) -> dict[str, Guest | None]:
-        """Device -> the namespace of its other end; None where that is this namespace itself. A device that is no veth,
-        is gone or whose other end is not found has no entry. Raises KernelError."""
+    def behind(self, devices: list[str]) -> dict[str, Peer]:
+        """Device -> its other end. A device that is no veth, is gone or whose other end is not found has no entry.
+        Raises KernelError."""
         route = self._namespace.run(open_netlink, socket.NETLINK_ROUTE)
         with route:
-            numbers = {device: number for device in devices if (number := _peer_number(route, device)) is not None}
-            found: dict[str, Guest | None] = {device: None for device, number in numbers.items() if number < 0}
-            wanted = {number for number in numbers.values() if number >= 0}
+            ends = {device: end for device in devices if (end := _other_end(route, device)) is not None}
+            wanted = {number for number, _ in ends.values() if number >= 0}
             by_number = self._by_number(route, wanted) if wanted else {}
-        return found | {device: by_number[number] for device, number in numbers.items() if number in by_number}
+        return {
+            device: Peer(by_number.get(number), index)
+            for device, (number, index) in ends.items()
+            if number < 0 or number in by_number
+        }
 
     def _by_number(self, route: socket.socket, wanted: set[int]) -> dict[int, Guest]:
         found: dict[int, Guest] = {}
@@ -86,8 +97,9 @@ def _inode(path: str) -> int | None:
         return None  # it went, or may not be looked at
 
 
-def _peer_number(route: socket.socket, device: str) -> int | None:
-    """The number of the namespace that a veth's other end is in, -1 for this one; None where it is no veth or gone."""
+def _other_end(route: socket.socket, device: str) -> tuple[int, int] | None:
+    """(the number of the namespace that a veth's other end is in, -1 for this one; its index there); None where it is
+    no veth or gone."""
     name = device.encode() + b"\0"
     body = (
         bytes(16)
@@ -101,7 +113,8 @@ def _peer_number(route: socket.socket, device: str) -> int | None:
             if bytes(information.get(IFLA_INFO_KIND, b"")).rstrip(b"\0") not in _PEERED:
                 return None
             number = values.get(IFLA_LINK_NETNSID)
-            return -1 if number is None else struct.unpack("=i", number)[0]
+            (index,) = struct.unpack("=i", values.get(IFLA_LINK, bytes(4)))
+            return -1 if number is None else struct.unpack("=i", number)[0], index
     except KernelError:
         return None
     return None

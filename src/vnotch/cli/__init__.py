@@ -14,6 +14,7 @@ import typer
 from vnotch import __version__
 from vnotch.cli.attach import attach, detach
 from vnotch.cli.clients import PASSES_ALL, aws, env
+from vnotch.cli.enrol import enrol
 from vnotch.cli.explain import explain
 from vnotch.cli.lab import lab
 from vnotch.cli.processes import agent, demo, server, up
@@ -57,6 +58,7 @@ app.command(rich_help_panel=RUN)(server)
 app.command(rich_help_panel=RUN)(agent)
 app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
+app.command(rich_help_panel=SET_UP)(enrol)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(explain)
 app.command(rich_help_panel=CLIENTS)(env)
