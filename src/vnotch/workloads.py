@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 from vnotch.capture.cgroups import CONTAINER_ID_DIGITS, container_of, paths_of_process
@@ -58,7 +59,7 @@ class _Found:
 
 def interface(device: str) -> Workload:
     """What nothing is known of but the device."""
-    return Workload(f"device/{device}", {"Name": device})
+    return Workload(f"device/{quote(device)}", {"Name": device})
 
 
 class Workloads:
@@ -109,7 +110,7 @@ class Workloads:
                     continue
                 name, uuid = domain.findtext("name") or "", domain.findtext("uuid") or ""
                 tags = _tags(Name=name, **{"vnotch:domain": name, "vnotch:domain-id": uuid})
-                return Workload(f"domain/{uuid or name}/{device}", tags)
+                return Workload(f"domain/{quote(uuid or name)}/{quote(device)}", tags)
         return None
 
     # Containers
