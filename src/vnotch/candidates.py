@@ -22,7 +22,8 @@ Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
 CANDIDATES_MAX = 1000
-"""As many as a report takes."""
+ADDRESSES_MAX = 16
+"""As many as a report takes, and an interface in it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def find_candidates(namespace: Namespace, networks: list[Network], workloads: Wo
         addresses = [address for address in addresses if any(address in network for network in networks)]
         if addresses:
             workload = _workload(link, sense, peer, workloads)
-            found.append(Candidate(link.name, sense, workload.identity, tuple(map(str, addresses)), workload.tags))
+            texts = tuple(map(str, addresses[:ADDRESSES_MAX]))
+            found.append(Candidate(link.name, sense, workload.identity, texts, workload.tags))
     workloads.forget_others()
     found = _told_apart(found)
     return Found(tuple(found[:CANDIDATES_MAX]), max(0, len(found) - CANDIDATES_MAX), unreadable)
