@@ -42,8 +42,12 @@ class Podman:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == "ready\n"
         self.host = f"/proc/{self._holder.pid}/ns/net"
-        self._write_network()
-        self._make_image()
+        try:
+            self._write_network()
+            self._make_image()
+        except BaseException:
+            self._holder.communicate()
+            raise
 
     def _write_network(self) -> None:
         """Containers on a bridge, addresses given out by the host-local plugin: Podman's own default but for NAT."""
@@ -68,8 +72,9 @@ class Podman:
         self("import", str(self._folder / "image.tar"), "localhost/web")
 
     def __call__(self, *arguments: str) -> str:
-        places = {"root": "storage", "runroot": "running", "tmpdir": "temporary", "network-config-dir": "networks"}
-        options = [f"--{option}={self._folder / name}" for option, name in places.items()]
+        # Podman takes no runroot of more than 50 characters, so that sockets below it have names that fit.
+        options = ["--runroot=/run/engine", "--tmpdir=/run/engine-tmp", f"--root={self._folder / 'storage'}"]
+        options += [f"--network-config-dir={self._folder / 'networks'}"]
         options += ["--cgroup-manager=cgroupfs", "--events-backend=none", "--storage-driver=vfs", "--runtime=crun"]
         return self.inside("podman", *options, *arguments)
 
