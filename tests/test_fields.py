@@ -33,7 +33,7 @@ AWS_TABLE = {
 }
 INT_32 = {"version", "srcport", "dstport", "protocol", "tcp-flags", "traffic-path", "encryption-status"}
 INT_64 = {"packets", "bytes", "start", "end", "x-lost-packets", "x-lost-bytes"}
-EXTENSIONS = ["x-rule-id", "x-rule-layer", "x-lost-packets", "x-lost-bytes"]
+EXTENSIONS = ["x-rule-id", "x-rule-layer", "x-lost-packets", "x-lost-bytes", "x-process", "x-unit", "x-container"]
 ALL_TAG_KEYS = {"instance": ["a", "b"], "network-interface": ["a", "b"], "auto-scaling-group": ["a", "b"]}
 WITHOUT_TAGS = [item.name for item in FIELDS if item.tag is None]
 

@@ -16,6 +16,7 @@ ORDER = [
     "signed_http",
     # packet
     "flow",
+    "owner",
     "rules",
     "deciders",
     "packet",
@@ -23,6 +24,8 @@ ORDER = [
     "verdict",
     "capture",
     "links",
+    "workloads",
+    "candidates",
     # flow
     "window",
     "ledger",

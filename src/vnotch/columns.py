@@ -20,10 +20,13 @@ from vnotch.fields import Field, Format
 from vnotch.flow import Direction, Outcome
 from vnotch.inventory import Interface, Peer
 from vnotch.line import Coded, Column, join_columns, typed_column
+from vnotch.owner import Owners, flow_keys
 from vnotch.paths import Peers, Ways
 from vnotch.service_ranges import ServiceRanges
 
 _SECOND_NS = 1_000_000_000
+OWNER_SAFE = "/:@\\+,()[]#"
+"""Not encoded in the names of processes, units and containers: what they often have, and no line is broken by."""
 _INTERFACE_TYPES = ("nat_gateway", "network_load_balancer", "regional_nat_gateway", "transit_gateway", "vpc_endpoint")
 
 
@@ -39,6 +42,7 @@ class Selection:
         rules: Mapping[int, tuple[str, str]],
         peers: Peers,
         ranges: ServiceRanges,
+        owners: Owners,
     ) -> None:
         rows = np.flatnonzero(chosen)
         start_s = as_numpy(flows["start_ns"])[rows] // _SECOND_NS
@@ -52,6 +56,7 @@ class Selection:
         self.rules = rules
         self.peers = peers
         self.ranges = ranges
+        self._owners = owners
         self.count = len(rows)
         self._columns: dict[tuple[str, str | None], Column] = {}
         self._lines: dict[tuple[Any, ...], pa.Array] = {}
@@ -100,6 +105,11 @@ class Selection:
         numbers, codes = np.unique(self.ways.next_hop, return_inverse=True)
         peers = self.peers.peers
         return pa.array(codes.astype(np.int32)), [peers[number] if number >= 0 else None for number in numbers.tolist()]
+
+    @cached_property
+    def owners(self) -> Mapping[str, pa.Array]:
+        """Process, unit and container at the interface's own end, null where not known."""
+        return self._owners.of_flows(flow_keys(self._flows, self._rows))
 
     @cached_property
     def services(self) -> Values:
@@ -233,6 +243,15 @@ def _rule(part: int) -> Callable[[Selection], Column]:
     return make
 
 
+def _owner(part: str) -> Callable[[Selection], Column]:
+    def make(selection: Selection) -> Column:
+        encoded = selection.owners[part].dictionary_encode()
+        texts = [tag_text(name, OWNER_SAFE) for name in encoded.dictionary.to_pylist()]
+        return pa.array(texts, pa.string()).take(encoded.indices)
+
+    return make
+
+
 FLOW_VALUES: Mapping[str, Callable[[Selection], Column]] = {
     "srcaddr": lambda selection: selection.addresses.srcaddr,
     "dstaddr": lambda selection: selection.addresses.dstaddr,
@@ -260,6 +279,9 @@ FLOW_VALUES: Mapping[str, Callable[[Selection], Column]] = {
     "next-hop-interface-type": _next_hop(lambda peer: _service_type(peer.interface_type)),
     "x-rule-id": _rule(0),
     "x-rule-layer": _rule(1),
+    "x-process": _owner("process"),
+    "x-unit": _owner("unit"),
+    "x-container": _owner("container"),
 }
 """Fields that flows have. tcp-flags is 0 for other protocols, as AWS prints it in practice; its text says no more than
 that a flow without flags has 0."""
@@ -313,10 +335,11 @@ def interface_value(item: Field, interface: Interface, format: Format) -> str | 
     return value or None
 
 
-def tag_text(value: str) -> str | None:
-    """A tag's value as percent-encoded UTF-8 (VPC user guide; RFC 3986: all but letters, digits and `-._~`).
+def tag_text(value: str, safe: str = "") -> str | None:
+    """A tag's value as percent-encoded UTF-8 (VPC user guide; RFC 3986: all but letters, digits and `-._~`, and the
+    characters `safe`).
 
     An empty value is absent. The value `-` is encoded too, since a record's `-` says that there is none; AWS says that
     it cannot show it for Auto Scaling groups and is silent on the others.
     """
-    return "%2D" if value == "-" else quote(value, safe="", errors="replace") or None
+    return "%2D" if value == "-" else quote(value, safe=safe, errors="replace") or None

@@ -76,6 +76,7 @@ _PEERS = (
     "the interface of the same VPC that has the far address, or the NAT gateway or interface that the subnet's route "
     "leads to; `-` over an internet gateway, and on ingress from load balancers and transit gateways"
 )
+_NO_OWNER = "`-` where the flow does not end on this host or that is not known (docs/hosts.md)"
 _VERDICT_LAYERS = ("security-group", "network-acl", "tracked", "host-firewall", "default")
 _TYPES = "`nat_gateway`, `network_load_balancer`, `regional_nat_gateway`, `transit_gateway` or `vpc_endpoint`"
 
@@ -227,6 +228,19 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "x-lost-bytes", None, _LONG, "Bytes of the interface that are in no record of the interval.",
         "as `x-lost-packets`",
+    ),
+    Field(
+        "x-process", None, _TEXT, "Process at the interface's own end: the kernel's name and PID, `nginx/812`, "
+        "percent-encoded.", "the one process that holds the flow's socket, or the listening one, when the flow was "
+        f"drained; {_NO_OWNER}",
+    ),
+    Field(
+        "x-unit", None, _TEXT, "Its systemd unit, `nginx.service`.",
+        f"the cgroup of the process, or of the socket; {_NO_OWNER}",
+    ),
+    Field(
+        "x-container", None, _TEXT, "Its container: the first 12 digits of the id, or the name for LXC and nspawn.",
+        f"as `x-unit`; {_NO_OWNER}",
     ),
 )  # fmt: skip
 

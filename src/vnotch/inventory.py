@@ -124,11 +124,25 @@ class Peer:
 
 
 @dataclass(frozen=True)
+class EnrolledSubnet:
+    """A subnet that is marked so that interfaces with an address in it become ENIs by themselves."""
+
+    subnet_id: str
+    cidrs: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> EnrolledSubnet:
+        """Raises TypeError where a member is missing or unknown."""
+        return _value(cls, item)
+
+
+@dataclass(frozen=True)
 class AgentConfiguration:
     """All that one agent is told, at one revision of the server's state.
 
     `peers` are there only where a flow log of the agent asks for a next-hop field; `peers_omitted` is how many did not
-    fit (`store.agents.PEERS_MAX`), for which those fields are `-`.
+    fit (`store.agents.PEERS_MAX`), for which those fields are `-`. `enrolled_subnets` are those of which the agent
+    reports candidates.
     """
 
     revision: int
@@ -137,6 +151,7 @@ class AgentConfiguration:
     rules: RuleBook = field(default_factory=RuleBook)
     peers: tuple[Peer, ...] = ()
     peers_omitted: int = 0
+    enrolled_subnets: tuple[EnrolledSubnet, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -152,6 +167,7 @@ class AgentConfiguration:
                 rules=RuleBook.from_json(document.get("rules", {}), "agent configuration: rules"),
                 peers=tuple(Peer.from_json(item) for item in document.get("peers", ())),
                 peers_omitted=int(document.get("peers_omitted", 0)),
+                enrolled_subnets=tuple(EnrolledSubnet.from_json(item) for item in document.get("enrolled_subnets", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"agent configuration: {error}") from error

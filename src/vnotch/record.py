@@ -22,6 +22,7 @@ from vnotch.fields import FIELDS, Format, TagKeys, parse_format
 from vnotch.flow import Outcome
 from vnotch.inventory import FlowLog, Interface
 from vnotch.line import parse_line, parse_lines, parse_valid, record_lines
+from vnotch.owner import NO_OWNERS, Owners
 from vnotch.paths import NO_PEERS, Peers
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import Window, without_rule
@@ -75,7 +76,7 @@ class WindowRecords:
 
     `interfaces_by_slot` holds every slot that was in use during the window; two slots may have the same interface (it
     was bound anew). `rules` are rule number -> (x-rule-id, x-rule-layer), `peers` the VPCs' interfaces for the next-hop
-    fields, `ranges` the services' addresses for the pkt-*-aws-service fields.
+    fields, `ranges` the services' addresses for the pkt-*-aws-service fields, `owners` the processes behind the flows.
 
     The log status (VPC user guide): an interface with lost packets gets one SKIPDATA record whatever the
     traffic type; an interface without losses and without any flow, accepted or rejected, gets one NODATA record, if it
@@ -90,12 +91,14 @@ class WindowRecords:
         rules: Mapping[int, tuple[str, str]] | None = None,
         peers: Peers = NO_PEERS,
         ranges: ServiceRanges = NO_RANGES,
+        owners: Owners = NO_OWNERS,
     ) -> None:
         self.window = window
         self.interfaces_by_slot = interfaces_by_slot
         self.rules = {} if rules is None else rules  # one without numbers of its own knows the fixed ones
         self.peers = peers
         self.ranges = ranges
+        self.owners = owners
         by_id = {item.interface_id: item for item in interfaces_by_slot.values()}
         self._interfaces = list(by_id.values())
         self._numbers = {interface_id: number for number, interface_id in enumerate(by_id)}
@@ -106,7 +109,7 @@ class WindowRecords:
 
     def of_window(self, window: Window) -> WindowRecords:
         """The same for another window."""
-        return WindowRecords(window, self.interfaces_by_slot, self.rules, self.peers, self.ranges)
+        return WindowRecords(window, self.interfaces_by_slot, self.rules, self.peers, self.ranges, self.owners)
 
     def table(self, flow_log: FlowLog, seen_interfaces: Collection[str]) -> pa.Table:
         """Typed columns of the flow log's format, AWS's Parquet names and types; by interface, then in order of time.
@@ -196,7 +199,7 @@ class WindowRecords:
             if outcome is not None:
                 chosen &= as_numpy(flows["outcome"]) == outcome
             self._selections[key] = Selection(
-                flows, numbers, chosen, self._interfaces, self.rules, self.peers, self.ranges
+                flows, numbers, chosen, self._interfaces, self.rules, self.peers, self.ranges, self.owners
             )
         return self._selections[key]
 

@@ -66,6 +66,7 @@ class World:
         self.wiped = True
         self.ranges = NO_RANGES
         self.early_seconds: int | None = None  # most tests look at whole windows
+        self.owners: Any = None
         self.capture: Capture
 
     def start(self, *, taken_over: bool = True, before: Kernel | None = None) -> Capture:
@@ -77,6 +78,7 @@ class World:
             spool_seconds_max=24 * 3600,
             early_seconds=self.early_seconds,
             ranges=self.ranges,
+            owners=self.owners,
             now_ns=lambda: self.time_ns,
             elapsed_ns=lambda: self.time_ns - self.set_forward_ns,
         )

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
+from vnotch.agent.enrolment import Enroller
 from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
+from vnotch.agent.owners import OwnerObserver
 from vnotch.agent.view import LoopView, Views
 from vnotch.agent.view_socket import ViewSocket, on_loop
 from vnotch.capture.interfaces import namespace_path
@@ -82,6 +84,8 @@ class Agent:
         *,
         forget: Callable[[str], None] = lambda flow_log_id: None,
         ranges: ServiceRanges = NO_RANGES,
+        owners: OwnerObserver | None = None,
+        enroller: Enroller | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
@@ -101,6 +105,7 @@ class Agent:
             spool_bytes_max=config.spool_bytes_max,
             spool_seconds_max=config.spool_seconds_max,
             ranges=ranges,
+            owners=owners,
             now_ns=now_ns,
         )
         self.courier = Courier(
@@ -118,6 +123,7 @@ class Agent:
         self._post = StatusPost(post_client)
         views = Views(lambda look: on_loop(self._events.put, look, VIEW_SECONDS), self._look, datapath, now_ns)
         self._views = ViewSocket(config.folder, views.answer)
+        self._enroller = enroller
 
     # For other threads
 
@@ -145,8 +151,9 @@ class Agent:
         """-> whether nothing was left to deliver at the end."""
         if (last := self._poll.last()) is not None:
             self._configure(last)
-        for thread in (self.courier, self._poll, self._post, self._views):
-            thread.start()
+        for thread in (self.courier, self._poll, self._post, self._views, self._enroller):
+            if thread is not None:
+                thread.start()
         started()
         try:
             while not self._stopping:
@@ -208,6 +215,8 @@ class Agent:
     def _configure(self, configuration: AgentConfiguration) -> None:
         before = self.capture.flow_log_ids or set()
         self._pending = configuration
+        if self._enroller is not None:
+            self._enroller.follow(configuration.enrolled_subnets)
         if self._guarded(lambda: self.capture.apply(configuration)):
             self._pending = None
             for flow_log_id in before - (self.capture.flow_log_ids or set()):
@@ -262,6 +271,8 @@ class Agent:
         flush = self._config.flush_on_exit
         self._views.close()
         self._poll.stop()
+        if self._enroller is not None:
+            self._enroller.stop(STOP_SECONDS)
         self._guarded(lambda: self._woken(self.capture.step(close_all=flush)))
         self.courier.hurry()
         empty = self.courier.wait_until_empty(self._config.flush_seconds if flush else STOP_SECONDS)
@@ -303,6 +314,7 @@ class Agent:
                 if flow_log_id in served
             ],
             "deliveries": self.courier.counters(),
+            "enrolment": self._enroller.status() if self._enroller else None,
             "errors": {
                 "capture": self.capture_error,
                 "configuration": self._poll.error,

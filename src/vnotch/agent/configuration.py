@@ -62,6 +62,11 @@ class ServerClient:
     def post_status(self, status: Mapping[str, Any]) -> None:
         self._send("POST", "/status", status, timeout_seconds=STATUS_TIMEOUT_SECONDS)
 
+    def put_candidates(self, candidates: list[dict[str, Any]]) -> dict[str, Any]:
+        """Reports what could be enrolled; -> what became of it. Raises as `configuration`."""
+        body = {"candidates": candidates}
+        return dict(self._send("PUT", "/candidates", body, timeout_seconds=STATUS_TIMEOUT_SECONDS))
+
     def _send(self, method: str, path: str, body: Any = None, *, timeout_seconds: float) -> Any:
         try:
             return self._http.request(method, self._base + path, body, timeout_seconds=timeout_seconds)

@@ -1,8 +1,8 @@
 """The journal: drains on disk between the kernel's maps and the spool.
 
 A drain is written here, whole and fsynced, before the kernel's map is emptied, and is removed once every window that it
-went into has been spooled. One file a drain, `NUMBER,SIZE,CRC.arrow`: two Arrow IPC streams, the flows (whose schema
-metadata says the rest) and the losses. Numbers only grow, over restarts too.
+went into has been spooled. One file a drain, `NUMBER,SIZE,CRC.arrow`: two or three Arrow IPC streams, the flows (whose
+schema metadata says the rest), the losses and, where some were found, the owners. Numbers only grow, over restarts too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from vnotch.agent.durable import replace_file, set_aside, sync_folder
+from vnotch.owner import OWNER_SCHEMA
 
 COMPRESSED_ROWS_MIN = 256
 """Below this a compressor costs a hundred times what writing does, and saves less than a disk block."""
@@ -41,6 +42,7 @@ class Entry:
     ledger_start_s: int
     flows: pa.Table  # FLOW_SCHEMA
     losses: pa.Table  # LOSS_SCHEMA
+    owners: pa.Table = field(default_factory=OWNER_SCHEMA.empty_table)  # OWNER_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ class Journal:
         sink = pa.BufferOutputStream()
         compression = "lz4" if entry.flows.num_rows >= COMPRESSED_ROWS_MIN else None
         options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
-        for table in (entry.flows.replace_schema_metadata({"vnotch": json.dumps(about)}), entry.losses):
+        tables = [entry.flows.replace_schema_metadata({"vnotch": json.dumps(about)}), entry.losses]
+        tables += [entry.owners] if entry.owners.num_rows else []
+        for table in tables:
             with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
                 writer.write_table(table)
         data = sink.getvalue()
@@ -154,6 +158,10 @@ def _decode(number: int, path: Path) -> Entry:
         flows = pa.ipc.open_stream(source, options=options).read_all()
         losses = pa.ipc.open_stream(source, options=options).read_all()
         about = json.loads(flows.schema.metadata[b"vnotch"])
-        return Entry(number=number, flows=flows.replace_schema_metadata(None), losses=losses, **about)
+        flows = flows.replace_schema_metadata(None)
+        if source.tell() == source.size():
+            return Entry(number=number, flows=flows, losses=losses, **about)
+        owners = pa.ipc.open_stream(source, options=options).read_all()
+        return Entry(number=number, flows=flows, losses=losses, owners=owners, **about)
     except (KeyError, TypeError, pa.ArrowException) as error:
         raise ValueError(str(error)) from error

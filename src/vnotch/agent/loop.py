@@ -43,6 +43,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +51,7 @@ import pyarrow as pa
 
 from vnotch.agent.interfaces import Interfaces
 from vnotch.agent.journal import Entry, Journal, boot_id
+from vnotch.agent.owners import OwnerObserver, WindowOwners, asks
 from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
 from vnotch.agent.tracks import EARLY_SECONDS, Closed, Tracks
@@ -62,8 +64,9 @@ from vnotch.deciders import RuleNumbers
 from vnotch.deliver.spool import Spool
 from vnotch.errors import KernelError, LimitError
 from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Loss
-from vnotch.inventory import AgentConfiguration, FlowLog
+from vnotch.inventory import AgentConfiguration, FlowLog, Interface
 from vnotch.ledger import Ledger
+from vnotch.owner import OWNER_SCHEMA
 from vnotch.paths import NO_PEERS, Peers
 from vnotch.rules import RuleBook
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
@@ -133,11 +136,16 @@ class Capture:
         flows_max: int = MAX_FLOWS,
         early_seconds: int | None = EARLY_SECONDS,
         ranges: ServiceRanges = NO_RANGES,
+        owners: OwnerObserver | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         elapsed_ns: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     ) -> None:
-        """`elapsed_ns` goes on evenly, also while the host sleeps, and whatever is done to the clock `now_ns`."""
+        """`elapsed_ns` goes on evenly, also while the host sleeps, and whatever is done to the clock `now_ns`. `owners`
+        finds who is behind flows; without it the fields that say so are absent."""
         self._datapath = datapath
+        self._owner_observer = owners
+        self._owners = WindowOwners()
+        self._owners_asked: set[str] = set()  # interfaces
         self._ranges = ranges
         self._peers = NO_PEERS
         self._now_ns = now_ns
@@ -198,11 +206,13 @@ class Capture:
     def _replay(self) -> None:
         for entry in self._journal.replay():
             lost = self._tracks.replay(entry)
+            self._owners.add(entry.starts, entry.owners)
             if entry.number > self._progress.ledger_through and self._goes_on:
                 self._ledger.add(entry.flows, entry.losses, entry.ledger_start_s)
                 if lost is not None:
                     self._ledger.lose(lost, entry.ledger_start_s)
             self._taken = (entry.boot_id, entry.generation, entry.flipped_ns)
+        self._owners.keep(self._tracks.open_windows)
         if len(self._journal):
             log.info("%d drains of before are in the journal", len(self._journal))
 
@@ -225,6 +235,12 @@ class Capture:
             self._drain_all()  # with the last packets of interfaces that are gone
         self._progress.flow_logs = wanted | departing
         self._follow(self._progress.flow_logs.values())
+        self._owners_asked = {
+            interface_id
+            for flow_log in self._progress.flow_logs.values()
+            if asks(flow_log)
+            for interface_id in flow_log.interface_ids
+        }
         self._peers = Peers(configuration.peers)
         if configuration.peers_omitted:
             log.warning("%d interfaces of the VPC are in no next-hop field", configuration.peers_omitted)
@@ -362,7 +378,9 @@ class Capture:
         self._number += 1
         self._drained_flows = drain.flows.num_rows
         self.recent.add(self._number, drain)
+        owners = self._observe_owners(drain)
         starts, lost = self._tracks.add(drain.flows, drain.losses, at_ns)
+        self._owners.add(starts, owners)
         interval = LEDGER_INTERVAL_SECONDS
         ledger_start_s = at_ns // _SECOND_NS // interval * interval
         if track := self._tracks.ledger_track:
@@ -379,6 +397,7 @@ class Capture:
             ledger_start_s=ledger_start_s,
             flows=drain.flows,
             losses=drain.losses,
+            owners=owners,
         )
         try:
             self._journal.append(entry)
@@ -387,11 +406,22 @@ class Capture:
             self._unwritten[self._number] = starts
             log.error("drain %d is in memory only, the journal does not take it: %s", self._number, error)
 
+    def _observe_owners(self, drain: Drain) -> pa.Table:
+        if self._owner_observer is None or not self._owners_asked:
+            return OWNER_SCHEMA.empty_table()
+        asked: dict[int, Interface] = {
+            slot: interface
+            for slot, interface in self.interfaces.by_slot.items()
+            if interface.interface_id in self._owners_asked
+        }
+        return self._owner_observer.observe(drain.flows, asked)
+
     # Closing
 
     def _close(self, now_ns: int | None, now_s: float) -> bool:
         closed = self._tracks.close(now_ns, self._number)
         made = self._spool(closed, now_s)
+        self._owners.keep(self._tracks.open_windows)
         due = closed or self._unsaved or self._journal.has_any(self._tracks.is_done) or self._free_slots()
         if due and self._finish(made):
             self._prune()
@@ -411,7 +441,15 @@ class Capture:
             return Spooling()
         self._progress.commit += 1
         self._held.append(self._progress.commit)
-        made = spooling_of(closed, self._progress, self.interfaces, self.spool, peers=self._peers, ranges=self._ranges)
+        made = spooling_of(
+            closed,
+            self._progress,
+            self.interfaces,
+            self.spool,
+            peers=self._peers,
+            ranges=self._ranges,
+            owners=self._owners.of,
+        )
         self.refused = made.refused
         self.unclaimed_packets += made.unclaimed_packets
         try:
@@ -531,7 +569,15 @@ class Capture:
                 "peers_omitted": self.configuration.peers_omitted if self.configuration else 0,
             },
             "maps": self._usage_now(),
+            "owners": self._owners_status(),
         }
+
+    def _owners_status(self) -> dict[str, Any] | None:
+        """None where no flow log asks who is behind its flows."""
+        if self._owner_observer is None or not self._owners_asked:
+            return None
+        counters = asdict(self._owner_observer.counters)
+        return counters | {"kept": self._owners.kept, "turned_away": self._owners.turned_away}
 
 
 def _sum(

@@ -17,6 +17,8 @@ from typing import Any
 
 from vnotch.agent.agent import Agent, AgentConfig
 from vnotch.agent.configuration import ServerClient, load_key
+from vnotch.agent.enrolment import Enroller
+from vnotch.agent.owners import OwnerObserver
 from vnotch.capture.interfaces import LinkWatcher, Namespace
 from vnotch.deliver.endpoint import Endpoint, Key
 from vnotch.deliver.logs import LogGroups
@@ -73,8 +75,11 @@ def open_datapath(config: AgentConfig) -> Any:
 def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, started: Callable[[], None]) -> bool:
     endpoint = Endpoint(config.endpoint_url, config.region)
     groups = LogGroups(endpoint, Roles(endpoint, key))
-    poll, post = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(2))
-    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget, ranges=ranges)
+    poll, post, report = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(3))
+    of_host: dict[str, Any] = {}  # what is known of the host's own sockets and interfaces; a file tells of another's
+    if config.capture_file is None:
+        of_host = {"owners": OwnerObserver(config.netns), "enroller": Enroller(report, config.netns)}
+    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget, ranges=ranges, **of_host)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: agent.stop())

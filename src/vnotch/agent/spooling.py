@@ -7,7 +7,7 @@ runs over records.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from vnotch.deliver.spool import Spool
 from vnotch.errors import InputError
 from vnotch.flow import LOSS_SCHEMA, Direction, Loss, Outcome
 from vnotch.inventory import FlowLog, Interface
+from vnotch.owner import NO_OWNERS, Owners
 from vnotch.paths import NO_PEERS, Peers
 from vnotch.record import Events, WindowRecords
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
@@ -51,15 +52,23 @@ def spooling_of(
     *,
     peers: Peers = NO_PEERS,
     ranges: ServiceRanges = NO_RANGES,
+    owners: Callable[[str, int], Owners] = lambda track, start_s: NO_OWNERS,
 ) -> Spooling:
     """Makes the batches of closed windows and notes in `progress.recorded` which interfaces have had a record.
 
-    `peers` and `ranges`: see `record.WindowRecords`.
+    `peers` and `ranges`: see `record.WindowRecords`; `owners` gives those of a window by track and beginning.
     """
     result = Spooling()
     by_slot = interfaces.by_slot
     for item in closed:
-        records = WindowRecords(item.window, by_slot, interfaces.rule_names, peers=peers, ranges=ranges)
+        records = WindowRecords(
+            item.window,
+            by_slot,
+            interfaces.rule_names,
+            peers=peers,
+            ranges=ranges,
+            owners=owners(item.track, item.window.start_s),
+        )
         sums = _Sums(item.window, by_slot)
         result.unclaimed_packets += records.unclaimed[0]
         for flow_log_id in item.flow_log_ids:

@@ -64,6 +64,11 @@ class Tracks:
         return tick_seconds({interval_of(name) for name in self._windows}, at_most)
 
     @property
+    def open_windows(self) -> set[tuple[str, int]]:
+        """Track and beginning of each window that is open."""
+        return {(name, start_s) for name, windows in self._windows.items() for start_s in windows.open_starts}
+
+    @property
     def late(self) -> dict[str, int]:
         """Track -> packets that came after their window had closed, and went into the next one."""
         return {name: windows.late_packets for name, windows in self._windows.items() if windows.late_packets}

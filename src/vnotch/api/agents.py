@@ -4,12 +4,13 @@
     GET    /vnotch/v1/agents/{agent}/configuration                vnotch:GetConfiguration   on the agent
     POST   /vnotch/v1/agents/{agent}/status                       vnotch:PutStatus          on the agent
     GET    /vnotch/v1/agents/{agent}/status                       vnotch:GetStatus          on the agent
+    PUT    /vnotch/v1/agents/{agent}/candidates                   vnotch:PutCandidates      on the agent
     PUT    /vnotch/v1/network-interfaces/{eni}/binding            vnotch:PutBinding         on the network interface
     GET    /vnotch/v1/network-interfaces/{eni}/binding            vnotch:GetBinding
     DELETE /vnotch/v1/network-interfaces/{eni}/binding            vnotch:DeleteBinding
 
-Requests are signed with the service name `vnotch`. An agent's key may do GetConfiguration and PutStatus on its own
-agent and nothing else here (see `vnotch.api.gate`).
+Requests are signed with the service name `vnotch`. An agent's key may do GetConfiguration, PutStatus and PutCandidates
+on its own agent and nothing else here (see `vnotch.api.gate`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.routing import Route
 
-from vnotch.api import bindings
+from vnotch.api import bindings, enrolment
 from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.service import ApiError
 from vnotch.api.watch import WAITERS_MAX, ConfigurationWatch, TooManyWaiters, Waiter
@@ -32,6 +33,9 @@ from vnotch.store.state import State
 
 WAIT_SECONDS_MAX = 60
 STATUS_BYTES_MAX = 4 << 20
+CANDIDATES_BYTES_MAX = 1 << 20
+REPORT_SECONDS_MIN = 0.5
+"""Between two reports of candidates of one agent."""
 
 
 class Agents:
@@ -41,6 +45,7 @@ class Agents:
         self.state = state
         self.accounts = accounts
         self.watch = ConfigurationWatch(state, waiters_max)
+        self._reported: dict[str, float] = {}  # agent -> when it reported candidates last
 
     def routes(self) -> list[Route]:
         agent, interface = "/vnotch/v1/agents/{agent}", "/vnotch/v1/network-interfaces/{interface}/binding"
@@ -48,6 +53,7 @@ class Agents:
             signed_route(agent, self.put_agent, ["PUT"]),
             signed_route(f"{agent}/configuration", self.get_configuration, ["GET"]),
             signed_route(f"{agent}/status", self.status, ["GET", "POST"]),
+            signed_route(f"{agent}/candidates", self.put_candidates, ["PUT"]),
             signed_route(interface, self.binding, ["GET", "PUT", "DELETE"]),
         ]
 
@@ -127,6 +133,22 @@ class Agents:
             return {}
 
         return await _in_pool(request, post)
+
+    async def put_candidates(self, request: SignedRequest) -> dict[str, Any]:
+        name = self._agent(request, "PutCandidates")
+        if len(request.exchange.body) > CANDIDATES_BYTES_MAX:
+            raise ApiError("RequestEntityTooLargeException", f"A report has at most {CANDIDATES_BYTES_MAX} bytes.", 413)
+        if time.monotonic() < self._reported.get(name, float("-inf")) + REPORT_SECONDS_MIN:
+            raise ApiError("ThrottlingException", "Candidates are reported more often than they are taken.", 429)
+        candidates = enrolment.candidates_of(request.json())
+
+        def put() -> dict[str, Any]:
+            with self.state.write() as session:
+                answer = enrolment.enrol(session, name, candidates, request.now_ms)
+            self._reported[name] = time.monotonic()  # of agents that there are, so the table is bounded
+            return answer
+
+        return await _in_pool(request, put)
 
     async def binding(self, request: SignedRequest) -> dict[str, Any]:
         method, interface_id = request.exchange.request.method, request.path_params["interface"]

@@ -73,9 +73,7 @@ class BindingRequest:
         for name in ("agent", "device"):
             if not isinstance(body.get(name), str):
                 raise invalid(f"{name} is missing or no string")
-        device = body["device"]
-        if not 1 <= len(device.encode()) <= DEVICE_BYTES or re.search(r"[\s/:]", device) or device in (".", ".."):
-            raise invalid(f"device {device!r} is no name of a Linux interface (up to {DEVICE_BYTES} bytes)")
+        check_device(body["device"])
         _check_text(body, "instance_id", _INSTANCE_ID.fullmatch, "i- and 8 or 17 hexadecimal digits")
         _check_text(body, "interface_type", INTERFACE_TYPES.__contains__, f"one of {', '.join(INTERFACE_TYPES)}")
         _check_text(body, "requester_id", _REQUESTER.fullmatch, "1 to 128 of a-z A-Z 0-9 _ . -")
@@ -86,6 +84,13 @@ class BindingRequest:
         _check_text(body, "guest_mac", _MAC.fullmatch, "six pairs of hexadecimal digits in small letters, by colons")
         _check_trial(body)
         return cls(**body)
+
+
+def check_device(device: Any) -> None:
+    """Raises ApiError for what is no name of a Linux interface (dev_valid_name of the kernel)."""
+    is_text = isinstance(device, str) and 1 <= len(device.encode(errors="replace")) <= DEVICE_BYTES
+    if not is_text or re.search(r"[\s/:]", device) or device in (".", ".."):
+        raise invalid(f"device {device!r} is no name of a Linux interface (up to {DEVICE_BYTES} bytes)")
 
 
 def _check_text(body: Mapping[str, Any], name: str, fits: Any, form: str) -> None:

@@ -25,10 +25,14 @@ GLOBAL_SERVICES = frozenset({"iam", "sts"})
 """IAM has one endpoint in the world and STS had; their clients sign for us-east-1 wherever they are."""
 
 
+AGENT_ACTIONS = ["vnotch:GetConfiguration", "vnotch:PutStatus", "vnotch:PutCandidates"]
+"""What an agent's key may do on its own agent."""
+
+
 def agent_policy(agent_arn: str) -> Policy:
     """What an agent's key may do: assume the roles that trust flow logs, and speak for itself."""
     own = [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:GetCallerIdentity"], "Resource": "*"}]
-    own.append({"Effect": "Allow", "Action": ["vnotch:GetConfiguration", "vnotch:PutStatus"], "Resource": agent_arn})
+    own.append({"Effect": "Allow", "Action": AGENT_ACTIONS, "Resource": agent_arn})
     return stored_policy(json.dumps({"Version": "2012-10-17", "Statement": own}), Kind.IDENTITY, "agent")
 
 

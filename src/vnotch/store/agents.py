@@ -15,7 +15,7 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from vnotch.inventory import AgentConfiguration, FlowLog, Interface
-from vnotch.store import network, peers, routing, tag_fields
+from vnotch.store import enrolment, network, peers, routing, tag_fields
 from vnotch.store.rule_book import acl_ids_of, agents_referring_to, rule_book
 
 DEPARTED_SECONDS = 120
@@ -78,8 +78,11 @@ def touch_neighbours(session: Session, interface: network.NetworkInterface) -> N
     touch(session, concerned)
 
 
-def touch_tagged(session: Session, resource_ids: Collection[str]) -> None:
-    """To be called when tags of these resources change: tells whoever shows tags of them."""
+def touch_tagged(session: Session, resource_ids: Collection[str], keys: Collection[str] | None = None) -> None:
+    """To be called when tags of these resources change, those of `keys` or any: tells whoever shows tags of them, and
+    every agent where a subnet's mark for enrolment may have changed."""
+    if enrolment.is_mark(resource_ids, keys):
+        touch(session, session.scalars(select(network.Agent.name)))
     if asking := tag_fields.asking_resources(session):
         touch(session, agents_on(session, asking) & tag_fields.agents_with(session, resource_ids))
 
@@ -127,7 +130,8 @@ def configuration(session: Session, agent: str, account: str, region: str) -> Ag
     )
     rules = rule_book(session, rows, acl_ids.values())
     told, omitted = peers.peers_of(session, _vpcs_asked_for(flow_logs, rows))
-    return AgentConfiguration(revision, interfaces, _flow_logs(flow_logs, rows), rules, told, omitted)
+    enrolled = enrolment.told(session, agent)
+    return AgentConfiguration(revision, interfaces, _flow_logs(flow_logs, rows), rules, told, omitted, enrolled)
 
 
 def all_interfaces(session: Session, account: str, region: str) -> AgentConfiguration:

@@ -120,17 +120,7 @@ class NetworkInterfaces(Ec2Part):
                 interface = INTERFACE.find(session, earlier["NetworkInterfaceId"])
                 return _created(interface, call)
             subnet = SUBNET.find(session, required(call, "SubnetId"), lock=True)
-            interface = network.NetworkInterface(
-                interface_id=new_id("eni"),
-                subnet_id=subnet.subnet_id,
-                vpc_id=subnet.vpc_id,
-                mac=_new_mac(),
-                description=call.params.get("Description") or "",
-                created_type=kind,
-                created_ms=call.now_ms,
-            )
-            session.add(interface)
-            session.flush()
+            interface = _new_interface(session, subnet, kind, call.params.get("Description") or "", call.now_ms)
             groups = self._groups_for(session, interface, call)
             firewall.set_groups(session, interface.interface_id, groups)
             _give_ipv4(session, interface, subnet, call)
@@ -237,6 +227,46 @@ def service_interface(
 ) -> network.NetworkInterface:
     """A new interface that a service holds, without security groups, at this address or the next free one. The caller
     has locked the subnet."""
+    interface = _new_interface(session, subnet, kind, description, now_ms)
+    _add_ipv4(session, interface, subnet, address, primary=True)
+    agents.touch_neighbours(session, interface)
+    return interface
+
+
+def enrolled_interface(
+    session: Session,
+    subnet: network.Subnet,
+    addresses: list[str],
+    group_ids: list[str],
+    description: str,
+    now_ms: int,
+) -> network.NetworkInterface:
+    """A new interface with these addresses, the first one primary, and these groups of its VPC, or the default one.
+
+    Raises ApiError: an address is taken or reserved, a group is not there or of another VPC.
+    """
+    interface = _new_interface(session, subnet, "interface", description, now_ms)
+    for group_id in group_ids:
+        if SECURITY_GROUP.find(session, group_id).vpc_id != subnet.vpc_id:
+            raise ApiError("InvalidParameterValue", f"Security group {group_id} is of another VPC.")
+    groups = group_ids or [firewall.default_group_id(session, subnet.vpc_id)]
+    firewall.set_groups(session, interface.interface_id, groups)
+    _add_ipv4(session, interface, subnet, addresses[0], primary=True)
+    for text in addresses[1:]:
+        if ":" in text:
+            _add_ipv6(session, interface, subnet, text)
+        else:
+            _add_ipv4(session, interface, subnet, text)
+    agents.touch_members(session, groups)
+    agents.touch_neighbours(session, interface)
+    session.refresh(interface)
+    return interface
+
+
+def _new_interface(
+    session: Session, subnet: network.Subnet, kind: str, description: str, now_ms: int
+) -> network.NetworkInterface:
+    """Without addresses yet."""
     interface = network.NetworkInterface(
         interface_id=new_id("eni"),
         subnet_id=subnet.subnet_id,
@@ -248,8 +278,6 @@ def service_interface(
     )
     session.add(interface)
     session.flush()
-    _add_ipv4(session, interface, subnet, address, primary=True)
-    agents.touch_neighbours(session, interface)
     return interface
 
 
@@ -332,10 +360,15 @@ def _give_ipv6(session: Session, interface: network.NetworkInterface, subnet: ne
     for item in given:
         if item.get("IsPrimaryIpv6"):
             raise ApiError("UnsupportedOperation", "The parameter IsPrimaryIpv6 is not supported by vnotch.")
-        text = str(ipv6_in(block, item.get("Ipv6Address") or "", subnet.reserves_addresses))
-        _add(session, interface, network.Address(family=6, address=text, value=0))
+        _add_ipv6(session, interface, subnet, item.get("Ipv6Address") or "")
     for _ in range(count):
         _add(session, interface, network.Address(family=6, address=str(random_ipv6(block)), value=0))
+
+
+def _add_ipv6(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, text: str) -> None:
+    """Gives the interface this address; the subnet has an IPv6 block."""
+    address = ipv6_in(IPv6Network(subnet.ipv6_cidr or ""), text, subnet.reserves_addresses)
+    _add(session, interface, network.Address(family=6, address=str(address), value=0))
 
 
 def _add(session: Session, interface: network.NetworkInterface, address: network.Address) -> None:

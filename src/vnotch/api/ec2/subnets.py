@@ -25,7 +25,7 @@ from vnotch.api.ec2.part import (
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.ec2.zone_ids import Zone, zones_of
 from vnotch.api.service import ApiError, Call
-from vnotch.store import firewall, network
+from vnotch.store import agents, firewall, network
 from vnotch.store.state import new_id
 
 IPV6_LENGTHS = range(64, 65)
@@ -94,6 +94,7 @@ class Subnets(Ec2Part):
             session.flush()
             firewall.associate_default(session, subnet)
             put_tags(session, SUBNET, subnet.subnet_id, tags)
+            agents.touch_tagged(session, [subnet.subnet_id], tags)
             session.refresh(subnet)
             return {"Subnet": _describe(subnet, call)}
 
@@ -111,7 +112,9 @@ class Subnets(Ec2Part):
                 raise ApiError(
                     "DependencyViolation", f"The subnet '{subnet.subnet_id}' has dependencies and cannot be deleted."
                 )
+            keys = {tag.key for tag in subnet.tags}
             drop_tags(session, [subnet.subnet_id])
+            agents.touch_tagged(session, [subnet.subnet_id], keys)
             session.execute(delete(network.Subnet).where(network.Subnet.subnet_id == subnet.subnet_id))
         return {}
 

@@ -83,10 +83,10 @@ def drop_tags(session: Session, resource_ids: Iterable[str]) -> None:
     session.execute(delete(network.Tag).where(network.Tag.resource_id.in_(list(resource_ids))))
 
 
-def _touch(session: Session, resource_ids: list[str], reserved: bool) -> None:
-    """`reserved`: whether the tag by which a subnet has no reserved addresses came or went."""
-    agents.touch_tagged(session, resource_ids)
-    if reserved:
+def _touch(session: Session, resource_ids: list[str], keys: set[str] | None) -> None:
+    """`keys`: the tags that came or went; None for any."""
+    agents.touch_tagged(session, resource_ids, keys)
+    if keys is None or RESERVED_TAG in keys:
         agents.touch(session, agents.agents_on(session, resource_ids))
 
 
@@ -116,7 +116,7 @@ class Tags(Ec2Part):
             resources = self._resources(session, call)
             for kind, resource_id in resources:
                 put_tags(session, kind, resource_id, tags)
-            _touch(session, [resource_id for _, resource_id in resources], RESERVED_TAG in tags)
+            _touch(session, [resource_id for _, resource_id in resources], set(tags))
         return {}
 
     @ec2_operation("DeleteTags", "Resources Tags", _tagged)
@@ -133,8 +133,8 @@ class Tags(Ec2Part):
                 for tag in call.params.get("Tags") or ():
                     same_value = [row.value == tag["Value"]] if tag.get("Value") is not None else []
                     session.execute(gone.where(row.key == (tag.get("Key") or ""), *same_value))
-            gone_keys = {tag.get("Key") for tag in call.params.get("Tags") or ()} or {RESERVED_TAG}
-            _touch(session, [resource_id for _, resource_id in resources], RESERVED_TAG in gone_keys)
+            gone_keys = {tag.get("Key") or "" for tag in call.params.get("Tags") or ()} or None
+            _touch(session, [resource_id for _, resource_id in resources], gone_keys)
         return {}
 
     @ec2_operation("DescribeTags", "Filters MaxResults NextToken")
