@@ -36,10 +36,13 @@ ORDER = [
     "line",
     "columns",
     "record",
+    "bucket_keys",
     # destination
     "deliver",
     # log service and state
     "store",
+    # answer
+    "query",
     # round the path
     "iam",
     "api",
