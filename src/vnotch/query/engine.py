@@ -45,6 +45,7 @@ _QUEUE_BATCHES = 4
 _TICK_SECONDS = 0.1
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9/_=.+:@,~ -]*")
+_OWN_ERROR = re.compile(r"InputError: (.*?) At: ")
 _MISSING_COLUMN = re.compile(r'(?:column|Referenced column) "([^"]+)" not found')
 
 
@@ -292,6 +293,8 @@ class Engine:
     def _explained(self, error: duckdb.Error) -> VnotchError:
         """DuckDB's errors in our tree."""
         text = first_lines(error)
+        if match := _OWN_ERROR.search(text):  # of a function of ours in the statement
+            return InputError(match[1])
         if isinstance(error, duckdb.InterruptException):
             return LimitError("the question was stopped")
         if isinstance(error, duckdb.OutOfMemoryException):
