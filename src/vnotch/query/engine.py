@@ -94,6 +94,7 @@ class Engine:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._text: TextTable | None = None
         self._paths: dict[str, LogFile] = {}
+        self._substitutes: dict[str, int] = {}
         self._stopping = threading.Event()
         self._parquet_bytes = sum(file.size for file, _ in table.parquet)
 
@@ -271,7 +272,7 @@ class Engine:
         key = file.key if file.place.remote else os.path.abspath(file.key)
         if _PLAIN_KEY.fullmatch(key) and not {"", ".", ".."} & set(key.strip("/").split("/")):
             return file.name if file.place.remote else key
-        substitute = self._folder / f"{abs(hash(file.name)):x}.parquet"
+        substitute = self._folder / f"{self._substitutes.setdefault(file.name, len(self._substitutes))}.parquet"
         if not os.path.lexists(substitute):
             if file.place.remote:
                 _copy(file, substitute)
