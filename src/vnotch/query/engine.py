@@ -49,6 +49,13 @@ _OWN_ERROR = re.compile(r"InputError: (.*?) At: ")
 _MISSING_COLUMN = re.compile(r'(?:column|Referenced column) "([^"]+)" not found')
 
 
+_OF_THE_STATEMENT = (
+    duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException,
+    duckdb.InterruptException, duckdb.OutOfMemoryException, duckdb.OutOfRangeException, duckdb.PermissionException,
+)  # fmt: skip
+"""Errors that no file can be the cause of."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Bounds of one question. `memory_bytes` is what DuckDB may use before it spills to disk."""
@@ -96,12 +103,17 @@ class Engine:
         self._paths: dict[str, LogFile] = {}
         self._substitutes: dict[str, int] = {}
         self._stopping = threading.Event()
+        self._runner: threading.Thread | None = None
         self._parquet_bytes = sum(file.size for file, _ in table.parquet)
 
     def close(self) -> None:
+        """Ends a question that still runs."""
         self._stopping.set()
+        while self._runner is not None and self._runner.is_alive():
+            if self._connection is not None:
+                self._connection.interrupt()
+            self._runner.join(_TICK_SECONDS)
         if self._connection is not None:
-            self._connection.interrupt()
             self._connection.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -114,11 +126,13 @@ class Engine:
         question or reads anything but the table, LimitError where time or memory were not enough.
         """
         results: queue.Queue[Any] = queue.Queue(_QUEUE_BATCHES)
-        runner = threading.Thread(target=self._run, args=(sql, parameters, results), name="vnotch-ask", daemon=True)
+        self._runner = threading.Thread(
+            target=self._run, args=(sql, parameters, results), name="vnotch-ask", daemon=True
+        )
         deadline = None
         if self._settings.timeout_seconds is not None:
             deadline = time.monotonic() + self._settings.timeout_seconds
-        runner.start()
+        self._runner.start()
         items = self._items(results, deadline, waiting)
         schema = next(items)
         return Answer(schema, items)
@@ -149,7 +163,8 @@ class Engine:
         except BaseException:
             self._stopping.set()
             if self._connection is not None:
-                self._connection.interrupt()
+                with suppress(duckdb.Error):  # it may be closed already
+                    self._connection.interrupt()
             raise
 
     def _progress_of_duckdb(self) -> None:
@@ -193,21 +208,36 @@ class Engine:
             except (duckdb.Error, pa.ArrowException, OSError) as error:
                 if self._text is not None and self._text.failure is not None:
                     raise self._text.failure from None
-                if self._stopping.is_set() or not self._leave_out_damaged(str(error)):
+                damaged = self._damaged(connection, error)
+                if not damaged:
                     raise
+                for file, kind, text in damaged:
+                    self._problems.add(kind, file.name, sample=text)
+                left = {file.name for file, _, _ in damaged}
+                self._table.parquet = [item for item in self._table.parquet if item[0].name not in left]
         raise LimitError(f"more than {DAMAGED_MAX} damaged Parquet files")
 
-    def _leave_out_damaged(self, message: str) -> bool:
-        """Whether the message names a Parquet file, which then is a problem and no longer read."""
+    def _damaged(self, connection: duckdb.DuckDBPyConnection, error: Exception) -> list[tuple[LogFile, Problem, str]]:
+        """The Parquet files that an error came from, each with what is wrong.
+
+        DuckDB names the file in few of its errors, so where it does not, each file is read by itself.
+        """
+        message = str(error)
+        if isinstance(error, _OF_THE_STATEMENT) or self._stopping.is_set() or _OWN_ERROR.search(message):
+            return []
         for path in sorted(self._paths, key=len, reverse=True):
             if path in message:
-                file = self._paths[path]
-                denied = "403" in message or "Permission denied" in message
-                kind = Problem.DENIED if denied else Problem.DAMAGED_PARQUET
-                self._problems.add(kind, file.name, sample=message.partition("\n")[0])
-                self._table.parquet = [(other, footer) for other, footer in self._table.parquet if other != file]
-                return True
-        return False
+                return [(self._paths[path], _kind(message), message.partition("\n")[0])]
+        self._progress.doing = "looking for a damaged file"
+        damaged = []
+        for path, file in self._paths.items():
+            try:
+                connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM read_parquet([{literal(path)}])").fetchall()
+            except duckdb.Error as found:
+                if self._stopping.is_set():
+                    return []
+                damaged.append((file, _kind(str(found)), str(found).partition("\n")[0]))
+        return damaged
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """A connection that has the table and can do nothing but read it."""
@@ -309,6 +339,11 @@ class Engine:
             has = ", ".join(self._table.columns)
             return InputError(f"the format of these flow logs has no {match[1].replace('_', '-')}", f"they have: {has}")
         return InputError(text)
+
+
+def _kind(message: str) -> Problem:
+    denied = "403" in message or "Permission denied" in message
+    return Problem.DENIED if denied else Problem.DAMAGED_PARQUET
 
 
 def _copy(file: LogFile, path: Path) -> None:

@@ -74,7 +74,8 @@ class Problems:
         return sum(missing.lines for missing in self._found.values())
 
     def of(self, problem: Problem) -> list[Missing]:
-        return [missing for (kind, _), missing in self._found.items() if kind is problem]
+        """In the order of the files' names."""
+        return [self._found[key] for key in sorted(self._found) if key[0] is problem]
 
     def document(self) -> dict[str, object]:
         """For machines: kind -> [{file, lines}], and what else the summary says."""

@@ -27,7 +27,7 @@ _READ_ONLY = "a question is one SELECT over flow_logs: nothing is written, attac
 def check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Raises InputError for anything but one SELECT (or EXPLAIN, DESCRIBE, SUMMARIZE) of the table."""
     try:
-        statements = duckdb.extract_statements(sql)
+        statements = connection.extract_statements(sql)
     except duckdb.Error as error:
         raise InputError(first_lines(error)) from None
     if not statements:
