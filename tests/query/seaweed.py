@@ -17,18 +17,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 WEED = Path(sys.executable).with_name("weed")
 OWNER = ("AKIAOWNEROWNEROWNER0", "owner-secret")
 READER = ("AKIAREADERREADERREAD", "reader-secret")
-"""The owner may do everything, the reader may list and read one bucket."""
+"""The owner may do everything, the reader what a test says."""
 START_SECONDS = 60
 
 
 class Seaweed:
-    def __init__(self, folder: Path, readable: str) -> None:
+    def __init__(self, folder: Path, reader_may: list[str]) -> None:
         self.folder = folder
         ports = _free_ports(8)
         self.url = f"http://127.0.0.1:{ports[0]}"
         identities = [
             _identity("owner", OWNER, ["Admin", "Read", "Write", "List"]),
-            _identity("reader", READER, [f"Read:{readable}", f"List:{readable}"]),
+            _identity("reader", READER, reader_may),
         ]
         (folder / "identities.json").write_text(json.dumps({"identities": identities}))
         (folder / "data").mkdir()

@@ -21,6 +21,7 @@ from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
 
 CONNECTIONS = 32
+TRIES = 5
 _DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState")
 _GONE = ("NoSuchKey", "404")
 _REFUSED = (
@@ -53,7 +54,7 @@ class Bucket:
 
     @cached_property
     def _client(self) -> Any:
-        config = Config(max_pool_connections=CONNECTIONS, retries={"mode": "standard", "total_max_attempts": 5})
+        config = Config(max_pool_connections=CONNECTIONS, retries={"mode": "standard", "total_max_attempts": TRIES})
         region = self._session.get_config_variable("region") or "us-east-1"
         try:
             return self._session.create_client("s3", region_name=region, endpoint_url=self._endpoint_url, config=config)

@@ -47,7 +47,7 @@ CREATE MACRO ipv4_size(cidr) AS CASE
 CREATE MACRO in_cidr(address, cidr) AS CASE
     WHEN contains(cidr, ':') THEN contains(address, ':') AND in_cidr6(address, cidr)
     ELSE coalesce(ipv4(address) // ipv4_size(cidr) = ipv4_base(cidr) // ipv4_size(cidr), false) END;
-CREATE MACRO utc(seconds) AS make_timestamp(seconds * 1000000);
+CREATE MACRO utc(seconds) AS make_timestamp(seconds::BIGINT * 1000000);
 """
 
 

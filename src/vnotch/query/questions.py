@@ -172,7 +172,10 @@ def parse_question(name: str, sql: str, path: str) -> Question:
         if not re.search(rf"\${parameter.name}\b", sql):
             raise InputError(f"{path}: the parameter {parameter.name} does not occur in the SQL")
         if parameter.default is not None:
-            parameter.value(parameter.default)  # refuses a wrong one
+            try:
+                parameter.value(parameter.default)
+            except InputError as error:
+                raise InputError(f"{path}: {error.message}", error.remedy) from None
     return Question(
         name,
         found["title"][0],
