@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from asking import FOLDER, HEADER, HIVE, NAME, RDP, SSH, ask
+from parquet_files import RECORD, parquet
 from seaweed import OWNER, READER, Seaweed
-from test_parquet import RECORD, parquet
 
 from vnotch.errors import AccessError, HostError, InputError
 from vnotch.query.bucket import parse_url

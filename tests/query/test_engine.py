@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from asking import RDP, SSH, ask, write
-from test_parquet import RECORD, parquet
+from parquet_files import RECORD, parquet
 
 from vnotch.errors import InputError, LimitError
 from vnotch.query.engine import Engine, Settings

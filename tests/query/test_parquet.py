@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from asking import FOLDER, NAME, SSH, ask, write
+from asking import FOLDER, NAME, ask, write
+from parquet_files import DEFAULT, RECORD, parquet
 
 from vnotch.errors import InputError
-from vnotch.fields import DEFAULT_FORMAT, parse_format
-from vnotch.line import parse_line
 from vnotch.query.problems import Problem
-
-DEFAULT = parse_format(DEFAULT_FORMAT)
-RECORD = parse_line(SSH, DEFAULT)
-
-
-def parquet(path: Path, rows: list[dict[str, Any]] | None = None, **types: pa.DataType) -> Path:
-    """Records in AWS's types, some columns in another one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([(item.name, types.get(item.name, item.type)) for item in DEFAULT.schema])
-    pq.write_table(pa.Table.from_pylist(rows or [RECORD], schema=schema), path)
-    return path
 
 
 def test_records_are_read_with_awss_names_and_types(tmp_path: Path):

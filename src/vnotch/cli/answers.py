@@ -65,8 +65,11 @@ class Output:
             "parquet": _write_parquet,
         }[self.form]  # fmt: skip
         if self.path is None:
-            writer(answer, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            try:
+                writer(answer, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+            except BrokenPipeError:
+                raise BrokenPipeError from None  # click takes one with an errno for itself and exits with status 1
             return
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
