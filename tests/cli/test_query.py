@@ -308,25 +308,49 @@ def test_a_timeout_ends_a_question(run: Run, tmp_path: Path):
     assert (done.returncode, "no answer within 1 s" in done.stderr) == (2, True)
 
 
-def test_a_log_group_of_a_running_server_is_asked(run: Run, tmp_path: Path):
+def test_a_log_group_of_a_running_server_is_asked(run: Run, server: RunningServer):
     """No flow log delivers to the group, so its messages have the default format, or the one that is given."""
-    server = RunningServer(tmp_path)
-    try:
-        client = server.endpoint.client("logs")
-        client.create_log_group(logGroupName="/vnotch/mine")
-        client.create_log_stream(logGroupName="/vnotch/mine", logStreamName="eni-1-all")
-        now = int(time.time())
-        lines = [line.replace("1418530010", str(now - 60)).replace("1418530070", str(now)) for line in (SSH, RDP)]
-        events = [{"timestamp": (now - 60) * 1000, "message": message} for message in (*lines, "hello\nworld")]
-        client.put_log_events(logGroupName="/vnotch/mine", logStreamName="eni-1-all", logEvents=events)
-        done = run(
-            "query", BY_ACTION, "--from", "group:/vnotch/mine", "--since", "1h", "--json", "--data-dir", server.data_dir
-        )
-        assert json.loads(done.stdout) == [{"action": "ACCEPT", "bytes": 4249}, {"action": "REJECT", "bytes": 4249}]
-        assert done.returncode == 3
-        assert "hello\\nworld" in done.stderr
-        assert "group:/vnotch/mine" in done.stderr
-        missing = run("query", BY_ACTION, "--from", "group:nonsense", "--data-dir", server.data_dir)
-        assert (missing.returncode, "there is no log group nonsense" in missing.stderr) == (2, True)
-    finally:
-        server.stop()
+    client = server.endpoint.client("logs")
+    client.create_log_group(logGroupName="/vnotch/mine")
+    client.create_log_stream(logGroupName="/vnotch/mine", logStreamName="eni-1-all")
+    now = int(time.time())
+    lines = [line.replace("1418530010", str(now - 60)).replace("1418530070", str(now)) for line in (SSH, RDP)]
+    events = [{"timestamp": (now - 60) * 1000, "message": message} for message in (*lines, "hello\nworld")]
+    client.put_log_events(logGroupName="/vnotch/mine", logStreamName="eni-1-all", logEvents=events)
+    done = run(
+        "query", BY_ACTION, "--from", "group:/vnotch/mine", "--since", "1h", "--json", "--data-dir", server.data_dir
+    )
+    assert json.loads(done.stdout) == [{"action": "ACCEPT", "bytes": 4249}, {"action": "REJECT", "bytes": 4249}]
+    assert done.returncode == 3
+    assert "hello\\nworld" in done.stderr
+    assert "group:/vnotch/mine" in done.stderr
+    missing = run("query", BY_ACTION, "--from", "group:nonsense", "--data-dir", server.data_dir)
+    assert (missing.returncode, "there is no log group nonsense" in missing.stderr) == (2, True)
+
+
+def test_a_log_group_has_the_format_of_its_flow_logs(run: Run, server: RunningServer):
+    ec2, logs = server.endpoint.client("ec2"), server.endpoint.client("logs")
+
+    def flow_log(group: str, format_: str, traffic_type: str) -> None:
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        made = ec2.create_flow_logs(
+            ResourceIds=[vpc], ResourceType="VPC", LogGroupName=group, TrafficType=traffic_type, LogFormat=format_,
+            DeliverLogsPermissionArn="arn:aws:iam::123456789012:role/flow-logs",
+        )  # fmt: skip
+        assert not made["Unsuccessful"], made
+
+    now_ms = int(time.time() * 1000)
+    for group in ("one", "two"):
+        flow_log(group, "${dstaddr} ${srcaddr} ${bytes}", "ALL")
+        logs.create_log_group(logGroupName=group)
+        logs.create_log_stream(logGroupName=group, logStreamName="s")
+        message = {"timestamp": now_ms, "message": "10.0.0.2 10.0.0.1 77"}
+        logs.put_log_events(logGroupName=group, logStreamName="s", logEvents=[message])
+    flow_log("two", "${srcaddr} ${dstaddr} ${bytes}", "REJECT")
+    question = ["query", "select srcaddr, bytes from flow_logs", "--data-dir", server.data_dir, "--json", "--from"]
+    done = run(*question, "group:one")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [{"srcaddr": "10.0.0.1", "bytes": 77}])
+    unclear = run(*question, "group:two")
+    assert (unclear.returncode, "flow logs of 2 formats deliver to two" in unclear.stderr) == (2, True)
+    given = run(*question, "group:two", "--format", "${srcaddr} ${dstaddr} ${bytes}")
+    assert json.loads(given.stdout) == [{"srcaddr": "10.0.0.2", "bytes": 77}]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vnotch.cli import query as asking
-from vnotch.cli.options import DataDir
+from vnotch.cli.options import DataDir, EndpointUrl
 from vnotch.cli.terminal import out, plain
 from vnotch.errors import InputError
 
@@ -46,8 +46,9 @@ def ask(
     threads: asking.Threads = None,
     skip_bad: asking.SkipBad = False,
     profile: asking.Profile = None,
-    endpoint_url: asking.S3Endpoint = None,
+    s3_endpoint_url: asking.S3Endpoint = None,
     data_dir: DataDir = None,
+    endpoint_url: EndpointUrl = None,
     folder: Annotated[
         Path | None,
         typer.Option("--questions", help="Folder of questions of your own.", show_default="~/.config/vnotch/questions"),
@@ -75,7 +76,7 @@ def ask(
     bound = question.bind(values, named)
     how = asking.Asking(
         sources or [], since, until, format, "json" if as_json else output, chart, labels, memory, timeout, threads,
-        skip_bad, profile, endpoint_url, data_dir,
+        skip_bad, profile, s3_endpoint_url, data_dir, endpoint_url,
     )  # fmt: skip
     status = how.answer(
         question.sql, bound, question.optional, question.check_columns, question.chart, question.addresses
@@ -111,7 +112,7 @@ def _list(found: Sequence[Question]) -> None:
     table.add_column()
     for question in found:
         settable = [
-            item.name.upper() if item.default is None else f"--{item.name} {item.default}"
+            item.name.upper() if item.default is None else f"{item.option} {item.default}"
             for item in question.parameters
         ]
         table.add_row(question.name, Text(plain(question.answers or question.title)))

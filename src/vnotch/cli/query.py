@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vnotch.cli.options import DataDir, folders_of
+from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.tail import seconds_of
 from vnotch.errors import InputError
 
@@ -60,7 +60,7 @@ Threads = Annotated[int | None, typer.Option(help="Threads.", min=1, max=256, sh
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Exit status 0 although files or lines could not be read.")]
 Profile = Annotated[str | None, typer.Option(help="AWS profile.", show_default="the environment's")]
 S3Endpoint = Annotated[
-    str | None, typer.Option("--endpoint-url", help="Endpoint of S3.", show_default="the AWS settings'")
+    str | None, typer.Option("--s3-endpoint-url", help="Endpoint of S3.", show_default="the AWS settings'")
 ]
 
 
@@ -80,8 +80,9 @@ class Asking:
     threads: int | None = None
     skip_bad: bool = False
     profile: str | None = None
-    endpoint_url: str | None = None
+    s3_endpoint_url: str | None = None
     data_dir: Path | None = None
+    endpoint_url: str | None = None
 
     def answer(
         self,
@@ -145,7 +146,7 @@ class Asking:
             if groups:
                 files, given = self._groups(groups, period, given, Path(folder), progress)
             if places:
-                files += find_files(places, period, problems, self.profile, self.endpoint_url)
+                files += find_files(places, period, problems, self.profile, self.s3_endpoint_url)
             yield open_table(files, period, given, problems, progress, extra), given
 
     def _groups(
@@ -158,7 +159,7 @@ class Asking:
         from vnotch.query.group import group_format, read_group, text_format
         from vnotch.record import flow_log_format
 
-        endpoint = Endpoint.find(folders_of(self.data_dir)).require_up()
+        endpoint = Endpoint.find(folders_of(self.data_dir), self.endpoint_url).require_up()
         logs, ec2 = endpoint.client("logs"), endpoint.client("ec2")
         files, formats = [], set()
         for number, group in enumerate(groups):
@@ -187,8 +188,9 @@ def query(
     threads: Threads = None,
     skip_bad: SkipBad = False,
     profile: Profile = None,
-    endpoint_url: S3Endpoint = None,
+    s3_endpoint_url: S3Endpoint = None,
     data_dir: DataDir = None,
+    endpoint_url: EndpointUrl = None,
 ) -> None:
     """Ask exported flow logs in SQL: text and Parquet, any format, in folders, buckets and log groups.
 
@@ -198,7 +200,7 @@ def query(
     text = sys.stdin.read() if sql == "-" else sql
     asking = Asking(
         [*(sources or ()), *(paths or ())], since, until, format, "json" if as_json else output, chart, labels, memory,
-        timeout, threads, skip_bad, profile, endpoint_url, data_dir,
+        timeout, threads, skip_bad, profile, s3_endpoint_url, data_dir, endpoint_url,
     )  # fmt: skip
     raise typer.Exit(asking.answer(text, addresses=address_columns()))
 

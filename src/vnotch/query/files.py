@@ -10,7 +10,6 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from vnotch.bucket_keys import other_service
@@ -22,8 +21,8 @@ CHUNK_BYTES = 1 << 20
 FILES_MAX = 1_000_000
 """Files of one question. More would be minutes of listing before the first answer."""
 
-_PARQUET_MAGIC = b"PAR1"
-_SUFFIXES = (".log", ".log.gz", ".gz", ".parquet", ".txt")
+_SUFFIXES = (".log", ".gz", ".parquet", ".txt")
+_FOREIGN_SUFFIXES = (".csv.gz", ".json.gz", ".tar.gz")
 
 
 class Place(Protocol):
@@ -134,7 +133,9 @@ def _folder(place: LocalFiles, top: str, period: Period, problems: Problems) -> 
 
 def is_wanted(key: str, period: Period, problems: Problems) -> bool:
     """Whether a file under a folder or prefix is to be read. Foreign ones are counted."""
-    if not key.endswith(_SUFFIXES) or other_service(key) is not None or Path(key).name.startswith((".", "_")):
+    name = key.rpartition("/")[2]
+    looks_right = name.endswith(_SUFFIXES) and not name.endswith(_FOREIGN_SUFFIXES) and not name.startswith((".", "_"))
+    if not looks_right or other_service(key) is not None:
         problems.foreign.append(key)
         return False
     return period.may_be_in_file(key)

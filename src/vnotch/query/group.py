@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vnotch.errors import InputError
+from vnotch.errors import InputError, LimitError
 from vnotch.fields import Format
 from vnotch.query.period import Period
 from vnotch.query.progress import Progress
@@ -13,6 +13,8 @@ from vnotch.query.text import TextFormat
 from vnotch.record import flow_log_format
 
 _EVENTS_PER_PAGE = 10_000
+GROUP_BYTES_MAX = 20_000_000_000
+"""Bytes of messages that are written to disk for one question."""
 INTERVAL_SECONDS_MAX = 900
 """A record's event has the time of its start; it ends at most one aggregation interval later."""
 
@@ -37,7 +39,8 @@ def read_group(logs: Any, group: str, period: Period, path: Path, progress: Prog
     """Writes the messages of a group to a file, one a line; returns how many.
 
     The API is asked once; a question may read the file several times. A message that has line ends in it is no record;
-    they are replaced, so that it is one line that does not fit. Raises InputError where there is no such group.
+    they are replaced, so that it is one line that does not fit. Raises InputError where there is no such group, and
+    LimitError where it has more than fits.
     """
     request: dict[str, Any] = {"logGroupName": group, "limit": _EVENTS_PER_PAGE}
     if period.begin_s is not None:
@@ -53,6 +56,8 @@ def read_group(logs: Any, group: str, period: Period, path: Path, progress: Prog
                 for event in page["events"]:
                     out.write(event["message"].replace("\r", "\\r").replace("\n", "\\n") + "\n")
                 count += len(page["events"])
+                if out.tell() > GROUP_BYTES_MAX:
+                    raise LimitError(f"{group} has more than {GROUP_BYTES_MAX:,} bytes", "a shorter time with --since")
                 progress.add_rows(len(page["events"]))
                 if not page.get("nextToken"):
                     return count

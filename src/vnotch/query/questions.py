@@ -88,6 +88,11 @@ class Parameter:
     choices: tuple[str, ...]
     meaning: str
 
+    @property
+    def option(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
     def value(self, text: str) -> Any:
         """The value to bind. Raises InputError."""
         parse, right = TYPES[self.type]
@@ -143,7 +148,7 @@ class Question:
     @property
     def usage(self) -> str:
         required = [item.name.upper() for item in self.parameters if item.default is None]
-        optional = [f"[--{item.name} {item.default}]" for item in self.parameters if item.default is not None]
+        optional = [f"[{item.option} {item.default}]" for item in self.parameters if item.default is not None]
         return " ".join(["vnotch ask", self.name, *required, *optional, "--from ..."])
 
     def check_columns(self, columns: Mapping[str, str]) -> None:
