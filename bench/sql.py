@@ -73,7 +73,9 @@ def ask(folder: Path, sql: str, cores: set[int]) -> tuple[float, float, Any]:
     command = [sys.executable, "-m", "vnotch", "query", sql, "--from", str(folder), "--json"]
     began = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, cores)  # noqa: PLW1509
+        command,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),  # noqa: PLW1509
     )
     assert process.stdout is not None
     answer = process.stdout.read()
