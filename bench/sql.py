@@ -1,8 +1,9 @@
 """How fast questions over exported flow logs are answered: `make bench-sql`.
 
 Each question is a whole process of `vnotch query` on two cores, from its start to its exit, at its default settings;
-the median of the rounds counts. The data is bench/make_records.py's, its Parquet files written anew for scanning: sorted
-by interface and time, dictionaries for addresses and ports, delta-encoded times, zstd. The last line is one JSON object.
+the median of the rounds counts. The data is bench/make_records.py's, its Parquet files written anew for scanning:
+sorted by interface and time, dictionaries for addresses and ports, delta-encoded times, zstd. The last line is one
+JSON object.
 
     count_s       records by action           talkers_s   addresses that sent most bytes, of 50 M Parquet records
     needle_s      records of one address      rss_mb      the greatest memory of the three
