@@ -41,8 +41,9 @@ TARGETS = {
     "text_query_per_s": "at least 2,000,000",
 }  # fmt: skip
 SORTED = [("interface_id", "ascending"), ("start", "ascending")]
-PLAIN = {"start": "DELTA_BINARY_PACKED", "end": "DELTA_BINARY_PACKED", "packets": "BYTE_STREAM_SPLIT",
-         "bytes": "BYTE_STREAM_SPLIT"}  # fmt: skip
+ENCODED = dict.fromkeys(("start", "end"), "DELTA_BINARY_PACKED")
+"""All others have dictionaries. BYTE_STREAM_SPLIT would be 4 % smaller for packets and bytes, but DuckDB reads it for
+floating point alone."""
 
 
 def make(folder: Path, kind: str, records: int) -> Path:
@@ -63,7 +64,7 @@ def rewrite(path: Path) -> None:
     table = pq.read_table(path, partitioning=None).sort_by(SORTED)
     pq.write_table(
         table, path, compression="zstd", compression_level=3, row_group_size=1 << 20, write_page_index=True,
-        use_dictionary=[name for name in table.column_names if name not in PLAIN], column_encoding=PLAIN,
+        use_dictionary=[name for name in table.column_names if name not in ENCODED], column_encoding=ENCODED,
         version="2.6", data_page_version="1.0",
     )  # fmt: skip
 

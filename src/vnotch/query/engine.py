@@ -168,7 +168,7 @@ class Engine:
             raise
 
     def _progress_of_duckdb(self) -> None:
-        """What DuckDB itself reads is known as a part of the whole."""
+        """What DuckDB itself reads is known as a part of the whole; beside text it hardly counts."""
         if self._parquet_bytes and not self._table.text and self._connection is not None:
             with suppress(duckdb.Error):
                 part = max(0.0, float(self._connection.query_progress())) / 100
@@ -263,6 +263,9 @@ class Engine:
         connection.execute(f"CREATE VIEW flow_logs AS {' UNION ALL '.join(selects)}")
         allowed = ", ".join(literal(path) for path in self._paths)
         connection.execute(f"SET allowed_paths = [{allowed}]")
+        # It is asked for by `query_progress`, and known only where a bar would be shown.
+        connection.execute("SET enable_progress_bar = true")
+        connection.execute("SET enable_progress_bar_print = false")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         return connection
@@ -329,6 +332,7 @@ class Engine:
         if isinstance(error, duckdb.InterruptException):
             return LimitError("the question was stopped")
         if isinstance(error, duckdb.OutOfMemoryException):
+            text = text.partition(" Possible solutions")[0]  # settings, which are locked
             return LimitError(text, "more with --memory, or a question over a shorter time")
         if isinstance(error, duckdb.PermissionException):
             return InputError(text, "a question reads the table flow_logs and no other file")

@@ -108,7 +108,7 @@ def open_table(
     table.columns = {column: sql_type(column, found.get(column, ())) for column in order}
     in_text = {column for format in formats for column in format.columns}
     table.text_columns = tuple(column for column in order if column in in_text)
-    progress.bytes_total = sum(file.size for file in (*table.text, *(file for file, _ in table.parquet)))
+    progress.bytes_total = sum(file.size for file in table.text or [file for file, _ in table.parquet])
     progress.doing = "reading"
     return table
 
