@@ -171,9 +171,10 @@ class Engine:
         """What DuckDB itself reads is known as a part of the whole; beside text it hardly counts."""
         if self._parquet_bytes and not self._table.text and self._connection is not None:
             with suppress(duckdb.Error):
-                part = max(0.0, float(self._connection.query_progress())) / 100
-                self._progress.bytes_done = int(part * self._parquet_bytes)
-                self._progress.rows = int(part * sum(footer.rows for _, footer in self._table.parquet))
+                part = float(self._connection.query_progress()) / 100
+                if part > 0:  # below it when nothing runs, at the end too
+                    self._progress.bytes_done = int(part * self._parquet_bytes)
+                    self._progress.rows = int(part * sum(footer.rows for _, footer in self._table.parquet))
 
     def _run(self, sql: str, parameters: Mapping[str, Any] | None, results: queue.Queue[Any]) -> None:
         """The thread that runs the question: the schema, the batches, None; or an exception."""

@@ -6,8 +6,10 @@ import threading
 
 
 class Progress:
-    """Bytes and rows read so far, by several threads. `bytes_total` is what the files have; where there are text files, those
-    alone, since they take the time."""
+    """Bytes and rows read so far, by several threads.
+
+    `bytes_total` is what the files have; where there are text files, those alone, since they take the time.
+    """
 
     def __init__(self) -> None:
         self.bytes_total = 0
