@@ -247,6 +247,7 @@ class Engine:
         connection = duckdb.connect(
             ":memory:",
             config={
+                "allow_persistent_secrets": "false",  # the user's own for DuckDB, which say nothing of this question
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
                 "max_temp_directory_size": f"{SPILL_BYTES_MAX // 1_000_000}MB",

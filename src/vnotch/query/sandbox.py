@@ -18,7 +18,7 @@ from vnotch.errors import InputError
 TABLE_FUNCTIONS = frozenset({"unnest", "range", "generate_series", "repeat"})
 """Functions that stand in FROM and make rows of their arguments alone. All others read files, settings or memory."""
 
-REFUSED_FUNCTIONS = frozenset({"write_log", "sleep_ms"})
+REFUSED_FUNCTIONS = frozenset({"write_log", "pg_sleep", "sleep_ms"})
 
 _EXPLAIN = re.compile(r"\s*explain(?:\s+analyze)?\s+", re.IGNORECASE)
 _READ_ONLY = "a question is one SELECT over flow_logs: nothing is written, attached, installed or set"
