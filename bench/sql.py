@@ -135,8 +135,8 @@ kinds = {"int32": "INTEGER", "int64": "BIGINT", "string": "VARCHAR"}
 columns = {item.column: kinds[str(item.type)] for item in format.fields}
 connection = duckdb.connect(config={"threads": 2, "preserve_insertion_order": False})
 connection.execute(
-    f"CREATE VIEW flow_logs AS SELECT * FROM read_csv('{sys.argv[1]}/**/*.gz', delim=' ', header=true, columns={columns},"
-    " nullstr='-', quote='', escape='', auto_detect=false, hive_partitioning=false)"
+    f"CREATE VIEW flow_logs AS SELECT * FROM read_csv('{sys.argv[1]}/**/*.gz', columns={columns}, delim=' ',"
+    " header=true, nullstr='-', quote='', escape='', auto_detect=false, hive_partitioning=false)"
 )
 print(len(connection.execute(sys.argv[2]).fetchall()))
 """
