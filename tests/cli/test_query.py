@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -354,3 +356,36 @@ def test_a_log_group_has_the_format_of_its_flow_logs(run: Run, server: RunningSe
     assert (unclear.returncode, "flow logs of 2 formats deliver to two" in unclear.stderr) == (2, True)
     given = run(*question, "group:two", "--format", "${srcaddr} ${dstaddr} ${bytes}")
     assert json.loads(given.stdout) == [{"srcaddr": "10.0.0.2", "bytes": 77}]
+
+
+def test_a_bar_is_shown_on_a_terminal_and_gone_before_the_answer(tmp_path: Path):
+    """Standard error is the terminal here, and standard output too."""
+    (tmp_path / "a.log").write_text(HEADER + "\n" + (SSH + "\n") * 300_000)
+    controller, terminal = os.openpty()
+    process = subprocess.Popen(
+        command("query", "select sum(bytes) as total from flow_logs", str(tmp_path)),
+        stdin=terminal, stdout=terminal, stderr=terminal, env=environment(TERM="xterm", COLUMNS="120"),
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while data := os.read(controller, 65_536):
+            shown += data
+    os.close(controller)
+    assert process.wait(10) == 0
+    text = shown.decode()
+    assert "reading" in text
+    assert "MB" in text
+    assert str(300_000 * 4249) in text
+    assert "reading" not in text[text.index("total") :]
+
+
+def test_a_chart_and_another_output_are_one_too_many(run: Run, logs: Path):
+    done = run("query", BY_ACTION, str(logs), "--chart", "--json")
+    assert (done.returncode, "either --chart or --output" in done.stderr) == (2, True)
+
+
+def test_bars_have_the_labels_of_addresses(run: Run, logs: Path, tmp_path: Path):
+    (tmp_path / "labels").write_text("172.31.16.0/24,lab\n")
+    done = run("ask", "top-talkers", "--from", str(logs), "--labels", str(tmp_path / "labels"), "--chart")
+    assert "172.31.16.139 lab  ██" in done.stdout

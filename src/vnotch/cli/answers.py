@@ -10,35 +10,36 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from vnotch.cli.chart import bars, over_time
-from vnotch.cli.terminal import STYLES, err, is_terminal, plain
+from vnotch.cli.terminal import STYLES, is_terminal, plain
+from vnotch.cli.waiting import ProgressBar
 from vnotch.errors import InputError
 from vnotch.query.engine import Answer
 from vnotch.query.labels import Labels
-from vnotch.query.problems import Problems
-from vnotch.query.progress import Progress
 from vnotch.query.questions import Chart
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 ROWS_SHOWN = 1000
 """Rows of a table and points of a chart; the others are counted. Files and pipes get all rows in every other form."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class _Sink(Protocol):
+    def write(self, data: bytes, /) -> int: ...
 
 
 class Output:
@@ -58,7 +59,7 @@ class Output:
         if self.form == "parquet" and self.path is None and is_terminal():
             raise InputError("Parquet is nothing for a terminal", "name a file: --output answer.parquet")
 
-    def write(self, answer: Answer) -> None:
+    def write(self, answer: Answer, bar: ProgressBar) -> None:
         """All rows. A file appears when it is whole. Raises InputError where it cannot be written."""
         writer = {
             "table": _write_table, "csv": _write_csv, "json": _write_json, "jsonl": _write_lines,
@@ -66,7 +67,7 @@ class Output:
         }[self.form]  # fmt: skip
         if self.path is None:
             try:
-                writer(answer, sys.stdout.buffer)
+                writer(answer, _Stdout(bar))
                 sys.stdout.buffer.flush()
             except BrokenPipeError:
                 raise BrokenPipeError from None  # click takes one with an errno for itself and exits with status 1
@@ -98,7 +99,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _write_table(answer: Answer, out: IO[bytes]) -> None:
+def _write_table(answer: Answer, out: _Sink) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for item in answer.schema:
         table.add_column(plain(item.name), justify="right" if _is_number(item.type) else "left", no_wrap=True)
@@ -134,7 +135,7 @@ def _text(value: Any) -> str:
     return plain(str(value)).replace("\n", "\\x0a").replace("\t", "\\x09")
 
 
-def _write_csv(answer: Answer, out: IO[bytes]) -> None:
+def _write_csv(answer: Answer, out: _Sink) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_csv_text(name) for name in answer.schema.names])
@@ -162,7 +163,7 @@ def _csv_text(text: str) -> str:
     return "'" + text if text.startswith(_FORMULA) else text
 
 
-def _write_json(answer: Answer, out: IO[bytes]) -> None:
+def _write_json(answer: Answer, out: _Sink) -> None:
     between = b"[\n"
     for row in _rows(answer):
         out.write(between + orjson.dumps(row, default=_json_value))
@@ -170,7 +171,7 @@ def _write_json(answer: Answer, out: IO[bytes]) -> None:
     out.write(b"\n]\n" if between == b",\n" else b"[]\n")
 
 
-def _write_lines(answer: Answer, out: IO[bytes]) -> None:
+def _write_lines(answer: Answer, out: _Sink) -> None:
     for row in _rows(answer):
         out.write(orjson.dumps(row, default=_json_value) + b"\n")
 
@@ -184,7 +185,7 @@ def _json_value(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _write_parquet(answer: Answer, out: IO[bytes]) -> None:
+def _write_parquet(answer: Answer, out: _Sink) -> None:
     import pyarrow.parquet
 
     schema = pa.schema(
@@ -195,7 +196,7 @@ def _write_parquet(answer: Answer, out: IO[bytes]) -> None:
             writer.write_table(pa.Table.from_arrays(batch.columns, schema=schema))
 
 
-def write_chart(answer: Answer, chart: Chart | None) -> None:
+def write_chart(answer: Answer, chart: Chart | None, bar: ProgressBar) -> None:
     """A chart of the answer, as the question describes it or else as its columns suggest. Raises InputError."""
     chart = chart or _guess(answer.schema)
     names = answer.schema.names
@@ -208,16 +209,26 @@ def write_chart(answer: Answer, chart: Chart | None) -> None:
     for batch in answer.batches:
         rows += batch.num_rows
         if len(values) < (ROWS_SHOWN if chart.kind == "bars" else sys.maxsize):
-            labels += batch.column(names.index(chart.label)).to_pylist()
-            values += [float(value or 0) for value in batch.column(names.index(chart.value)).to_pylist()]
+            labels += _bar_labels(batch, chart.label) if chart.kind == "bars" else batch.column(chart.label).to_pylist()
+            values += [float(value or 0) for value in batch.column(chart.value).to_pylist()]
     width = Console().width if is_terminal() else 100
     if chart.kind == "time":
         known = [(_seconds(label), value) for label, value in zip(labels, values, strict=True) if label is not None]
         lines = over_time([time for time, _ in known], [value for _, value in known], width)
     else:
-        lines = bars([_text(label) for label in labels], values, width)
+        lines = bars(labels, values, width)
+    bar.end()
     title = f"{plain(chart.value)} by {plain(chart.label)}"
     sys.stdout.write("\n".join([title, "", *lines] if rows else [title, "", "no rows"]) + "\n")
+
+
+def _bar_labels(batch: pa.RecordBatch, name: str) -> list[str]:
+    """The texts of a column; with its label, where the answer has labels."""
+    texts = [_text(value) for value in batch.column(name).to_pylist()]
+    if f"{name}_label" not in batch.schema.names:
+        return texts
+    labels = batch.column(f"{name}_label").to_pylist()
+    return [text if label is None else f"{text} {_text(label)}" for text, label in zip(texts, labels, strict=True)]
 
 
 def _is_number(type_: pa.DataType) -> bool:
@@ -255,31 +266,16 @@ def with_labels(answer: Answer, labels: Labels, addresses: Sequence[str]) -> Ans
     return Answer(labelled(empty).schema, (labelled(batch) for batch in answer.batches))
 
 
-@contextmanager
-def progress_bar(progress: Progress) -> Iterator[Callable[[], None]]:
-    """-> what to call now and then. On a terminal it shows how far the question has come, at what rate, and the time
-    left; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=False),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Bar(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(progress.doing, total=None, rate="")
-        yield lambda: _show(bar, task, progress)
+class _Stdout(io.RawIOBase):
+    """Standard output, which takes the bar away before the first byte where both go to a terminal."""
 
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
 
-def _show(bar: Bar, task: TaskID, progress: Progress) -> None:
-    elapsed = bar.tasks[0].elapsed or 0
-    rate = f"{progress.rows / elapsed / 1e6:.2f} M records/s" if elapsed > 0.5 and progress.rows else ""
-    total = progress.bytes_total or None
-    bar.update(task, description=progress.doing, total=total, completed=progress.bytes_done, rate=rate)
+    def writable(self) -> bool:
+        return True
 
-
-def write_summary(problems: Problems) -> None:
-    """What the answer misses, to standard error."""
-    for number, line in enumerate(problems.summary()):
-        style = "yellow" if problems and number == 0 else ""
-        err.print(Text(plain(line), style=style))
+    def write(self, data: Any) -> int:
+        if is_terminal():
+            self._bar.end()
+        return sys.stdout.buffer.write(data)

@@ -98,7 +98,8 @@ class Asking:
         `extra` are fields that are NULL where the flow logs have none; `check` sees the table's columns first;
         `addresses` are the answer's columns that get labels.
         """
-        from vnotch.cli.answers import Output, progress_bar, with_labels, write_chart, write_summary
+        from vnotch.cli.answers import Output, with_labels, write_chart
+        from vnotch.cli.waiting import ProgressBar, write_summary
         from vnotch.query.engine import Engine, Settings, available_threads
         from vnotch.query.labels import Labels
         from vnotch.query.period import Period
@@ -106,23 +107,25 @@ class Asking:
         from vnotch.query.progress import Progress
 
         output = Output(self.output)
+        if self.chart and self.output != "table":
+            raise InputError(f"a chart cannot be {self.output}", "either --chart or --output")
         period = Period.parse(self.since, self.until)
         labels = Labels.read(self.labels) if self.labels else None
         timeout = seconds_of(self.timeout) if self.timeout else None
         settings = Settings(bytes_of(self.memory), self.threads or available_threads(), timeout)
         problems, progress = Problems(), Progress()
-        with progress_bar(progress) as waiting, self._opened(period, problems, progress, extra) as (table, given):
+        with ProgressBar(progress) as bar, self._opened(period, problems, progress, extra) as (table, given):
             if check is not None:
                 check(table.columns)
             engine = Engine(table, period, given, labels, settings, problems, progress)
             try:
-                found = engine.ask(sql, parameters, waiting)
+                found = engine.ask(sql, parameters, bar.update)
                 if labels is not None and addresses:
                     found = with_labels(found, labels, addresses)
                 if self.chart:
-                    write_chart(found, chart)
+                    write_chart(found, chart, bar)
                 else:
-                    output.write(found)
+                    output.write(found, bar)
             finally:
                 engine.close()
         write_summary(problems)

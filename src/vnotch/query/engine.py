@@ -113,6 +113,8 @@ class Engine:
             if self._connection is not None:
                 self._connection.interrupt()
             self._runner.join(_TICK_SECONDS)
+        if self._text is not None:
+            self._text.stop()
         if self._connection is not None:
             self._connection.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -242,6 +244,8 @@ class Engine:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """A connection that has the table and can do nothing but read it."""
+        if self._text is not None:
+            self._text.stop()
         if self._connection is not None:
             self._connection.close()
         connection = duckdb.connect(

@@ -158,7 +158,7 @@ def _footers(files: Sequence[LogFile], period: Period, table: Table, problems: P
             return None
 
     for file, footer in zip(files, _at_once(read, files), strict=True):
-        if footer is None or not footer.rows:
+        if footer is None:
             continue
         if not period.is_open and not has_times(footer):
             name = parse_name(file.key)

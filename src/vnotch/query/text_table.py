@@ -26,6 +26,7 @@ from vnotch.query.text import TextFormat, TextReader, column_type
 REMOTE_READERS = 16
 _QUEUE_TABLES_PER_READER = 2
 _WAIT_SECONDS = 0.1
+_JOIN_SECONDS = 2.0
 
 
 class TextTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
@@ -49,6 +50,7 @@ class TextTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
         self._progress = progress
         remote = any(file.place.remote for file in files)
         self._readers = max(1, min(len(files), REMOTE_READERS if remote else threads))
+        self._scans: list[_Scan] = []
         self.failure: BaseException | None = None
         """A mistake of ours in a reading thread, which DuckDB would tell as text alone."""
 
@@ -58,7 +60,14 @@ class TextTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
 
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scan:
         """One scan: DuckDB asks for the columns it needs and gives the conditions it has pushed down."""
-        return _Scan(self, list(self._names if columns is None else columns), filter)
+        scan = _Scan(self, list(self._names if columns is None else columns), filter)
+        self._scans.append(scan)
+        return scan
+
+    def stop(self) -> None:
+        """Ends all scans and waits for their threads, as long as a block or a broken connection may take."""
+        for scan in self._scans:
+            scan.stop()
 
     def read(self, file: LogFile, columns: Sequence[str], wanted: pc.Expression | None) -> Iterator[pa.Table]:
         """The rows of one file that DuckDB wants."""
@@ -118,6 +127,7 @@ class _Scan:
         self._stop = threading.Event()
         self._waiting = iter(table._files)
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
         self._queue: queue.Queue[pa.Table | BaseException | None] = queue.Queue(
             table._readers * _QUEUE_TABLES_PER_READER
         )
@@ -127,13 +137,13 @@ class _Scan:
         return pa.RecordBatchReader.from_batches(schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        readers = [
+        self._threads = [
             threading.Thread(target=self._run, name=f"vnotch-read-{number}", daemon=True)
             for number in range(self._table._readers)
         ]
-        for reader in readers:
+        for reader in self._threads:
             reader.start()
-        left = len(readers)
+        left = len(self._threads)
         try:
             while left:
                 item = self._queue.get()
@@ -147,6 +157,11 @@ class _Scan:
         finally:
             # DuckDB has enough, as with LIMIT, or was interrupted.
             self._stop.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for reader in self._threads:
+            reader.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
         """A reading thread: takes one file after another."""
