@@ -313,3 +313,20 @@ def test_blocks_cut_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_default_format_is_the_headers_twin():
     assert parse_format(DEFAULT_FORMAT).header == HEADER
+
+
+def test_rows_that_a_condition_wants_are_found_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Blocks without any are skipped by the condition's columns alone; those with one are read as a whole."""
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 2000)
+    lines = [SSH.replace("20641", str(port)) for port in range(3000)]
+    for place in (0, 1234, 1235, 2999):
+        lines[place] = lines[place].replace("172.31.16.139", "10.9.9.9")
+    lines.insert(600, "nonsense")
+    lines.insert(1300, HEADER)
+    write(tmp_path / "a.log.gz", *lines)
+    found = ask("select srcport, bytes, action from flow_logs where srcaddr = '10.9.9.9' order by 1", tmp_path)
+    assert found.rows == [{"srcport": port, "bytes": 4249, "action": "ACCEPT"} for port in (0, 1234, 1235, 2999)]
+    assert found.problems.lines == 1
+    assert ask(
+        "select count(*), sum(bytes) as b from flow_logs where tcp_flags = 1", tmp_path, extra=["tcp_flags"]
+    ).rows[0] == {"count_star()": 0, "b": None}

@@ -22,6 +22,9 @@ from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
 
 BLOCK_BYTES = 4 << 20
+_BLOCKS_TRUSTED = 4
+"""Blocks that are read as a whole after one that a condition wants something of: where it wants something of every
+block, looking first is work for nothing."""
 LINE_BYTES_MAX = 16 << 20
 HEAD_BYTES = 16 << 10
 """Enough of a file, compressed or not, for its header line."""
@@ -175,7 +178,9 @@ class TextReader:
     """One scan of one file: tables of `columns`, null where the file lacks one.
 
     `given` is the format of files without a header line. `table_columns` are all columns that the table has; a file's
-    further ones are noted, not lost in silence.
+    further ones are noted, not lost in silence. With `condition` (columns, expression over them) rows that it excludes
+    may be left out: a block is looked through by the condition's columns first, and where none of it is wanted the
+    others are never converted. `rows` counts all rows that were read.
     """
 
     def __init__(
@@ -185,7 +190,11 @@ class TextReader:
         table_columns: frozenset[str],
         given: TextFormat | None,
         problems: Problems,
+        condition: tuple[Sequence[str], pc.Expression] | None = None,
     ) -> None:
+        self.rows = 0
+        self._condition = condition
+        self._blocks_wanted = 0
         self._file = file
         self._columns = columns
         self._table_columns = table_columns
@@ -226,30 +235,24 @@ class TextReader:
 
     def _parse(self, block: bytes, format: TextFormat) -> pa.Table:
         """Raises ArrowInvalid where a line does not fit."""
-        columns, witness = self._read_columns(format)
-        table = _read(block, format, {column: column_type(column) for column in columns})
+        if self._condition is not None and self._blocks_wanted <= 0 and len(self._condition[0]) < len(self._columns):
+            columns, expression = self._condition
+            table = self._convert(block, format, columns)
+            if not table.filter(expression).num_rows:
+                self.rows += table.num_rows
+                return _complete(table.slice(0, 0), self._columns)
+            self._blocks_wanted = _BLOCKS_TRUSTED
+        self._blocks_wanted -= 1
+        table = self._convert(block, format, self._columns)
+        self.rows += table.num_rows
+        return table
+
+    def _convert(self, block: bytes, format: TextFormat, wanted: Sequence[str]) -> pa.Table:
+        columns, witness = _read_columns(format, wanted)
+        table = _read(block, format, columns)
         if witness is None and _may_have_header(table[columns[0]], format):
             raise pa.ArrowInvalid("a header line")
-        return self._complete(table)
-
-    def _read_columns(self, format: TextFormat) -> tuple[list[str], str | None]:
-        """The columns to convert, and the one of them that no header line and hardly any other text fits."""
-        columns = [column for column in self._columns if column in format.columns]
-        numbers = [column for column in columns if column in format.integers]
-        if not numbers and format.integers:
-            numbers = [format.integers[0]]
-            columns += numbers
-        if not columns:
-            columns = [format.columns[0]]
-        return columns, numbers[0] if numbers else None
-
-    def _complete(self, table: pa.Table) -> pa.Table:
-        rows = table.num_rows
-        arrays = [
-            table[column] if column in table.schema.names else pa.nulls(rows, column_type(column))
-            for column in self._columns
-        ]
-        return pa.table(arrays, names=list(self._columns)) if arrays else table.select([])
+        return _complete(table, wanted)
 
     def _runs(self, block: bytes, format: TextFormat) -> Iterator[tuple[list[bytes], TextFormat]]:
         """The lines of a block that have as many values as their format, cut where the format changes."""
@@ -270,7 +273,7 @@ class TextReader:
 
     def _parse_odd(self, lines: list[bytes], format: TextFormat) -> pa.Table:
         """The lines of a run whose values are right for the columns that are read."""
-        columns, _ = self._read_columns(format)
+        columns, _ = _read_columns(format, self._columns)
         numbers = [
             (format.columns.index(column), column_type(column)) for column in columns if column in format.integers
         ]
@@ -285,22 +288,47 @@ class TextReader:
                 good.append(line)
             else:
                 self._count(Problem.WRONG_VALUE, line)
+        self.rows += len(good)
         if not good:
-            return self._complete(pa.table({column: pa.array([], column_type(column)) for column in columns}))
-        return self._complete(_read(b"\n".join(good), format, {column: column_type(column) for column in columns}))
+            return _complete(pa.table({column: pa.array([], column_type(column)) for column in columns}), self._columns)
+        return _complete(_read(b"\n".join(good), format, columns), self._columns)
 
     def _count(self, kind: Problem, line: bytes) -> None:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         self._samples.setdefault(kind, line[:200].decode(errors="replace"))
 
 
-def _read(block: bytes, format: TextFormat, types: dict[str, pa.DataType]) -> pa.Table:
+def _read_columns(format: TextFormat, wanted: Sequence[str]) -> tuple[list[str], str | None]:
+    """The columns to convert, and the one of them that no header line and hardly any other text fits."""
+    columns = [column for column in wanted if column in format.columns]
+    numbers = [column for column in columns if column in format.integers]
+    if not numbers and format.integers:
+        numbers = [format.integers[0]]
+        columns += numbers
+    if not columns:
+        columns = [format.columns[0]]
+    return columns, numbers[0] if numbers else None
+
+
+def _complete(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The table with these columns, null where it has them not."""
+    rows = table.num_rows
+    arrays = [
+        table[column] if column in table.schema.names else pa.nulls(rows, column_type(column)) for column in columns
+    ]
+    return pa.table(arrays, names=list(columns)) if arrays else table.select([])
+
+
+def _read(block: bytes, format: TextFormat, columns: Sequence[str]) -> pa.Table:
     return pyarrow.csv.read_csv(
         pa.BufferReader(block),
         pyarrow.csv.ReadOptions(use_threads=False, column_names=format.columns, block_size=len(block) + 1),
         pyarrow.csv.ParseOptions(delimiter=SEPARATOR, quote_char=False, double_quote=False, escape_char=False),
         pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=list(types), null_values=[ABSENT], strings_can_be_null=True
+            column_types={column: column_type(column) for column in columns},
+            include_columns=columns,
+            null_values=[ABSENT],
+            strings_can_be_null=True,
         ),
     )
 

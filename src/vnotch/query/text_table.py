@@ -73,8 +73,11 @@ class TextTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
         """The rows of one file that DuckDB wants."""
         # The names that a condition has are not to be had but from its text; a column too many does no harm.
         text = "" if wanted is None else str(wanted)
-        needed = list(dict.fromkeys([*columns, *(name for name in self._names if name in text), *self._period_columns]))
-        reader = TextReader(file, needed, frozenset(self._names), self._given, self._problems)
+        asked = [name for name in self._names if name in text]
+        needed = list(dict.fromkeys([*columns, *asked, *self._period_columns]))
+        condition = None if wanted is None else (asked, wanted)
+        reader = TextReader(file, needed, frozenset(self._names), self._given, self._problems, condition)
+        rows = 0
         for table, format in reader.tables(self._counted(file)):
             if not self._period.is_open:
                 dated = self._in_period(file, table, format)
@@ -82,7 +85,8 @@ class TextTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
                     self._problems.add(Problem.UNDATED, file.name)
                     return
                 table = dated
-            self._progress.add_rows(table.num_rows)
+            self._progress.add_rows(reader.rows - rows)
+            rows = reader.rows
             if wanted is not None:
                 table = table.filter(wanted)
             if table.num_rows:
