@@ -159,7 +159,7 @@ class Bucket:
         values["URL_STYLE"] = "path" if own or "." in self.name else "vhost"
         flags = f", USE_SSL {'true' if endpoint.scheme == 'https' else 'false'}"
         options = "".join(f", {name} ?" for name in values)
-        scope = "s3://" + self.name.replace("'", "''")
+        scope = "s3://" + self.name.replace("'", "''") + "/"
         name = "s3_" + "".join(character if character.isalnum() else "_" for character in self.name)
         statement = f"CREATE OR REPLACE SECRET {name} (TYPE s3, SCOPE '{scope}'{flags}{options})"
         bundle = self._session.get_config_variable("ca_bundle")

@@ -1,16 +1,15 @@
 -- title: Top talkers
--- answers: Which source addresses sent the most, to how many destinations.
+-- answers: Which source addresses sent the most.
 -- parameter: by = bytes (bytes, packets, records): what to rank by
 -- parameter: limit integer = 20: how many addresses
--- needs: srcaddr, dstaddr, packets, bytes
+-- needs: srcaddr, packets, bytes
 -- addresses: source
 -- chart: bars source bytes
 SELECT
     srcaddr AS source,
     sum(bytes) AS bytes,
     sum(packets) AS packets,
-    count(*) AS records,
-    count(DISTINCT dstaddr) AS destinations
+    count(*) AS records
 FROM flow_logs
 WHERE srcaddr IS NOT NULL
 GROUP BY srcaddr
