@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import pyarrow as pa
@@ -29,8 +29,10 @@ from vnotch.cli.terminal import STYLES, is_terminal, plain
 from vnotch.cli.waiting import ProgressBar
 from vnotch.errors import InputError
 from vnotch.query.engine import Answer
-from vnotch.query.labels import Labels
 from vnotch.query.questions import Chart
+
+if TYPE_CHECKING:
+    from vnotch.query.labels import Labels
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 ROWS_SHOWN = 1000

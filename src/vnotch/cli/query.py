@@ -19,6 +19,7 @@ from vnotch.errors import InputError
 
 if TYPE_CHECKING:
     from vnotch.query.files import LogFile
+    from vnotch.query.labels import Labels
     from vnotch.query.problems import Problems
     from vnotch.query.progress import Progress
     from vnotch.query.questions import Chart
@@ -101,7 +102,6 @@ class Asking:
         from vnotch.cli.answers import Output, with_labels, write_chart
         from vnotch.cli.waiting import ProgressBar, write_summary
         from vnotch.query.engine import Engine, Settings, available_threads
-        from vnotch.query.labels import Labels
         from vnotch.query.period import Period
         from vnotch.query.problems import Problems
         from vnotch.query.progress import Progress
@@ -110,7 +110,7 @@ class Asking:
         if self.chart and self.output != "table":
             raise InputError(f"a chart cannot be {self.output}", "either --chart or --output")
         period = Period.parse(self.since, self.until)
-        labels = Labels.read(self.labels) if self.labels else None
+        labels = _labels(self.labels) if self.labels else None
         timeout = seconds_of(self.timeout) if self.timeout else None
         settings = Settings(bytes_of(self.memory), self.threads or available_threads(), timeout)
         problems, progress = Problems(), Progress()
@@ -135,15 +135,13 @@ class Asking:
     def _opened(
         self, period: Any, problems: Problems, progress: Progress, extra: Sequence[str]
     ) -> Iterator[tuple[Table, TextFormat | None]]:
-        from vnotch.query.group import text_format
         from vnotch.query.table import find_files, open_table
-        from vnotch.record import flow_log_format
 
         if not self.sources:
             raise InputError("where are the flow logs?", "--from s3://bucket/prefix, a folder, or group:NAME")
         groups = [source.removeprefix(_GROUP) for source in self.sources if source.startswith(_GROUP)]
         places = [source for source in self.sources if not source.startswith(_GROUP)]
-        given = text_format(flow_log_format(self.format)) if self.format else None
+        given = _text_format(self.format) if self.format else None
         with tempfile.TemporaryDirectory(prefix="vnotch-group-") as folder:
             files: list[LogFile] = []
             if groups:
@@ -160,13 +158,15 @@ class Asking:
         from vnotch.fields import DEFAULT_FORMAT
         from vnotch.query.files import LocalFiles, LogFile
         from vnotch.query.group import group_format, read_group, text_format
-        from vnotch.record import flow_log_format
 
         endpoint = Endpoint.find(folders_of(self.data_dir), self.endpoint_url).require_up()
         logs, ec2 = endpoint.client("logs"), endpoint.client("ec2")
         files, formats = [], set()
         for number, group in enumerate(groups):
-            formats.add(given or text_format(group_format(ec2, group) or flow_log_format(DEFAULT_FORMAT)))
+            known = given or (
+                text_format(found) if (found := group_format(ec2, group)) else _text_format(DEFAULT_FORMAT)
+            )
+            formats.add(known)
             path = folder / f"{number}.log"
             read_group(logs, group, period, path, progress)
             files.append(LogFile(LocalFiles(), f"{_GROUP}{group}", str(path), path.stat().st_size))
@@ -206,6 +206,19 @@ def query(
         timeout, threads, skip_bad, profile, s3_endpoint_url, data_dir, endpoint_url,
     )  # fmt: skip
     raise typer.Exit(asking.answer(text, addresses=address_columns()))
+
+
+def _labels(path: Path) -> Labels:
+    from vnotch.query.labels import Labels
+
+    return Labels.read(path)
+
+
+def _text_format(text: str) -> TextFormat:
+    from vnotch.query.group import text_format
+    from vnotch.record import flow_log_format
+
+    return text_format(flow_log_format(text))
 
 
 def address_columns() -> tuple[str, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.text import Text
 
 from vnotch.cli.terminal import err, plain
 from vnotch.query.problems import Problems
 from vnotch.query.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 class ProgressBar:
@@ -20,6 +22,9 @@ class ProgressBar:
         self._progress = progress
         self._bar: Bar | None = None
         if sys.stderr.isatty():
+            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
             columns = (
                 TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=False),
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),

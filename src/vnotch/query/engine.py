@@ -17,25 +17,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from vnotch.errors import HostError, InputError, LimitError, VnotchError
-from vnotch.query.bucket import Bucket
+from vnotch.query.columns import COLUMN_TYPES
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.functions import add_functions
-from vnotch.query.labels import Labels
 from vnotch.query.parquet import Footer, literal, parquet_selects, quoted
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
 from vnotch.query.sandbox import check_statement, first_lines
 from vnotch.query.table import Table
-from vnotch.query.text import COLUMN_TYPES, TextFormat
-from vnotch.query.text_table import TextTable
-from vnotch.store.ducklake import extension_path
+
+if TYPE_CHECKING:
+    from vnotch.query.labels import Labels
+    from vnotch.query.text import TextFormat
+    from vnotch.query.text_table import TextTable
 
 ROWS_PER_BATCH = 65_536
 DAMAGED_MAX = 100
@@ -282,6 +283,8 @@ class Engine:
         footers: dict[str, Footer] = {self._path(file): footer for file, footer in table.parquet}
         selects = parquet_selects(list(footers.items()), table.columns, self._period)
         if table.text:
+            from vnotch.query.text_table import TextTable
+
             self._text = TextTable(
                 table.text,
                 table.text_columns,
@@ -320,9 +323,12 @@ class Engine:
         return str(substitute)
 
     def _open_buckets(self, connection: duckdb.DuckDBPyConnection) -> None:
-        buckets = {id(file.place): file.place for file, _ in self._table.parquet if isinstance(file.place, Bucket)}
-        if not buckets:
+        if not any(file.place.remote for file, _ in self._table.parquet):
             return
+        from vnotch.query.bucket import Bucket
+        from vnotch.store.ducklake import extension_path
+
+        buckets = {id(file.place): file.place for file, _ in self._table.parquet if isinstance(file.place, Bucket)}
         connection.execute(f"LOAD {literal(str(extension_path('httpfs')))}")
         for bucket in buckets.values():
             statement, values, settings = bucket.duckdb_secret()

@@ -14,13 +14,16 @@ microsecond a row: group by address first where there are many rows.
 from __future__ import annotations
 
 from ipaddress import IPv6Network
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 from duckdb.func import ARROW, SPECIAL
 
 from vnotch.errors import InputError
-from vnotch.query.labels import Labels
+
+if TYPE_CHECKING:
+    from vnotch.query.labels import Labels
 
 _PRIVATE = "|".join((
     r"^10\.|^192\.168\.|^172\.(1[6-9]|2[0-9]|3[01])\.",  # RFC 1918
@@ -78,6 +81,8 @@ def add_functions(connection: duckdb.DuckDBPyConnection, labels: Labels | None) 
 
 def _ipv6_cidr(cidr: str) -> Labels:
     """Raises InputError."""
+    from vnotch.query.labels import Labels
+
     try:
         return Labels([str(IPv6Network(cidr, strict=False))], [cidr])
     except ValueError:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from vnotch.fields import ABSENT, column_name
+from vnotch.query.columns import COLUMN_TYPES
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem
-from vnotch.query.text import COLUMN_TYPES
 
 _TAIL_BYTES = 64 << 10
 _END_BYTES = 8

@@ -26,7 +26,7 @@ from typing import Any
 
 from vnotch.errors import InputError
 from vnotch.fields import column_name
-from vnotch.query.text import COLUMN_TYPES
+from vnotch.query.columns import COLUMN_TYPES
 
 _HEADER = re.compile(r"--\s*([a-z]+):\s*(.*)")
 _PARAMETER = re.compile(

@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
 from vnotch.bucket_keys import parse_name
 from vnotch.errors import InputError
-from vnotch.query.bucket import Bucket, parse_url
+from vnotch.query.columns import COLUMN_TYPES
 from vnotch.query.files import FileProblem, LogFile, bounded, local_files
 from vnotch.query.parquet import Footer, has_times, read_footer, sql_type
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
-from vnotch.query.text import COLUMN_TYPES, TextFormat, file_format
+
+if TYPE_CHECKING:
+    from vnotch.query.bucket import Bucket
+    from vnotch.query.text import TextFormat
 
 _AT_ONCE = 16
 
@@ -68,6 +71,8 @@ def _find(
     buckets: dict[str, Bucket] = {}
     for source in sources:
         if source.startswith("s3://"):
+            from vnotch.query.bucket import Bucket, parse_url  # botocore takes its time
+
             name, prefix = parse_url(source)
             bucket = buckets.setdefault(name, Bucket(name, profile, endpoint_url))
             yield from bucket.files(prefix, period, problems)
@@ -121,32 +126,33 @@ def _text_formats(
     A flow log's format never changes (VPC user guide), so of files that AWS named the first of each flow log tells for
     all of them; each is held to its own header when it is read.
     """
+    if not files:
+        return []
+    from vnotch.query.text import file_format
+
+    def first_readable(group: list[LogFile]) -> tuple[TextFormat | None, list[LogFile]]:
+        """-> (the format of the first file that has one, the files from there on)."""
+        for number, file in enumerate(group):
+            try:
+                format = file_format(file, given)
+            except FileProblem as problem:
+                problems.add(problem.problem, file.name, sample=problem.detail)
+                continue
+            if format is not None:
+                return format, group[number:]
+        return None, []
+
     groups: dict[tuple[str, ...], list[LogFile]] = {}
     for file in files:
         name = parse_name(file.key)
         key = (name.account, name.region, name.flow_log_id) if name else (file.name,)
         groups.setdefault((str(id(file.place)), *key), []).append(file)
     formats: dict[TextFormat, None] = {}
-    for found, left in _at_once(lambda group: _first_readable(group, given, problems), groups.values()):
+    for found, left in _at_once(first_readable, groups.values()):
         table.text += left
         if found is not None:
             formats[found] = None
     return list(formats)
-
-
-def _first_readable(
-    files: list[LogFile], given: TextFormat | None, problems: Problems
-) -> tuple[TextFormat | None, list[LogFile]]:
-    """-> (the format of the first file that has one, the files from there on)."""
-    for number, file in enumerate(files):
-        try:
-            format = file_format(file, given)
-        except FileProblem as problem:
-            problems.add(problem.problem, file.name, sample=problem.detail)
-            continue
-        if format is not None:
-            return format, files[number:]
-    return None, []
 
 
 def _footers(files: Sequence[LogFile], period: Period, table: Table, problems: Problems) -> None:

@@ -18,6 +18,7 @@ import pyarrow.csv
 from isal import isal_zlib
 
 from vnotch.fields import ABSENT, FIELDS, SEPARATOR, column_name
+from vnotch.query.columns import COLUMN_TYPES, column_type
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
 
@@ -29,18 +30,11 @@ LINE_BYTES_MAX = 16 << 20
 HEAD_BYTES = 16 << 10
 """Enough of a file, compressed or not, for its header line."""
 
-COLUMN_TYPES: dict[str, pa.DataType] = {item.column: item.type for item in FIELDS}
-"""Columns of all fields. A column that is no field is text."""
-
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31
 _HEADER_TOKEN = re.compile(rb"[a-z][a-z0-9_-]*")
 _FIELD_TOKENS = frozenset(name.encode() for item in FIELDS for name in (item.name, item.column))
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-
-
-def column_type(column: str) -> pa.DataType:
-    return COLUMN_TYPES.get(column, pa.string())
 
 
 @dataclass(frozen=True)

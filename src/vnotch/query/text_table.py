@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from vnotch.bucket_keys import parse_name
+from vnotch.query.columns import column_type
 from vnotch.query.files import LogFile
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
-from vnotch.query.text import TextFormat, TextReader, column_type
+from vnotch.query.text import TextFormat, TextReader
 
 REMOTE_READERS = 16
 _QUEUE_TABLES_PER_READER = 2
