@@ -163,10 +163,8 @@ class Asking:
         logs, ec2 = endpoint.client("logs"), endpoint.client("ec2")
         files, formats = [], set()
         for number, group in enumerate(groups):
-            known = given or (
-                text_format(found) if (found := group_format(ec2, group)) else _text_format(DEFAULT_FORMAT)
-            )
-            formats.add(known)
+            found = None if given else group_format(ec2, group)
+            formats.add(given or (text_format(found) if found else _text_format(DEFAULT_FORMAT)))
             path = folder / f"{number}.log"
             read_group(logs, group, period, path, progress)
             files.append(LogFile(LocalFiles(), f"{_GROUP}{group}", str(path), path.stat().st_size))
