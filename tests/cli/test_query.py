@@ -165,6 +165,14 @@ def test_what_is_in_a_line_cannot_steer_a_terminal(run: Run, logs: Path):
     assert "\\x1b]0;owned\\x07" in chart.stdout
 
 
+def test_names_of_files_cannot_forge_what_is_said(run: Run, logs: Path):
+    (logs / f"x\n{EVIL}all is well.log").write_text("nonsense\n")
+    done = run("query", BY_ACTION, str(logs))
+    assert done.returncode == 3
+    assert "\x1b" not in done.stderr
+    assert "\\x0a\\x1b]0;owned" in done.stderr
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=cmd|"/c calc"!A1', "\tx"])
 def test_what_is_in_a_line_is_no_formula_in_csv(run: Run, tmp_path: Path, text: str):
     pq.write_table(pa.table({"srcaddr": [text], "bytes": [-5]}), tmp_path / "a.parquet")

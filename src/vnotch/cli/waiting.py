@@ -67,4 +67,4 @@ def write_summary(problems: Problems) -> None:
     """What the answer misses, to standard error."""
     for number, line in enumerate(problems.summary()):
         style = "yellow" if problems and number == 0 else ""
-        err.print(Text(plain(line), style=style))
+        err.print(Text(plain(line).replace("\n", "\\x0a"), style=style))
