@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery performance deb docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-sql performance deb docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench-delivery: setup ## whether delivery keeps up: 500 interfaces, 3 flow logs,
 
 performance: setup ## remake docs/performance.md from a run of the benchmarks (root; iperf3, softflowd, nfdump, pmacct if there)
 	@$(RUN)/python bench/page.py
+
+bench-sql: setup ## how fast questions over 50 M records are answered (makes 2 GB of data, once)
+	@$(RUN)/python bench/sql.py
 
 deb: setup ## the Debian package, in dist/ (on the release that it is for)
 	@scripts/make-deb

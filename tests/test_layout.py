@@ -39,10 +39,13 @@ ORDER = [
     "line",
     "columns",
     "record",
+    "bucket_keys",
     # destination
     "deliver",
     # log service and state
     "store",
+    # answer
+    "query",
     # round the path
     "iam",
     "api",
@@ -98,7 +101,13 @@ def test_capture_and_deliver_do_not_know_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("module", "unwanted"),
-    [("vnotch.agent", "duckdb"), ("vnotch.api.app", "vnotch.capture.kernel"), ("vnotch.api.app", "pyroute2")],
+    [
+        ("vnotch.agent", "duckdb"),
+        ("vnotch.cli", "vnotch.agent"),
+        ("vnotch.cli", "pyarrow"),
+        ("vnotch.api.app", "vnotch.capture.kernel"),
+        ("vnotch.api.app", "pyroute2"),
+    ],
 )
 def test_importing_a_part_does_not_load_what_it_must_not_need(module: str, unwanted: str) -> None:
     code = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"

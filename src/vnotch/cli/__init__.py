@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vnotch import __version__
+from vnotch.cli.ask import TAKES_PARAMETERS, ask
 from vnotch.cli.attach import attach, detach
 from vnotch.cli.clients import PASSES_ALL, aws, env
 from vnotch.cli.doctor import doctor
@@ -22,6 +23,7 @@ from vnotch.cli.flow_logs import flow_logs
 from vnotch.cli.lab import lab
 from vnotch.cli.prepare import prepare
 from vnotch.cli.processes import agent, demo, server, up
+from vnotch.cli.query import query
 from vnotch.cli.status import status
 from vnotch.cli.tail import tail
 from vnotch.cli.terminal import fail, out
@@ -85,6 +87,8 @@ app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(top)
 app.command(rich_help_panel=LOOK)(explain)
+app.command(rich_help_panel=LOOK)(query)
+app.command(rich_help_panel=LOOK, context_settings=TAKES_PARAMETERS)(ask)
 app.command(rich_help_panel=CLIENTS)(env)
 app.command(rich_help_panel=CLIENTS, context_settings=PASSES_ALL)(aws)
 

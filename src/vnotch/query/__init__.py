@@ -1,0 +1,1 @@
+"""Questions over flow logs: files in folders and buckets and the messages of log groups as one SQL table."""

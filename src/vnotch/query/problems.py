@@ -1,0 +1,114 @@
+"""What could not be read, counted and named: an answer that misses data says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+NAMES_SHOWN = 5
+SAMPLE_CHARACTERS = 120
+
+
+class Problem(StrEnum):
+    """Kinds of missing data; the value is what people read."""
+
+    DENIED = "access denied"
+    GONE = "gone since it was listed"
+    UNREADABLE = "could not be read"
+    TRUNCATED = "ends in the middle (truncated gzip)"
+    DAMAGED_GZIP = "damaged gzip"
+    DAMAGED_PARQUET = "damaged or no Parquet"
+    COLUMN_TYPE = "a column of another type than the field"
+    NO_FORMAT = "no header line, and no --format was given"
+    BAD_HEADER = "a header line that cannot be read"
+    UNDATED = "no time to compare with --since and --until"
+    WRONG_COUNT = "lines with a wrong number of values"
+    WRONG_VALUE = "lines with a value that is not of the field's type"
+    NOT_TEXT = "lines that are not UTF-8"
+
+
+@dataclass
+class Missing:
+    """One kind of problem in one file. `lines` is 0 where the file as a whole is missing."""
+
+    file: str
+    lines: int = 0
+    sample: str = ""
+
+
+@dataclass
+class Problems:
+    """Collected by several threads. A file that is scanned twice is counted once."""
+
+    _found: dict[tuple[Problem, str], Missing] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
+    """Files beside the flow logs that are none; nothing is missing by them."""
+    notes: dict[str, None] = field(default_factory=dict)
+    """What the reader of an answer should know, in order and once."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, problem: Problem, file: str, lines: int = 0, sample: str = "") -> None:
+        """`lines` is the sum over the file so far, in this scan of it."""
+        with self._lock:
+            missing = self._found.setdefault((problem, file), Missing(file))
+            missing.lines = max(missing.lines, lines)
+            missing.sample = missing.sample or sample[:SAMPLE_CHARACTERS]
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            self.notes[text] = None
+
+    def __bool__(self) -> bool:
+        """Whether an answer misses data."""
+        return bool(self._found)
+
+    @property
+    def files(self) -> int:
+        """Files that are missing as a whole or in part."""
+        return len({file for _, file in self._found})
+
+    @property
+    def lines(self) -> int:
+        return sum(missing.lines for missing in self._found.values())
+
+    def of(self, problem: Problem) -> list[Missing]:
+        """In the order of the files' names."""
+        return [self._found[key] for key in sorted(self._found) if key[0] is problem]
+
+    def document(self) -> dict[str, object]:
+        """For machines: kind -> [{file, lines}], and what else the summary says."""
+        missing = {
+            kind.name.lower(): [{"file": item.file, "lines": item.lines} for item in self.of(kind)]
+            for kind in Problem
+            if self.of(kind)
+        }
+        return {"missing": missing, "foreign": self.foreign, "notes": list(self.notes)}
+
+    def summary(self) -> Iterator[str]:
+        """Lines for people; names may hold anything and are for the caller to escape."""
+        if self:
+            lines = f", {self.lines:,} lines of them" if self.lines else ""
+            yield f"this answer misses data: problems in {self.files:,} {_files(self.files)}{lines}"
+        for kind in Problem:
+            found = self.of(kind)
+            if found:
+                count = sum(item.lines for item in found)
+                counted = f"{count:,} {kind}" if count else str(kind)
+                yield f"  {counted}, {len(found):,} {_files(len(found))}: {_names([item.file for item in found])}"
+                if sample := next((item.sample for item in found if item.sample), ""):
+                    yield f"    for instance: {sample}"
+        if self.foreign:
+            count = len(self.foreign)
+            yield f"{count:,} other {_files(count)}, no flow logs, not read: {_names(self.foreign)}"
+        yield from self.notes
+
+
+def _files(count: int) -> str:
+    return "file" if count == 1 else "files"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
