@@ -19,7 +19,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +27,25 @@ import numpy as np
 from vnotch.capture import layout, libbpf
 from vnotch.capture.generations import Drain, DropMaps, FlowMaps, Generations
 from vnotch.capture.glance import Glance, entries_in, flows_in, memory_bytes
+from vnotch.capture.hooks import MODES, Attachment, Hooks
 from vnotch.capture.host_firewall import HostFirewall, HostFirewallState
-from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
+from vnotch.capture.interfaces import Namespace
 from vnotch.capture.layout import (
     CONNECTION,
     CONNECTION_KEY,
     COUNTER,
     ENI,
-    FLOW_KEY,
-    FLOW_VALUE,
     FRAGMENT_KEY,
     FRAGMENT_VALUE,
     MAX_SLOTS,
     META,
     SPILL,
 )
+from vnotch.capture.maps import PROGRAM_MAPS, USER_MAPS, check_sizes
 from vnotch.capture.pins import PinFolder
 from vnotch.capture.policy import JudgedBy, Rules
 from vnotch.capture.predecessor import ATTACHMENT, Predecessor
+from vnotch.capture.privileges import check_privileges
 from vnotch.capture.ring import Ring
 from vnotch.deciders import RuleNumbers
 from vnotch.errors import HostError, InputError
@@ -61,65 +61,8 @@ CONNECTIONS_MAX = 65536
 
 OBJECT = Path(__file__).parent / "native" / "vnotch.bpf.o"
 
-PROGRAM_MAPS = (
-    "slots",
-    "near_slots",
-    "enis",
-    "seen",
-    "lost",
-    "counts",
-    "fragments",
-    "connections",
-    "rules",
-    "policies",
-    "flows_0",
-    "flows_1",
-    "active",
-    "ring",
-)
-USER_MAPS = ("losses_0", "losses_1", "meta")
-"""Maps that no program knows. `meta` is pinned last: with it, the others are all there."""
-
-SIZES = {
-    "slots": (4, 4),
-    "near_slots": (4, 4),
-    "enis": (4, ENI.itemsize),
-    "seen": (4, COUNTER.itemsize),
-    "lost": (4, COUNTER.itemsize),
-    "counts": (4, 8),
-    "fragments": (FRAGMENT_KEY.itemsize, FRAGMENT_VALUE.itemsize),
-    "connections": (CONNECTION_KEY.itemsize, CONNECTION.itemsize),
-    "rules": (4, layout.ARENA_WORDS * 8),
-    "policies": (4, 8),
-    "flows_0": (FLOW_KEY.itemsize, FLOW_VALUE.itemsize),
-    "flows_1": (FLOW_KEY.itemsize, FLOW_VALUE.itemsize),
-    "losses_0": (4, COUNTER.itemsize),
-    "losses_1": (4, COUNTER.itemsize),
-    "meta": (4, META.itemsize),
-}
-"""Key and value sizes of the maps that are read or written here."""
-
-# include/uapi/linux/capability.h
-CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 21, 38, 39
-
-MODES = {"tcx": layout.MODE_TCX, "clsact": layout.MODE_CLSACT}
-
-HOOKS = (
-    # pin suffix and attach type, as the host names them
-    ("ingress", libbpf.ATTACH_TCX_INGRESS),
-    ("egress", libbpf.ATTACH_TCX_EGRESS),
-)
-
 PROGRAMS = ("vnotch_from_eni", "vnotch_to_eni", "vnotch_sweep")
 """The first two in the order of HOOKS for an ENI that is seen from outside."""
-
-
-@dataclass
-class _Attachment:
-    device: str
-    index: int
-    links: list[int]  # tcx
-    made_qdisc: bool  # clsact
 
 
 class Datapath:
@@ -143,7 +86,7 @@ class Datapath:
         self._lock = threading.RLock()
         self._fds: dict[str, int] = {}
         self._programs: list[int] = []
-        self._attached: dict[int, _Attachment] = {}
+        self._attached: dict[int, Attachment] = {}
         self._ring: Ring | None = None
         self._rules: Rules | None = None
         self._memory: list[mmap.mmap] = []
@@ -181,7 +124,7 @@ class Datapath:
             raise InputError(f"{flows_per_map} flows per map: at least 1 is needed")
         if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
             raise InputError(f"ring buffer of {ring_bytes} bytes: a power of two from {mmap.PAGESIZE} on is needed")
-        _check_privileges()
+        check_privileges()
         self = cls(netns)
         try:
             if pin_dir is not None:
@@ -205,14 +148,12 @@ class Datapath:
     ) -> None:
         self.taken_over = self._find_pins()
         self._load(flows_per_map, ring_bytes, connections, test_clock)
+        self._hooks = Hooks(self._namespace, self._pins, self._programs[:2])
         if not self.taken_over:
             for parity in range(2):
                 self._fds[f"losses_{parity}"] = _array(f"losses_{parity}", COUNTER, MAX_SLOTS * 2)
             self._fds["meta"] = _array("meta", META, 1)
-        for name, sizes in SIZES.items():
-            info = libbpf.map_info(self._fds[name])
-            # A buffer of another size would be written past its end.
-            assert (info.key_size, info.value_size) == sizes, f"the layout version does not tell of a change of {name}"
+        check_sizes(self._fds)
         ring_size = libbpf.map_info(self._fds["ring"]).max_entries
         self._ring = Ring(self._fds["ring"], ring_size, SPILL)
         maps = FlowMaps(
@@ -348,19 +289,16 @@ class Datapath:
                 mode = mode if mode in names else 0
             if old_netns != netns:
                 log.warning("the pinned maps served another network namespace; its attachments end now")
-                self._drop_pinned_links()
+                self._hooks.drop_pins()
                 for index in self._slot_indexes():
                     self._set_slot(index, None)
                 mode = 0
-        if wanted == "auto":
-            wanted = names.get(mode) or ("tcx" if libbpf.has_tcx(self._programs[0]) else "clsact")
-        elif wanted == "tcx" and not libbpf.has_tcx(self._programs[0]):
-            raise HostError(f"Linux {os.uname().release} has no tcx, which needs 6.6", "use the attach mode clsact")
-        self.attach_mode = wanted
-        if mode and names[mode] != wanted:
+        self._hooks.choose(wanted, names.get(mode))
+        self.attach_mode = self._hooks.mode
+        if mode and names[mode] != self.attach_mode:
             for slot in set(indexes.values()):
-                self._unhook(slot, names[mode], indexes)
-        self._generations.set_origin(netns, MODES[wanted])
+                self._hooks.detach(slot, None, _of(slot, indexes), names[mode])
+        self._generations.set_origin(netns, MODES[self.attach_mode])
 
     def _map_words(self, name: str) -> Any:
         """A map's memory as 64-bit words: what is stored there, programs see at once."""
@@ -416,7 +354,7 @@ class Datapath:
             eni["flags"] |= before["flags"] & layout.ENI_NO_LINK_HEADER
             self._put_eni(slot, eni)
             if slot in self.attached() and (before["flags"][0] ^ eni["flags"][0]) & layout.ENI_INSIDE:
-                self._turn(slot)
+                self._hooks.turn(self._attached[slot], inside)
 
     def _eni(self, slot: int) -> Any:
         raw = libbpf.map_lookup(self._fds["enis"], slot.to_bytes(4, "little"), ENI.itemsize)
@@ -468,7 +406,7 @@ class Datapath:
         with self._lock:
             index, has_link_header = self._namespace.link(device)
             here = self._attached.get(slot)
-            if here is not None and here.index == index and self._alive(here):
+            if here is not None and here.index == index and self._hooks.is_alive(here):
                 here.device = device
                 return
             other = self._slot_indexes().get(index)
@@ -479,97 +417,24 @@ class Datapath:
             self._generations.use_slots(slot + 1)
             self._set_link_header(slot, has_link_header)
             self._set_slot(index, slot)
-            attachment = _Attachment(device, index, [], False)
+            attachment = Attachment(device, index)
             try:
-                self._hook(attachment, slot)
+                self._hooks.attach(attachment, slot, bool(int(self._eni(slot)["flags"][0]) & layout.ENI_INSIDE))
             except BaseException:
                 self._attached[slot] = attachment
                 self.detach(slot)
                 raise
             self._attached[slot] = attachment
 
-    def _hook(self, attachment: _Attachment, slot: int) -> None:
-        device, index, programs = attachment.device, attachment.index, self._programs_for(slot)
-        if self.attach_mode == "clsact":
-            made = self._namespace.run(attach_clsact, index, *programs)
-            attachment.made_qdisc = self._keep_mark(f"qdisc_{slot}", made)
-            return
-        # Filters that a process left behind when it was killed would count into maps that nobody reads, or drop.
-        self._namespace.run(detach_clsact, index, False)
-        for (name, attach_type), program in zip(HOOKS, programs, strict=True):
-            pin = f"link_{slot}_{name}"
-            fd = self._pins.get(pin) if self._pins else None
-            if fd is not None:
-                if libbpf.link_info(fd).ifindex == index and libbpf.link_update(fd, program) == 0:
-                    attachment.links.append(fd)
-                    continue
-                os.close(fd)
-                self._pins.remove(pin)  # type: ignore[union-attr]
-            fd = self._namespace.run(
-                libbpf.link_create, program, index, attach_type, f"attaching to {device} ({name}, tcx)"
-            )
-            attachment.links.append(fd)
-            if self._pins:
-                self._pins.pin(pin, fd)
-
-    def _programs_for(self, slot: int) -> list[int]:
-        """In the order of HOOKS."""
-        inside = int(self._eni(slot)["flags"][0]) & layout.ENI_INSIDE
-        return self._programs[1::-1] if inside else self._programs[:2]
-
-    def _turn(self, slot: int) -> None:
-        """The sense of an interface under capture has changed: each hook gets the other program, without a gap."""
-        here = self._attached[slot]
-        if self.attach_mode == "clsact":
-            self._namespace.run(attach_clsact, here.index, *self._programs_for(slot))
-            return
-        for fd, program in zip(here.links, self._programs_for(slot), strict=True):
-            libbpf.check(-libbpf.link_update(fd, program), f"turning {here.device} round")
-
-    def _keep_mark(self, pin: str, made: bool) -> bool:
-        """Whether we made the qdisc of a slot, now or in a process before, which left a pin that says so."""
-        if self._pins is None:
-            return made
-        if (fd := self._pins.get(pin)) is not None:
-            os.close(fd)
-            return True
-        if made:
-            self._pins.pin(pin, self._programs[0])
-        return made
-
-    def _alive(self, attachment: _Attachment) -> bool:
-        """A tcx link outlives its device, with the ifindex 0. A clsact filter goes with it, and so does the index."""
-        return all(libbpf.link_info(fd).ifindex == attachment.index for fd in attachment.links)
-
     def detach(self, slot: int) -> None:
         """Ends the capture of a slot; what was counted stays to be drained. A device that is gone is no error."""
         _check_slot(slot)
         with self._lock:
-            self._unhook(slot, self.attach_mode, self._slot_indexes())
+            indexes = self._indexes_of(slot)
+            self._hooks.detach(slot, self._attached.get(slot), indexes)
             self._attached.pop(slot, None)
-            for index, owner in self._slot_indexes().items():
-                if owner == slot:
-                    self._set_slot(index, None)
-
-    def _unhook(self, slot: int, mode: str, indexes: Mapping[int, int]) -> None:
-        """`indexes`: ifindex -> slot."""
-        here = self._attached.get(slot)
-        if mode == "tcx":
-            for name, _ in HOOKS:
-                if self._pins:
-                    self._pins.remove(f"link_{slot}_{name}")
-            for fd in here.links if here else []:
-                os.close(fd)
-            if here:
-                here.links = []
-            return
-        links, made = self._namespace.links(), here is not None and here.made_qdisc
-        if self._pins:
-            made = self._keep_mark(f"qdisc_{slot}", made)
-            self._pins.remove(f"qdisc_{slot}")
-        for index, owner in indexes.items():
-            if owner == slot and index in links:
-                self._namespace.run(detach_clsact, index, made)
+            for index in indexes:
+                self._set_slot(index, None)
 
     def end_predecessor(self) -> dict[tuple[int, int], tuple[int, int]] | None:
         """Ends what the predecessor captures and this process has not attached. To be called when everything wanted has
@@ -584,7 +449,7 @@ class Datapath:
             theirs = {i: s for i, s in self.predecessor.slot_indexes().items() if i not in ours}
             for slot in {*theirs.values(), *self._linked_slots()} - self._attached.keys():
                 for mode in MODES:
-                    self._unhook(slot, mode, theirs)
+                    self._hooks.detach(slot, None, _of(slot, theirs), mode)
             self._generations.wait()
             return self.predecessor.seen()
 
@@ -604,39 +469,28 @@ class Datapath:
         """Slot -> device of what this process has attached and what is still there."""
         with self._lock:
             links = self._namespace.links()
-            return {s: a.device for s, a in self._attached.items() if a.index in links and self._alive(a)}
+            return {s: a.device for s, a in self._attached.items() if a.index in links and self._hooks.is_alive(a)}
 
     def device_of(self, slot: int) -> str | None:
         """The name that the device captured under this slot has now, whichever process attached it; None where it is
         not captured, or its device is no longer in the namespace."""
         with self._lock:
             here = self._attached.get(slot)
-            known = [here.index] if here else [i for i, owner in self._slot_indexes().items() if owner == slot]
+            known = [here.index] if here else self._indexes_of(slot)
             for index in known:
                 name = self._namespace.name_of(index)
-                if name is not None and self._is_hooked(slot, index):
+                if name is not None and self._hooks.has(slot, index, here):
                     return name
             return None
-
-    def _is_hooked(self, slot: int, index: int) -> bool:
-        here = self._attached.get(slot)
-        if here is not None:
-            return here.index == index and self._alive(here)
-        if self.attach_mode == "clsact":
-            return self._namespace.run(has_our_filter, index)
-        pins = [self._pins.get(f"link_{slot}_{name}") for name, _ in HOOKS] if self._pins else []
-        try:
-            return bool(pins) and all(fd is not None and libbpf.link_info(fd).ifindex == index for fd in pins)
-        finally:
-            for fd in pins:
-                if fd is not None:
-                    os.close(fd)
 
     def _slot_indexes(self) -> dict[int, int]:
         """ifindex -> slot, from the kernel's map: after a takeover it knows more than this process."""
         keys, values = np.empty(MAX_SLOTS, np.uint32), np.empty(MAX_SLOTS, np.uint32)
         count = libbpf.lookup_batch(self._fds["slots"], keys, values)
         return dict(zip(keys[:count].tolist(), values[:count].tolist(), strict=True))
+
+    def _indexes_of(self, slot: int) -> list[int]:
+        return _of(slot, self._slot_indexes())
 
     def _set_slot(self, index: int, slot: int | None) -> None:
         """Which slot an ifindex has: in the hash of all and, where it is small, in the array of the small ones."""
@@ -648,12 +502,6 @@ class Datapath:
             libbpf.map_update(self._fds["near_slots"], key, mark.to_bytes(4, "little"))
         if slot is None:
             libbpf.map_delete(self._fds["slots"], key)
-
-    def _drop_pinned_links(self) -> None:
-        assert self._pins
-        for name in self._pins.names():
-            if name.startswith(("link_", "qdisc_")):
-                self._pins.remove(name)
 
     # ---- Draining --------------------------------------------------------------------------------------------------
 
@@ -855,22 +703,14 @@ class Datapath:
         self.close()
 
 
-def _check_privileges() -> None:
-    status = Path("/proc/self/status").read_text()
-    held = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
-
-    def has(capability: int) -> bool:
-        return bool(held >> capability & 1)
-
-    if not (has(CAP_NET_ADMIN) and (has(CAP_SYS_ADMIN) or (has(CAP_BPF) and has(CAP_PERFMON)))):
-        raise HostError(
-            "capturing packets needs more privilege", "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-        )
-
-
 def _check_slot(slot: int) -> None:
     if not 0 <= slot < MAX_SLOTS:
         raise InputError(f"slot {slot}: not from 0 to {MAX_SLOTS - 1}")
+
+
+def _of(slot: int, indexes: Mapping[int, int]) -> list[int]:
+    """The indexes (ifindex -> slot) that have this slot."""
+    return [index for index, owner in indexes.items() if owner == slot]
 
 
 def _array(name: str, value: np.dtype[Any], entries: int) -> int:
