@@ -29,7 +29,7 @@ def network(api: Any) -> dict[str, str]:
     interface_id = interface["NetworkInterface"]["NetworkInterfaceId"]
     send(api, "PUT", "/vnotch/v1/agents/a")
     body = {"agent": "a", "device": "vn-web", "instance_id": None, "interface_type": None, "enforce": True}
-    send(api, "PUT", f"/vnotch/v1/network-interfaces/{interface_id}/binding", body | {"allow": None})
+    send(api, "PUT", f"/vnotch/v1/network-interfaces/{interface_id}/binding", body)
     return {"interface": interface_id, "group": group, "rule": rule["SecurityGroupRuleId"]}
 
 

@@ -204,7 +204,7 @@ def test_doctor_finds_nothing_on_our_hooks_and_what_others_put_there(spine: Spin
     found = doctor()
     assert found["other programs"]["found"] == "none on vn-a, vn-b"
     assert found["bpf(2)"]["verdict"] == "ok"
-    for words in ("qdisc add dev vn-a clsact", "filter add dev vn-a ingress matchall action pass"):
+    for words in ("qdisc add dev vn-a clsact", "filter add dev vn-a ingress protocol ip u32 match u32 0 0 flowid 1:1"):
         subprocess.run(["tc", "-n", host, *words.split()], check=True, capture_output=True)
     try:
         assert "on vn-a ingress (clsact)" in doctor()["other programs"]["found"]

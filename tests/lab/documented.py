@@ -28,6 +28,7 @@ from packets import checksum
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.config import Folders
+from vnotch.iam.delivery_role import ensure_delivery_role
 from vnotch.lab import namespaces
 from vnotch.lab.control import ControlPlane, Made
 from vnotch.lab.lab import Lab
@@ -150,6 +151,8 @@ class Subscriptions(ControlPlane):
     """The lab's control plane with the flow logs of the examples in the place of its own."""
 
     def create_flow_logs(self, topology: Topology, made: Made, token: str, interval_seconds: int) -> None:
+        account = self._sts.get_caller_identity()["Account"]
+        role = ensure_delivery_role(self._iam, FORMATS, account=account, region=self.region, name="documented")
         for group, names in FORMATS.items():
             log_format = " ".join(f"${{{name}}}" for name in names.split(" "))
             tags = {"TagFieldSpecifications": TAG_KEYS} if "-tag" in names else {}
@@ -158,7 +161,7 @@ class Subscriptions(ControlPlane):
                 ResourceIds=[made.vpc_id],
                 TrafficType="ALL",
                 LogGroupName=group,
-                DeliverLogsPermissionArn=made.role_arn,
+                DeliverLogsPermissionArn=role,
                 MaxAggregationInterval=interval_seconds,
                 LogFormat=log_format,
                 TagSpecifications=[

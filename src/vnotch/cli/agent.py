@@ -9,12 +9,14 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vnotch.agent import AgentConfig
 from vnotch.cli.endpoint import Endpoint
 from vnotch.config import Folders
 from vnotch.errors import InputError
+
+if TYPE_CHECKING:
+    from vnotch.agent import AgentConfig
 
 
 def default_name() -> str:
@@ -121,6 +123,8 @@ def configure(
         url, region = endpoint_url or document.get("endpoint_url"), region or document.get("region")
         if url is None or region is None:
             raise InputError("a key file needs its server", "give --endpoint-url and --region too")
+    from vnotch.agent import AgentConfig
+
     return AgentConfig(
         name=name,
         endpoint_url=url,

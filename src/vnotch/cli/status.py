@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -20,10 +20,12 @@ from rich.text import Text
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import AgentName, DataDir, EndpointUrl, Json, folders_of
-from vnotch.cli.summary import Account, accounts
 from vnotch.cli.terminal import out, plain
 from vnotch.config import Folders
 from vnotch.errors import HostError, VnotchError
+
+if TYPE_CHECKING:
+    from vnotch.cli.summary import Account
 
 SILENT_SECONDS = 60.0
 """An agent posts its status at each tick, so every ten seconds at the latest."""
@@ -179,6 +181,8 @@ def _agent(agent: AgentSide, server: ServerSide, now_s: float) -> dict[str, Any]
     if not status or "agent" not in status:
         return found
     known = {**server.bindings, **agent.interfaces}
+    from vnotch.cli.summary import accounts
+
     books = accounts(status["ledger"])
     found["age_seconds"] = round(now_s - status["agent"]["time_ns"] / 1e9, 1)
     found["interfaces"] = [
@@ -202,6 +206,8 @@ def _interface(
     item: Mapping[str, Any], known: Mapping[str, Any], books: Mapping[str, Account], names: Mapping[str, str]
 ) -> dict[str, Any]:
     interface_id = item["interface_id"]
+    from vnotch.cli.summary import Account
+
     account = books.get(interface_id, Account())
     return {
         "interface_id": interface_id,

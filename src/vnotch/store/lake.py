@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -81,6 +82,23 @@ Position = tuple[int, int]
 
 class QueryFailed(HostError):
     """The store could not answer: out of its memory bound, or a file could not be read."""
+
+
+_BETWEEN_SNAPSHOTS = "No snapshot found"
+"""What DuckLake says to a statement that begins in the very moment in which old snapshots expire; the next is right."""
+_TRIES = 5
+_AGAIN_SECONDS = 0.02
+
+
+def _answer(reader: Any, sql: str, parameters: list[Any]) -> pa.Table:
+    for last in (False,) * (_TRIES - 1) + (True,):
+        try:
+            return reader.execute(sql, parameters).to_arrow_table()
+        except duckdb.InvalidInputException as error:
+            if last or _BETWEEN_SNAPSHOTS not in str(error):
+                raise
+            time.sleep(_AGAIN_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 @dataclass(frozen=True)
@@ -274,7 +292,7 @@ class Lake:
         watchdog = threading.Timer(QUERY_SECONDS_MAX, reader.interrupt)
         watchdog.start()
         try:
-            return reader.execute(sql, list(parameters)).to_arrow_table()
+            return _answer(reader, sql, list(parameters))
         except duckdb.InterruptException as error:
             raise QueryFailed(f"the log store did not answer within {QUERY_SECONDS_MAX} s") from error
         except duckdb.Error as error:
