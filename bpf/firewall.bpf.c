@@ -11,6 +11,9 @@
  *
  * Where both are so, the first holds: what the sender's side rejects does not appear at the receiver.
  *
+ * Behind a bridge, VLAN or bond a packet names that one and no longer the captured interface below it. Then its MAC or IP
+ * address tells the ENI (`uppers`), or the fact that there is but one interface below.
+ *
  * Reads kernel memory by offsets that libbpf takes from the running kernel's BTF.
  */
 #include "counting.h"
@@ -118,6 +121,8 @@ enum skb_drop_reason {
 #define CT_UNTRACKED 7
 #define CT_NAT_DONE 0x30	/* IPS_NAT_MASK */
 #define NO_MAC_HEADER 0xffff
+#define LOOPBACK 1	/* its index in every namespace: include/net/flow.h: LOOPBACK_IFINDEX */
+#define NOWHERE 0xffffffff
 #define ETHERNET_HEADER 14
 
 static u64 (*ktime_get_ns)(void) = (void *)5;
@@ -155,6 +160,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct counter);
 } untold_drops SEC(".maps");
+
+/* A plain hash that takes memory as it is used; user space knows what it turned away. */
+struct {
+	__uint(type, MAP_HASH);
+	__uint(map_flags, F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct upper_key);
+	__type(value, u32);
+} uppers SEC(".maps");
 
 static __always_inline int pkt_load(const struct pkt *p, u32 off, void *to, u32 len)
 {
@@ -216,8 +230,9 @@ static __always_inline void count_fragments(struct parsed *p, u32 longest, u32 h
 }
 
 /*
- * Understands the packet as it lies in the kernel's memory, from its IP header on. `input`: the index of the captured
- * interface at which it came in, or 0. Returns 0, or -1 for a packet that is in no record.
+ * Understands the packet as it lies in the kernel's memory, from its IP header on. `input`: the index of the interface at
+ * which it came in, where that is `eni`'s or lies above captured ones (`eni` is NULL then), or 0. Returns 0, or -1 for a
+ * packet that is in no record.
  */
 static __attribute__((noinline)) int read_packet(const struct sk_buff *skb, int input, const struct eni *eni, struct parsed *out)
 {
@@ -250,7 +265,7 @@ static __attribute__((noinline)) int read_packet(const struct sk_buff *skb, int 
 	if (input && mac != NO_MAC_HEADER && network >= mac + ETHERNET_HEADER &&
 	    !probe_read_kernel(first, sizeof(first), head + mac)) {
 		out->group = first[0] & 1;
-		if (eni->flags & ENI_MAC && eni->flags & ENI_INSIDE)
+		if (eni && eni->flags & ENI_MAC && eni->flags & ENI_INSIDE)
 			mark_flooded(out, first, eni);
 	}
 	longest = longest_fragment(skb, out->v6, input);
@@ -332,13 +347,84 @@ static __always_inline u32 direction_in(const struct eni *eni)
 	return eni->flags & ENI_INSIDE ? DIR_INGRESS : DIR_EGRESS;
 }
 
+/* The value of `uppers` for an interface that lies above captured ones; NOWHERE: there is none. */
+static __attribute__((noinline)) u32 find_upper(u32 index, u32 kind, const u8 *address)
+{
+	struct upper_key key = { .index = index, .kind = kind };
+	u32 *found;
+
+	if (address)
+		__builtin_memcpy(key.address, address, sizeof(key.address));
+	found = map_lookup(&uppers, &key);
+	return found ? *found : NOWHERE;
+}
+
+/* The MAC address of the frame's sender, if the frame still has the header with which it came in; `mac` is zero before. */
+static __attribute__((noinline)) int senders_mac(const struct sk_buff *skb, u8 *mac)
+{
+	u16 network = 0, at = NO_MAC_HEADER;
+	u8 *head = 0, *data = 0;
+
+	READ(head, skb->head);
+	READ(data, skb->data);
+	READ(network, skb->network_header);
+	READ(at, skb->mac_header);
+	/* In a header that is made for the way out data begins, and in a tunnel's packet it lies behind this one. */
+	if (at == NO_MAC_HEADER || network < at + ETHERNET_HEADER || data != head + network)
+		return 0;
+	return !probe_read_kernel(mac, 6, head + at + 6);
+}
+
+static __always_inline int has_another_mac(u32 slot, const u8 *mac)
+{
+	const struct eni *eni = map_lookup(&enis, &slot);
+
+	return !eni || (eni->flags & ENI_MAC && (*(const u32 *)eni->mac != *(const u32 *)mac ||
+						 *(const u16 *)(eni->mac + 4) != *(const u16 *)(mac + 4)));
+}
+
+/*
+ * Below which captured interface a packet came in that the interface `upper` passed on: a value of `uppers`, or NOWHERE if
+ * it cannot be told. Then the packet is left as it is, else it gets the addresses with which it came in. `itself`: the
+ * upper's own value.
+ */
+static __attribute__((noinline)) u32 came_from(const struct sk_buff *skb, u32 upper, u32 itself, struct parsed *p)
+{
+	u8 mac[16] __attribute__((aligned(8))) = {};
+	int has_mac = senders_mac(skb, mac);
+	u32 found = NOWHERE;
+	struct parsed in = *p;
+
+	undo_nat(skb, &in);
+	if (has_mac)
+		found = find_upper(upper, UPPER_MAC, mac);
+	if (found == NOWHERE) {
+		found = find_upper(upper, in.v6 ? UPPER_V6 : UPPER_V4, (const u8 *)&in.src);
+		if (found != NOWHERE && has_mac && has_another_mac(found & UPPER_SLOT, mac))
+			found = NOWHERE;	/* somebody else under this address */
+	}
+	if (found == NOWHERE && has_mac && itself & UPPER_IN)
+		found = itself;
+	if (found != NOWHERE)
+		*p = in;
+	return found;
+}
+
+/* The same for one that was to go out at `upper`. */
+static __attribute__((noinline)) u32 leads_to(u32 upper, u32 itself, const struct parsed *p)
+{
+	u32 found = find_upper(upper, p->v6 ? UPPER_V6 : UPPER_V4, (const u8 *)&p->dst);
+
+	return found == NOWHERE && itself & UPPER_OUT ? itself : found;
+}
+
 SEC("raw_tp/kfree_skb") int vnotch_dropped(u64 *context)
 {
 	const struct sk_buff *skb = (void *)context[0];
 	const struct net_device *here = 0, *next = 0;
+	u32 slot, dir, came_in, out = 0, below = NOWHERE, above_in = NOWHERE, above_out = NOWHERE;
 	struct flow_key key = {};
 	struct parsed p = {};
-	u32 slot, dir, came_in;
 	struct eni *eni;
 	unsigned long dst = 0;
 	int input = 0;
@@ -360,24 +446,49 @@ SEC("raw_tp/kfree_skb") int vnotch_dropped(u64 *context)
 	came_in = slot < MAX_SLOTS;
 	if (!came_in) {
 		/* At postrouting and on a bridge the device is the one to go out at; before, the route knows it. */
-		u32 out = index_of(here);
-
-		slot = out && out != (u32)input ? slot_of(out) : MAX_SLOTS;
+		out = index_of(here);
+		if (out == (u32)input)
+			out = 0;
+		slot = out ? slot_of(out) : MAX_SLOTS;
 		if (slot >= MAX_SLOTS && next)
 			slot = slot_of(index_of(next));
+		if (input)
+			above_in = find_upper(input, UPPER_ITSELF, 0);
+		if (slot >= MAX_SLOTS) {
+			/* A reject of IPv6 at output names the loopback device meanwhile. */
+			out = out && out != LOOPBACK ? out : index_of(next);
+			above_out = find_upper(out, UPPER_ITSELF, 0);
+		}
 	}
 	eni = map_lookup(&enis, &slot);
+	if (!eni && above_in == NOWHERE && above_out == NOWHERE)
+		return 0;
+	if (read_packet(skb, came_in || above_in != NOWHERE ? input : 0, came_in ? eni : 0, &p)) {
+		if (came_in && eni && p.exclusion == EXCL_MALFORMED)	/* it was understood before; its headers lie elsewhere */
+			add(&untold_drops, slot * 2 + direction_in(eni), &p);
+		return 0;
+	}
+	if (came_in) {
+		undo_nat(skb, &p);
+	} else {
+		if (above_in != NOWHERE)
+			below = came_from(skb, input, above_in, &p);
+		came_in = below != NOWHERE;
+		if (!came_in) {
+			p.group = 0;	/* on its way out the frame goes to another address */
+			below = slot < MAX_SLOTS || above_out == NOWHERE ? slot : leads_to(out, above_out, &p);
+		}
+		slot = below & UPPER_SLOT;
+		eni = map_lookup(&enis, &slot);
+	}
 	if (!eni)
 		return 0;
 	dir = came_in ? direction_in(eni) : !direction_in(eni);
-	if (read_packet(skb, came_in ? input : 0, eni, &p)) {
-		if (came_in && p.exclusion == EXCL_MALFORMED)	/* it was understood before; its headers lie elsewhere */
-			add(&untold_drops, slot * 2 + dir, &p);
+	now = ktime_get_ns();
+	if (below != NOWHERE && below & UPPER_UNSURE) {
+		add(&untold_drops, slot * 2 + dir, &p);
 		return 0;
 	}
-	if (came_in)
-		undo_nat(skb, &p);
-	now = ktime_get_ns();
 	if (rejected_key(&p, slot << 1 | dir, now, &key))
 		return 0;
 	if (came_in) {

@@ -129,6 +129,26 @@ struct fragment_value {
 };
 _Static_assert(sizeof(struct fragment_value) == 24, "fragment_value");
 
+/*
+ * What lies above captured interfaces (a bridge whose ports they are, a VLAN, a bond): of a packet that is dropped there,
+ * the address tells which of them it concerns. capture/uppers.py fills the map; the value is a slot with UPPER_*.
+ */
+#define UPPER_ITSELF 0	/* there for each such interface; the address is zero */
+#define UPPER_MAC 1	/* of whoever is behind a port */
+#define UPPER_V4 4	/* of an ENI that is seen from outside */
+#define UPPER_V6 6
+struct upper_key {
+	u32 index;
+	u32 kind;
+	u8 address[16];
+};
+_Static_assert(sizeof(struct upper_key) == 24, "upper_key");
+
+#define UPPER_SLOT 0xffff
+#define UPPER_IN 0x10000	/* with UPPER_ITSELF: all that comes in over it came in at the slot */
+#define UPPER_OUT 0x20000	/* with UPPER_ITSELF: all that goes out over it goes out at the slot */
+#define UPPER_UNSURE 0x40000	/* the slot is one of several that it may be */
+
 /* A connection that a security group rule let begin (connections.py). Both directions have one key. */
 struct connection_key {
 	u8 local[16];	/* the ENI's end */

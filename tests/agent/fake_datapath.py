@@ -122,6 +122,9 @@ class FakeDatapath:
             raise KernelError(f"finding the interface {device}", errno.ENODEV)
         self.kernel.attached[device] = slot
 
+    def follow_links(self) -> None:
+        pass
+
     def device_of(self, slot: int) -> str | None:
         found = (device for device, number in self.kernel.attached.items() if number == slot)
         return next((device for device in found if device in self.kernel.devices), None)

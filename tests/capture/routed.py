@@ -64,7 +64,7 @@ class Routed(Pair):
             each(run, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         for sender in (self.in_host, self.in_instance):  # neighbours are found before anything is counted
             for address in (self.far_v4, self.far_v6):
-                sender(_knock, address)
+                sender(knock, address)
         self.settle()
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ def mac_bytes(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     kind = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(kind, socket.SOCK_DGRAM) as sender:
         for _ in range(3):

@@ -27,6 +27,7 @@ STRUCTS = {
     "connection_key": layout.CONNECTION_KEY,
     "connection": layout.CONNECTION,
     "counter": layout.COUNTER,
+    "upper_key": layout.UPPER_KEY,
 }
 
 CONSTANTS = {
@@ -50,6 +51,7 @@ CONSTANTS = {
     "RULE_HOST_FIREWALL": deciders.HOST_FIREWALL_NUMBER,
     "RULE_TRACKED": deciders.TRACKED_BIT,
     **{name: getattr(layout, name) for name in dir(layout) if name.startswith(("POLICY_", "TABLE_", "SERVICE_OPEN_"))},
+    **{name: getattr(layout, name) for name in dir(layout) if name.startswith("UPPER_") and name != "UPPER_KEY"},
     **{f"TCP_{state.name}": int(state) for state in TcpState},
     "UDP_STREAM": int(UdpState.STREAM),
     "COUNTS": len(layout.COUNTS),

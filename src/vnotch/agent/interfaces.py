@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,7 @@ class Attaching(Protocol):
     def attach(self, device: str, slot: int) -> None: ...
     def detach(self, slot: int) -> None: ...
     def device_of(self, slot: int) -> str | None: ...
+    def follow_links(self) -> None: ...
     def clear(self, slot: int) -> None: ...
 
 
@@ -177,6 +178,7 @@ class Interfaces:
         for number, slot in slots.items():
             if slot.retired_number is None:
                 self._attach(number, slot.interface, failed.get(number))
+        self._datapath.follow_links()
 
     @property
     def trial_seconds(self) -> float | None:
@@ -241,6 +243,7 @@ class Interfaces:
             state = self._states.get(slot.interface.interface_id)
             if slot.retired_number is None and (state is None or state.state != "attached"):
                 self._attach(number, slot.interface, failed.get(number))
+        self._datapath.follow_links()
         return self._states != before
 
     def gone(self, device: str) -> None:
@@ -343,6 +346,7 @@ def kernel_values(interface: Interface) -> dict[str, Any]:
         "dns_v4": (vpc_v4[0].network_address + 2).packed if vpc_v4 else None,
         "routers_v4": tuple((network.network_address + 1).packed for network in (*vpc_v4[:1], *subnet_v4[:1])),
         "router_v6": (subnet_v6[0].network_address + 1).packed if subnet_v6 else None,
+        "addresses": tuple(ip_address(address).packed for address in (*interface.private_ipv4, *interface.ipv6)),
     }
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from vnotch.capture import libbpf
-from vnotch.capture.layout import COUNTER, FLOW_KEY, FLOW_VALUE
+from vnotch.capture.interfaces import Namespace
+from vnotch.capture.layout import COUNTER, FLOW_KEY, FLOW_VALUE, UPPER_KEY
 from vnotch.capture.pins import PinFolder
+from vnotch.capture.uppers import Uppers
 from vnotch.errors import HostError
 
 OBJECT = Path(__file__).parent / "native" / "firewall.bpf.o"
@@ -27,7 +29,7 @@ TRACEPOINT = "kfree_skb"
 DROPS_PER_MAP = 16384
 """Flows of which packets were dropped between two drains, 128 bytes each, twice; allocated at once."""
 
-OWN_MAPS = ("drops_0", "drops_1", "active_drops", "rest_0", "rest_1", "untold_drops")
+OWN_MAPS = ("drops_0", "drops_1", "active_drops", "rest_0", "rest_1", "untold_drops", "uppers")
 SHARED_MAPS = ("slots", "near_slots", "enis", "seen", "lost", "counts", "fragments", "active", "ring")
 """Those of bpf/counting.h, which are the datapath's."""
 
@@ -62,8 +64,8 @@ class HostFirewallState:
     unseen: str | None
     """Why not; None: it is seen."""
     untold: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """(slot, direction) -> packets that it dropped and that are in records as ACCEPT: the map of drops was full, or
-    their headers could not be read."""
+    """(slot, direction) -> packets that it dropped and that are in records as ACCEPT: the map of drops was full,
+    their headers could not be read, or they were of one of several interfaces (capture/uppers.py)."""
     unmatched: int = 0
     """Packets that it dropped and of which no flow was found, since the process began."""
 
@@ -76,6 +78,8 @@ class HostFirewall:
     """The maps of drops and the program that fills them."""
 
     fds: dict[str, int]
+    uppers: Uppers | None = None
+    """What lies above captured interfaces."""
 
     def __init__(self, pins: PinFolder | None) -> None:
         """`load` is the way to make one."""
@@ -85,10 +89,12 @@ class HostFirewall:
         self._link = -1
 
     @classmethod
-    def load(cls, pins: PinFolder | None, shared: Mapping[str, int], netns: int, take_over: bool) -> HostFirewall:
+    def load(
+        cls, pins: PinFolder | None, shared: Mapping[str, int], namespace: Namespace, take_over: bool
+    ) -> HostFirewall:
         """Makes the maps, or takes over those of a predecessor that watched the same namespace (`take_over`).
 
-        `shared`: the datapath's maps; `netns`: inode of the network namespace. Raises HostError where this host cannot
+        `shared`: the datapath's maps; `namespace`: the one that is captured. Raises HostError where this host cannot
         do it; nothing of it is there then.
         """
         self = cls(pins)
@@ -97,7 +103,8 @@ class HostFirewall:
                 raise missing
             if not (take_over and self._find_pins()):
                 self._remove_pins()
-            self._load(shared, netns)
+            self._load(shared, namespace.inode)
+            self.uppers = Uppers(self.fds["uppers"], namespace)
         except BaseException:
             self._remove_pins()
             self.close()
@@ -147,6 +154,7 @@ class HostFirewall:
             info = libbpf.map_info(self.fds[name])
             assert (info.key_size, info.value_size) == (FLOW_KEY.itemsize, FLOW_VALUE.itemsize), name
         assert libbpf.map_info(self.fds["untold_drops"]).value_size == COUNTER.itemsize
+        assert libbpf.map_info(self.fds["uppers"]).key_size == UPPER_KEY.itemsize
 
     def attach(self) -> None:
         """From here on drops are counted; `active_drops` has its map. Raises KernelError; nothing is attached then."""
@@ -199,6 +207,9 @@ class HostFirewall:
 
     def close(self) -> None:
         """Ends this process's part; without pins, the program's, too."""
+        if self.uppers is not None:
+            self.uppers.close()
+            self.uppers = None
         for fd in (*self.fds.values(), self._program, self._link):
             if fd >= 0:
                 os.close(fd)

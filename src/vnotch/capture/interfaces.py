@@ -252,7 +252,7 @@ class LinkWatcher:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._socket = namespace.run(_link_socket)
+        self._socket = namespace.run(link_socket)
         self._wake_read, self._wake_write = os.pipe()
         self._closed = threading.Event()
         self._waiting = threading.Lock()
@@ -315,7 +315,7 @@ class LinkWatcher:
             os.close(self._wake_write)
 
 
-def _link_socket() -> socket.socket:
+def link_socket() -> socket.socket:
     """A netlink socket belongs to the namespace in which it was made."""
     made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     made.setblocking(False)

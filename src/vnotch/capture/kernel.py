@@ -47,6 +47,7 @@ from vnotch.capture.policy import JudgedBy, Rules
 from vnotch.capture.predecessor import ATTACHMENT, Predecessor
 from vnotch.capture.privileges import check_privileges
 from vnotch.capture.ring import Ring
+from vnotch.capture.uppers import Identity, Uppers
 from vnotch.deciders import RuleNumbers
 from vnotch.errors import HostError, InputError
 from vnotch.flow import Direction
@@ -242,7 +243,7 @@ class Datapath:
         """Where it cannot be, the capture goes on without it and says so."""
         same_netns = self.taken_over and self._pinned_netns() == self._namespace.inode
         try:
-            self._firewall = HostFirewall.load(self._pins, self._fds, self._namespace.inode, same_netns)
+            self._firewall = HostFirewall.load(self._pins, self._fds, self._namespace, same_netns)
         except HostError as error:
             self._forgo_firewall(error)
 
@@ -320,21 +321,23 @@ class Datapath:
         dns_v4: bytes | None = None,
         routers_v4: Iterable[bytes] = (),
         router_v6: bytes | None = None,
+        addresses: Iterable[bytes] = (),
     ) -> None:
         """What the datapath must know of an ENI, before it is attached or while it is.
 
         `enforce`: drop what is rejected. `inside`: the device is the ENI itself, so that what comes in there comes to
         it; otherwise it is the host's end of a link to the ENI. `mac`: the ENI's own, where frames that a switch floods
         to it shall be told from its own. Addresses are packed: VPC base + 2; up to two of VPC base + 1 and subnet base
-        + 1; ::1 of the subnet.
+        + 1; ::1 of the subnet; the ENI's own, by which the host firewall's drops behind a bridge are known.
         """
         _check_slot(slot)
-        routers = list(routers_v4)
+        routers, own = list(routers_v4), tuple(addresses)
         if (
             len(routers) > 2
             or any(len(a) != 4 for a in (*routers, dns_v4 or bytes(4)))
             or len(router_v6 or bytes(16)) != 16
             or len(mac or bytes(6)) != 6
+            or any(len(a) not in (4, 16) for a in own)
         ):
             raise InputError(f"slot {slot}: addresses are not packed MAC, IPv4 or IPv6 ones, or more than two routers")
         eni = np.zeros(1, ENI)
@@ -353,6 +356,8 @@ class Datapath:
             before = self._eni(slot)
             eni["flags"] |= before["flags"] & layout.ENI_NO_LINK_HEADER
             self._put_eni(slot, eni)
+            if self._uppers is not None:
+                self._uppers.know(slot, Identity(inside, mac, own))
             if slot in self.attached() and (before["flags"][0] ^ eni["flags"][0]) & layout.ENI_INSIDE:
                 self._hooks.turn(self._attached[slot], inside)
 
@@ -494,6 +499,8 @@ class Datapath:
 
     def _set_slot(self, index: int, slot: int | None) -> None:
         """Which slot an ifindex has: in the hash of all and, where it is small, in the array of the small ones."""
+        if self._uppers is not None:
+            self._uppers.attached_otherwise()
         key = index.to_bytes(4, "little")
         if slot is not None:
             libbpf.map_update(self._fds["slots"], key, slot.to_bytes(4, "little"))
@@ -502,6 +509,17 @@ class Datapath:
             libbpf.map_update(self._fds["near_slots"], key, mark.to_bytes(4, "little"))
         if slot is None:
             libbpf.map_delete(self._fds["slots"], key)
+
+    @property
+    def _uppers(self) -> Uppers | None:
+        return self._firewall.uppers if self._firewall is not None else None
+
+    def follow_links(self) -> None:
+        """Takes note of what lies above captured interfaces now (bridges, VLANs, bonds), as each drain does. If it is
+        called after attaching, the host firewall's drops there are known from then on."""
+        with self._lock:
+            if self._uppers is not None:
+                self._uppers.follow(self._slot_indexes())
 
     # ---- Draining --------------------------------------------------------------------------------------------------
 
@@ -516,6 +534,7 @@ class Datapath:
         10 ms). Until `commit`, and after a takeover of maps that were not committed, it reads the same one again.
         """
         with self._lock:
+            self.follow_links()
             drain = self._generations.drain()
             self._sweep_fragments()
             self.sweep_connections()
@@ -638,6 +657,8 @@ class Datapath:
             self._forget_connections(slot)
             if self._firewall is not None:
                 self._firewall.clear(slot)
+            if self._uppers is not None:
+                self._uppers.forget(slot)
             zero = bytes(COUNTER.itemsize * libbpf.possible_cpus())
             for direction in Direction:
                 libbpf.map_update(self._fds["seen"], (slot * 2 + int(direction)).to_bytes(4, "little"), zero)

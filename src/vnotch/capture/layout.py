@@ -134,6 +134,13 @@ CONNECTION = np.dtype(
 )
 """struct connection."""
 
+UPPER_KEY = np.dtype([("index", "<u4"), ("kind", "<u4"), ("address", "V16")])
+"""struct upper_key."""
+
+UPPER_ITSELF, UPPER_MAC, UPPER_V4, UPPER_V6 = 0, 1, 4, 6
+UPPER_SLOT, UPPER_IN, UPPER_OUT, UPPER_UNSURE = 0xFFFF, 0x10000, 0x20000, 0x40000
+"""vnotch.h: the kinds of such keys, and what their values are made of."""
+
 ARENA_WORDS = 1 << 20
 """vnotch.h: ARENA_WORDS, of 64 bits."""
 POLICY_GROUPS, POLICY_ACL, POLICY_TRACK_ALWAYS = 1, 2, 4

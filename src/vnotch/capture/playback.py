@@ -89,8 +89,10 @@ class Playback:
         dns_v4: bytes | None = None,
         routers_v4: Iterable[bytes] = (),
         router_v6: bytes | None = None,
+        addresses: Iterable[bytes] = (),
     ) -> None:
-        """As Datapath.set_interface; `enforce` and `adopt` have no meaning: what is in a file has happened."""
+        """As Datapath.set_interface; `enforce`, `adopt` and `addresses` have no meaning: what is in a file has happened
+        and no host firewall has a part in it."""
         self._configured[slot] = SlotPolicy(
             dns_ipv4=socket.inet_ntoa(dns_v4) if dns_v4 else None,
             routers_ipv4=tuple(socket.inet_ntoa(router) for router in routers_v4),
@@ -118,6 +120,9 @@ class Playback:
         self._policies[device] = self._configured.get(slot, SlotPolicy())
         if self._seconds is None and len(self._attached) == len(self._file_slots):
             self._begin()
+
+    def follow_links(self) -> None:
+        """As Datapath.follow_links; a file has none."""
 
     def detach(self, slot: int) -> None:
         device = self._attached.pop(slot, None)
