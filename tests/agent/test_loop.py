@@ -262,6 +262,7 @@ def test_what_the_datapath_is_told_of_an_interface(world: World) -> None:
         "dns_v4": bytes([10, 0, 0, 2]),
         "routers_v4": (bytes([10, 0, 0, 1]), bytes([10, 0, 0, 1])),
         "router_v6": bytes.fromhex("fd000001000000000000000000000001"),
+        "addresses": (bytes([10, 0, 0, 5]),),
     }
 
 
