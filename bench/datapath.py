@@ -196,7 +196,8 @@ def rounds(veth: Veth, count: int, repeat: int) -> dict[str, Any]:
                 told += drained(datapath)
         told += drained(datapath)
         unaccounted = veth.received() - start - told
-        map_bytes = sum(_memory(fd) for fd in datapath._fds.values())
+        firewall = datapath._firewall.fds if datapath._firewall else {}
+        map_bytes = sum(_memory(fd) for fd in (*datapath._fds.values(), *firewall.values()))
         empty.close()
     return {"runs": found, "unaccounted": unaccounted, "kernel_map_mb": round(map_bytes / 2**20, 1)}
 

@@ -1,4 +1,7 @@
-"""Remakes docs/performance.md: runs the benchmarks and writes their figures with the method. `make performance`."""
+"""Remakes docs/performance.md: runs the benchmarks and writes their figures with the method. `make performance`.
+
+An argument is the number of rounds (7 by default).
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ GOALS = {
 
 TEXT = """# What the capture costs
 
-This page is remade by `make performance` (root; about four minutes). Figures of {day}: {machine}. Machines that share
-their cores are noisy; what is compared is measured in turn, in one run.
+This page is remade by `make performance` (root; about six minutes). Figures of {day}: {machine}.
+Machines that share their cores are noisy; what is compared is measured in turn, in one run.
 
 ## A packet
 
@@ -56,7 +59,7 @@ device had seen were told by no drain, as counted or as lost.
 | --- | --- | --- |
 | drain, from the flip to the Arrow table | {drain_per_s:,} flows/s | at least 1,500,000 |
 | memory of an agent's process that has drained | {agent_rss_mb} MB | 150 |
-| kernel memory of all maps at their defaults | {kernel_map_mb} MB | 60 |
+| kernel memory of all maps at their defaults, the host firewall's included | {kernel_map_mb} MB | 60 |
 {iperf}
 
 ## Beside other tools
@@ -79,8 +82,8 @@ did not is told in [bpf/README.md](../bpf/README.md).
 
 
 def main() -> None:
-    rounds = 7
-    command = [sys.executable, str(ROOT / "bench" / "datapath.py"), "--rounds", str(rounds), *sys.argv[1:]]
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    command = [sys.executable, str(ROOT / "bench" / "datapath.py"), "--rounds", str(rounds)]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():

@@ -196,8 +196,9 @@ def test_kill_minus_nine_under_load(routed: Routed, pin_dir: Path, mode: str, tm
     assert not pin_dir.exists()
 
 
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak)])
 def test_every_point_of_a_drain_at_which_a_process_can_end(
-    routed: Routed, pin_dir: Path, monkeypatch: pytest.MonkeyPatch
+    routed: Routed, pin_dir: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """Before each change of a map, with drops of the drain itself and of packets that are counted in the next."""
     routed.nft(chain("input", ["udp dport 4000 numgen inc mod 3 == 0 counter drop"]))
@@ -222,7 +223,7 @@ def test_every_point_of_a_drain_at_which_a_process_can_end(
         sent += 10
 
     points = 0
-    for number in range(1, 30):
+    for number in range(1, 30, step):
         datapath = Datapath.open(netns=routed.host, pin_dir=pin_dir, flows_per_map=256)
         datapath.attach(routed.host_device, SLOT)
         send()
@@ -245,7 +246,7 @@ def test_every_point_of_a_drain_at_which_a_process_can_end(
             assert nothing_is_left(successor)
         if len(begun) < number:
             break
-    assert points >= 20
+    assert points >= 20 // step
     with Datapath.open(netns=routed.host, pin_dir=pin_dir) as last:
         last.destroy()
 

@@ -155,7 +155,7 @@ def crash_at(number: int, after: bool, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield begun
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_every_point_of_a_drain_at_which_a_process_can_end(
     pair: Pair, pin_dir: Path, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
