@@ -16,7 +16,7 @@ demo: setup ## a VPC on this host, real traffic for 30 s, its flow log records a
 	@$(RUN)/vnotch demo
 
 test: setup ## all tests (at most 10 minutes on two cores)
-	@$(RUN)/python -m pytest -q -m "not soak" -n 2 --dist loadfile
+	@$(RUN)/python -m pytest -q -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup ## the tests that take longer
 	@$(RUN)/python -m pytest -q -m soak --timeout=3600
