@@ -13,6 +13,9 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import EndpointConnectionError
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.config import Folders
@@ -63,11 +66,20 @@ def send(count: int) -> None:
             raw.send(frame)
 
 
+def answers(logs: Any) -> bool:
+    """Not for a moment after an upgrade, which starts the server again."""
+    try:
+        logs.describe_log_groups(limit=1)
+    except EndpointConnectionError:
+        return False
+    return True
+
+
 def records(endpoint: Endpoint, wanted: int) -> None:
     logs = endpoint.client("logs")
     counted = None
     for _ in range(150):
-        if logs.describe_log_groups(logGroupNamePrefix="group")["logGroups"]:
+        if answers(logs) and logs.describe_log_groups(logGroupNamePrefix="group")["logGroups"]:
             pages = logs.get_paginator("filter_log_events").paginate(logGroupName="group")
             lines = [event["message"].split() for page in pages for event in page["events"]]
             counted = sum(int(fields[8]) for fields in lines if fields[4] == "198.51.100.1")
