@@ -40,6 +40,7 @@ ORDER = [
     "columns",
     "record",
     "bucket_keys",
+    "bucket_files",
     # destination
     "deliver",
     # log service and state
