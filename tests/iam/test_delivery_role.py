@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from vnotch.iam.delivery_role import permissions, role_name_for, trust_policy
-from vnotch.iam.policy import Caller, Kind, evaluate, evaluate_trust, parse_policy
+from vnotch.iam.evaluation import evaluate, evaluate_trust
+from vnotch.iam.grammar import parse_policy
+from vnotch.iam.policy import Caller, Kind
 
 ACCOUNT, REGION, GROUP = "123456789012", "eu-west-1", "/flows/web"
 LOGS = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:"

@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 
 from vnotch.api.service import ApiError, Principal
 from vnotch.api.wire.dialect import Dialect
-from vnotch.iam.conditions import Context
-from vnotch.iam.policy import Decision, Kind, Outcome, Policy, evaluate, stored_policy
+from vnotch.iam.evaluation import Decision, Outcome, evaluate
+from vnotch.iam.grammar import stored_policy
+from vnotch.iam.policy import Kind, Policy
 from vnotch.iam.sigv4 import Fault, Request, Signature, SignatureError, read_signature, verify
+from vnotch.iam.variables import Context
 from vnotch.store.accounts import Accounts, Identity
 
 GLOBAL_REGION = "us-east-1"
@@ -111,7 +113,7 @@ class Gate:
         policies = [stored_policy(policy.document, Kind.IDENTITY, policy.name) for policy in identity.policies]
         session = None
         if identity.session_policy is not None:
-            session = stored_policy(identity.session_policy, Kind.IDENTITY, "session policy")
+            session = [stored_policy(identity.session_policy, Kind.IDENTITY, "session policy")]
         return evaluate(policies, action, resource, context, session=session)
 
     def authorise(

@@ -16,7 +16,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.service import ApiError, Call, Service, operation
-from vnotch.iam.policy import Kind, PolicyError, parse_policy
+from vnotch.iam.grammar import PolicyError, parse_policy
+from vnotch.iam.policy import Kind
 from vnotch.store.accounts import KEYS_PER_USER_MAX, AccessKey, Accounts, InlinePolicy, Role, User
 
 # IAM quotas (IAM user guide, "IAM and AWS STS quotas"): characters without white space, over all inline policies.

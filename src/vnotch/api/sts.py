@@ -16,8 +16,10 @@ from typing import Any
 from vnotch.api.gate import Gate
 from vnotch.api.service import ApiError, Call, Service, operation
 from vnotch.api.wire.dialect import QUERY
-from vnotch.iam.conditions import Context
-from vnotch.iam.policy import Caller, Kind, PolicyError, TrustDecision, evaluate_trust, parse_policy, stored_policy
+from vnotch.iam.evaluation import TrustDecision, evaluate_trust
+from vnotch.iam.grammar import PolicyError, parse_policy, stored_policy
+from vnotch.iam.policy import Caller, Kind
+from vnotch.iam.variables import Context
 from vnotch.store.accounts import Accounts, Identity, Role
 
 FLOW_LOGS_PRINCIPAL = "vpc-flow-logs.amazonaws.com"

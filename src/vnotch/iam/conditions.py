@@ -1,9 +1,9 @@
-"""Condition operators and context keys of policies (IAM user guide, "IAM JSON policy elements: Condition operators").
+"""Condition operators of policies (IAM user guide, "IAM JSON policy elements: Condition operators").
 
-`compile_condition` turns a Condition element into a function of the request's context, or raises ValueError with the
+`compile_condition` turns a Condition element into functions of the request's context, or raises ValueError with the
 reason for which it is refused. Operators are AND-ed, keys are AND-ed, the values of one key are OR-ed; for the negated
 operators several values mean that none may match. A missing key makes a positive operator false and a negated one true;
-with ...IfExists it is always true.
+with ...IfExists it is always true. Which keys there are is in `vnotch.iam.context_keys`.
 """
 
 from __future__ import annotations
@@ -12,149 +12,18 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
-Context = Mapping[str, str | tuple[str, ...]]
-"""Context keys in lower case, with one value (text) or several (a tuple)."""
+from vnotch.iam.context_keys import key_is_known
+from vnotch.iam.variables import Context, Unresolved, check_variables, glob_matches, has_variable, substituted
 
 Condition = Callable[[Context], bool]
 Match = Callable[[str, Context], bool]
 """Whether one value of the request matches one value of the policy."""
 
-SUPPLIED_KEYS = frozenset(
-    {
-        "aws:currenttime",
-        "aws:epochtime",
-        "aws:principalaccount",
-        "aws:principalarn",
-        "aws:principalservicename",
-        "aws:principaltype",
-        "aws:requestedregion",
-        "aws:securetransport",
-        "aws:sourceaccount",
-        "aws:sourcearn",
-        "aws:sourceip",
-        "aws:tokenissuetime",
-        "aws:useragent",
-        "aws:userid",
-        "aws:username",
-        "ec2:createaction",
-        "iam:awsservicename",
-        "iam:passedtoservice",
-        "sts:externalid",
-        "sts:rolesessionname",
-    }
-)
-"""The keys that the server fills in, where AWS would."""
-
-ABSENT_KEYS = frozenset(
-    {
-        "aws:multifactorauthage",
-        "aws:multifactorauthpresent",
-        "aws:principalorgid",
-        "aws:principalorgpaths",
-        "aws:sourceorgid",
-        "aws:sourceorgpaths",
-        "aws:sourcevpc",
-        "aws:sourcevpce",
-        "aws:vpcsourceip",
-        "aws:federatedprovider",
-        "aws:calledvia",
-        "aws:calledviafirst",
-        "aws:calledvialast",
-    }
-)
-"""Keys that are rightly absent: there is no organisation, no MFA device, no VPC endpoint and no federation here."""
-
-
-def key_is_known(key: str) -> bool:
-    return key in SUPPLIED_KEYS or key in ABSENT_KEYS
-
-
-@lru_cache(maxsize=4096)
-def wildcard(pattern: str, ignore_case: bool = False) -> re.Pattern[str]:
-    """`*` is any run of characters, `?` is one; everything else stands for itself."""
-    return re.compile(_wildcard_source(pattern), re.DOTALL | (re.IGNORECASE if ignore_case else 0))
-
-
-def any_wildcard(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What any of the patterns matches, or None for no pattern."""
-    return re.compile("|".join(map(_wildcard_source, patterns)), re.DOTALL) if patterns else None
-
-
-def _wildcard_source(pattern: str) -> str:
-    # Plain `.*` for each star would take time in a power of the text's length. The pieces between stars may be found
-    # one after the other, each leftmost and for good (an atomic group), and runs of stars are one star.
-    pieces = [_piece(piece) for piece in re.split(r"\*+", pattern)]
-    if len(pieces) == 1:
-        return pieces[0]
-    middle = "".join(f"(?>.*?{piece})" for piece in pieces[1:-1] if piece)
-    return f"{pieces[0]}{middle}.*{pieces[-1]}"
-
-
-def _piece(text: str) -> str:
-    return "".join("." if character == "?" else re.escape(character) for character in text)
-
-
 # --- operators: (policy value, known when compiled) -> match of a request's value ---
-
-_VARIABLE = re.compile(r"\$\{([^{}]*)\}")
-_LITERALS = {"*": "*", "?": "?", "$": "$"}
-
-
-def has_variable(text: str) -> bool:
-    return "${" in text
-
-
-def check_variables(text: str) -> None:
-    """ValueError for a policy variable that is not understood."""
-    for match in _VARIABLE.finditer(text):
-        name = match[1].partition(",")[0].strip().lower()
-        if match[1] not in _LITERALS and not key_is_known(name):
-            raise ValueError(f"the policy variable {match[0]} is not known")
-    if "${" in _VARIABLE.sub("", text):
-        raise ValueError(f"the policy variable in {text!r} is not closed")
-
-
-def substituted(text: str, context: Context, escape: Callable[[str], str] = str) -> str | None:
-    """`text` with its variables filled in, or None where one has no value and no default: then nothing matches."""
-    missing = False
-
-    def value(match: re.Match[str]) -> str:
-        nonlocal missing
-        name, comma, default = match[1].partition(",")
-        if match[1] in _LITERALS:
-            return escape(_LITERALS[match[1]])
-        found = context.get(name.strip().lower())
-        if isinstance(found, str):
-            return escape(found)
-        if comma:
-            return escape(default.strip().strip("'"))
-        missing = True
-        return ""
-
-    filled = _VARIABLE.sub(value, text)
-    return None if missing else filled
-
-
-# A wildcard in a variable's value must not act as one, so such characters are put into private code points while the
-# pattern is compiled, in the pattern and in the value that is matched against it.
-_SHELTER = str.maketrans({"*": "\ue000", "?": "\ue001"})
-
-
-def sheltered(text: str) -> str:
-    return text.translate(_SHELTER)
-
-
-def glob_matches(pattern: str, value: str, context: Context) -> bool:
-    """Whether `value` matches a pattern that may hold wildcards and policy variables. Case matters."""
-    if not has_variable(pattern):
-        return wildcard(pattern).fullmatch(value) is not None
-    filled = substituted(pattern, context, sheltered)
-    return filled is not None and wildcard(filled).fullmatch(sheltered(value)) is not None
 
 
 def _string_equals(policy: str) -> Match:
@@ -164,11 +33,7 @@ def _string_equals(policy: str) -> Match:
 
 
 def _string_equals_ignoring_case(policy: str) -> Match:
-    def match(value: str, context: Context) -> bool:
-        filled = substituted(policy, context)
-        return filled is not None and value.casefold() == filled.casefold()
-
-    return match
+    return lambda value, context: value.casefold() == substituted(policy, context).casefold()
 
 
 def _string_like(policy: str) -> Match:
@@ -239,11 +104,7 @@ def _bool(policy: str) -> Match:
     if not has_variable(policy) and policy.lower() not in ("true", "false"):
         raise ValueError(f"{policy!r} is neither true nor false")
 
-    def match(value: str, context: Context) -> bool:
-        filled = substituted(policy, context)
-        return filled is not None and value.lower() == filled.lower()
-
-    return match
+    return lambda value, context: value.lower() == substituted(policy, context).lower()
 
 
 def _binary(policy: str) -> Match:
@@ -309,8 +170,12 @@ _VARIABLES_IN = ("String", "Arn", "Bool")
 _BY_LOWER_NAME = {name.lower(): name for name in OPERATORS}
 
 
-def compile_condition(element: Any) -> tuple[Condition, ...]:
-    """The conditions of a statement, all of which must hold; ValueError with the reason for what is not understood."""
+def compile_condition(element: Any, *, variables: bool = True, any_key: bool = False) -> tuple[Condition, ...]:
+    """The conditions of a statement, all of which must hold; ValueError with the reason for what is not understood.
+
+    Without `variables` (policies of 2008) `${...}` is a literal. With `any_key` keys need not be known: a simulation
+    brings its own.
+    """
     if not isinstance(element, dict):
         raise ValueError("Condition must be an object")
     conditions = []
@@ -318,7 +183,12 @@ def compile_condition(element: Any) -> tuple[Condition, ...]:
         if not isinstance(keys, dict) or not keys:
             raise ValueError(f"the condition operator {operator} must hold an object of keys")
         for key, values in keys.items():
-            conditions.append(_one_condition(operator, key, _values(key, values)))
+            if not any_key and not key_is_known(key.lower()):
+                raise ValueError(f"the condition key {key} is not supported")
+            texts = _values(key, values)
+            if not variables:
+                texts = [text.replace("${", "${$}{") for text in texts]
+            conditions.append(_one_condition(operator, key.lower(), texts, any_key))
     return tuple(conditions)
 
 
@@ -336,10 +206,7 @@ def _values(key: str, values: Any) -> list[str]:
     return texts
 
 
-def _one_condition(operator: str, key: str, values: Sequence[str]) -> Condition:
-    name = key.lower()
-    if not key_is_known(name):
-        raise ValueError(f"the condition key {key} is not supported")
+def _one_condition(operator: str, name: str, values: Sequence[str], any_key: bool) -> Condition:
     prefix, colon, base = operator.rpartition(":")
     if colon and prefix.lower() not in ("forallvalues", "foranyvalue"):
         raise ValueError(f"the condition operator {operator} is not known")
@@ -353,22 +220,37 @@ def _one_condition(operator: str, key: str, values: Sequence[str]) -> Condition:
     for value in values:
         if has_variable(value) and not known.startswith(_VARIABLES_IN):
             raise ValueError(f"{known} takes no policy variables")
-        check_variables(value)
-    matches = [compiler(value) for value in values]
-
-    def holds(value: str, context: Context) -> bool:
-        return any(match(value, context) for match in matches) is not negated
-
+        check_variables(value, any_key)
+    holds = _holds([compiler(value) for value in values], negated)
     if prefix.lower() == "forallvalues":
         return lambda context: all(holds(value, context) for value in _several(context.get(name)))
     if prefix.lower() == "foranyvalue":
-        missing_is = if_exists
+        return _for_any_value(name, holds, if_exists)
+    return _plain(name, holds, negated, if_exists)
 
-        def any_value(context: Context) -> bool:
-            given = context.get(name)
-            return missing_is if given is None else any(holds(value, context) for value in _several(given))
 
-        return any_value
+def _holds(matches: Sequence[Match], negated: bool) -> Match:
+    """Whether one of the request's values fits the values of the policy, taken together."""
+    if len(matches) == 1:
+        only = matches[0]
+        return (lambda value, context: not only(value, context)) if negated else only
+
+    def holds(value: str, context: Context) -> bool:
+        unresolved: Unresolved | None = None
+        for match in matches:
+            try:
+                if match(value, context):
+                    return not negated
+            except Unresolved as missing:
+                unresolved = missing
+        if unresolved is not None:
+            raise unresolved
+        return negated
+
+    return holds
+
+
+def _plain(name: str, holds: Match, negated: bool, if_exists: bool) -> Condition:
     missing = negated or if_exists
 
     def condition(context: Context) -> bool:
@@ -383,8 +265,16 @@ def _one_condition(operator: str, key: str, values: Sequence[str]) -> Condition:
     return condition
 
 
+def _for_any_value(name: str, holds: Match, if_exists: bool) -> Condition:
+    def condition(context: Context) -> bool:
+        given = context.get(name)
+        return if_exists if given is None else any(holds(value, context) for value in _several(given))
+
+    return condition
+
+
 def _several(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    if given is None:
+    if not given:  # an empty text is an empty set (IAM user guide, "Multivalued context keys")
         return ()
     return (given,) if isinstance(given, str) else given
 
@@ -393,4 +283,4 @@ def _null(name: str, values: Sequence[str]) -> Condition:
     wanted = {value.lower() for value in values}
     if not wanted <= {"true", "false"}:
         raise ValueError("Null takes true or false")
-    return lambda context: ("false" if name in context else "true") in wanted
+    return lambda context: ("true" if context.get(name) is None else "false") in wanted

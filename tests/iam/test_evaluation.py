@@ -1,4 +1,5 @@
-"""The policy evaluator against the cases of cases.toml, and properties that must hold of any policy."""
+"""The policy evaluator against the cases of cases.toml and cases_layers.toml, and properties that must hold of any
+policy."""
 
 from __future__ import annotations
 
@@ -12,24 +13,62 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnotch.iam.conditions import wildcard
-from vnotch.iam.policy import Caller, Kind, Outcome, Policy, PolicyError, evaluate, evaluate_trust, parse_policy
+from vnotch.iam.evaluation import Outcome, evaluate, evaluate_trust
+from vnotch.iam.grammar import PolicyError, parse_policy
+from vnotch.iam.policy import Caller, Kind, Policy
+from vnotch.iam.variables import wildcard
 
 CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
+LAYERS = tomllib.loads((Path(__file__).parent / "cases_layers.toml").read_text())
+ANA = {"kind": "AWS", "name": "arn:aws:iam::123456789012:user/ana", "account": "123456789012"}
 
 
-def policy(statements: list[dict[str, Any]], kind: Kind = Kind.IDENTITY, name: str = "p") -> Policy:
-    return parse_policy(json.dumps({"Version": "2012-10-17", "Statement": statements}), kind, name)
+def policy(
+    statements: list[dict[str, Any]], kind: Kind = Kind.IDENTITY, name: str = "p", version: str = "2012-10-17"
+) -> Policy:
+    return parse_policy(json.dumps({"Version": version, "Statement": statements}), kind, name)
 
 
 @pytest.mark.parametrize("case", CASES["case"], ids=lambda case: case["name"])
 def test_identity_case(case: dict[str, Any]) -> None:
     sets = case.get("policies") or [case["statements"]]
     policies = [policy(statements, name=f"p{n}") for n, statements in enumerate(sets)]
-    session = policy(case["session"], name="session") if "session" in case else None
+    session = [policy(case["session"], name="session")] if "session" in case else None
     decision = evaluate(policies, case["action"], case["resource"], case.get("context", {}), session=session)
     assert decision.outcome.value == case["expect"]
     assert (decision.statement is None) == (decision.outcome is Outcome.IMPLICIT_DENY)
+
+
+@pytest.mark.parametrize("case", LAYERS["case"], ids=lambda case: case["name"])
+def test_case_of_layers(case: dict[str, Any]) -> None:
+    def layer(member: str, kind: Kind = Kind.IDENTITY) -> list[Policy]:
+        statements = case.get(member, [])
+        return [policy(statements, kind, member, case.get("version", "2012-10-17"))] if statements else []
+
+    who = case.get("caller", ANA)
+    caller = Caller(who["kind"], who["name"], who.get("account", ""), tuple(who.get("arns", ())))
+    decision = evaluate(
+        layer("identity"),
+        case["action"],
+        case["resource"],
+        {key: tuple(value) if isinstance(value, list) else value for key, value in case.get("context", {}).items()},
+        session=layer("session") if "session" in case else None,
+        boundary=next(iter(layer("boundary")), None),
+        resource_policies=layer("resource_policy", Kind.RESOURCE),
+        caller=caller,
+        other_account=case.get("resource_account", "123456789012") != caller.account and caller.kind == "AWS",
+    )
+    assert decision.outcome.value == case["expect"]
+    assert (decision.statement is None) == (decision.outcome is Outcome.IMPLICIT_DENY)
+    if "layer" in case:
+        assert decision.layer == case["layer"]
+
+
+def test_there_are_cases_enough_and_each_names_its_source() -> None:
+    rows = [row for table in CASES["condition"] for row in table["rows"]]
+    cases = [*CASES["case"], *CASES["condition"], *CASES["trust"], *LAYERS["case"]]
+    assert all(case.get("source") for case in cases)
+    assert len(cases) + len(rows) >= 150
 
 
 @pytest.mark.parametrize("row", [row for table in CASES["condition"] for row in table["rows"]], ids=str)
@@ -103,6 +142,60 @@ def test_the_order_of_statements_and_policies_does_not_matter(
     together = evaluate([policy(listed)], action, resource, {}).outcome
     assert evaluate([policy(listed[::-1])], action, resource, {}).outcome is together
     assert evaluate([policy([one]) for one in listed], action, resource, {}).outcome is together
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(statements_, max_size=4), st.lists(statements_, min_size=1, max_size=3), actions, arns)
+def test_a_boundary_and_a_session_policy_never_allow_more(
+    listed: list[dict[str, Any]], limit: list[dict[str, Any]], action: str, resource: str
+) -> None:
+    mine = [policy(listed)] if listed else []
+    free = evaluate(mine, action, resource, {})
+    for limits in ({"boundary": policy(limit)}, {"session": [policy(limit)]}):
+        limited = evaluate(mine, action, resource, {}, **limits)  # type: ignore[arg-type]
+        assert free.allowed or not limited.allowed
+        both = evaluate([policy(limit)], action, resource, {})
+        assert limited.allowed is (free.allowed and both.allowed)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(statements_, max_size=4),
+    st.lists(statements_, min_size=1, max_size=3),
+    st.sampled_from(["*", ANA["name"], "123456789012", "arn:aws:iam::123456789012:user/bob"]),
+    actions,
+    arns,
+)
+def test_across_accounts_nothing_is_allowed_that_is_not_within_one(
+    listed: list[dict[str, Any]], theirs: list[dict[str, Any]], principal: str, action: str, resource: str
+) -> None:
+    mine = [policy(listed)] if listed else []
+    named = [{**statement, "Principal": {"AWS": principal}} for statement in theirs]
+    asked: dict[str, Any] = {"resource_policies": [policy(named, Kind.RESOURCE)], "caller": Caller(**ANA)}
+    across = evaluate(mine, action, resource, {}, **asked, other_account=True)
+    assert not across.allowed or evaluate(mine, action, resource, {}, **asked).allowed
+    assert not across.allowed or evaluate(mine, action, resource, {}).allowed
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab*?.:/", min_size=1, max_size=8), st.text("ab.:/", max_size=8), st.data())
+def test_a_wider_pattern_matches_no_less(pattern: str, text: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(pattern) - 1))
+    wider = pattern[:place] + data.draw(st.sampled_from("*?" if pattern[place] != "*" else "*")) + pattern[place + 1 :]
+    if wildcard(pattern).fullmatch(text):
+        assert wildcard(wider).fullmatch(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(statements_, min_size=1, max_size=4), actions, arns)
+def test_a_document_written_again_decides_the_same(listed: list[dict[str, Any]], action: str, resource: str) -> None:
+    document = json.dumps({"Version": "2012-10-17", "Statement": listed})
+    again = json.dumps(json.loads(document), indent=3, sort_keys=True)
+    as_lists = json.dumps(
+        {"Statement": [{**one, "Action": [one["Action"]], "Resource": [one["Resource"]]} for one in listed]}
+    )
+    outcomes = {evaluate([parse_policy(text)], action, resource, {}).outcome for text in (document, again, as_lists)}
+    assert len(outcomes) == 1
 
 
 def slow_wildcard(pattern: str, text: str) -> bool:

@@ -1,0 +1,108 @@
+"""The condition keys that policies may use (IAM user guide, "AWS global condition context keys"; service authorization
+reference of EC2, IAM, STS and CloudWatch Logs). Names are in lower case: they are not case-sensitive.
+
+A key of a service that is served here is supplied where AWS supplies it, or rightly absent, or refused when a policy is
+made: a condition that could never be what it says must not be kept. A key of another service (s3:prefix) is absent from
+every request, as it would be on AWS from calls of these services.
+"""
+
+from __future__ import annotations
+
+SUPPLIED_KEYS = frozenset(
+    {
+        "aws:currenttime",
+        "aws:epochtime",
+        "aws:principalaccount",
+        "aws:principalarn",
+        "aws:principalisawsservice",
+        "aws:principalservicename",
+        "aws:principaltype",
+        "aws:referer",
+        "aws:requestedregion",
+        "aws:resourceaccount",
+        "aws:securetransport",
+        "aws:sourceaccount",
+        "aws:sourcearn",
+        "aws:sourceip",
+        "aws:tagkeys",
+        "aws:tokenissuetime",
+        "aws:useragent",
+        "aws:userid",
+        "aws:username",
+        "aws:viaawsservice",
+        "ec2:availabilityzone",
+        "ec2:createaction",
+        "ec2:flowlogid",
+        "ec2:networkinterfaceid",
+        "ec2:region",
+        "ec2:securitygroupid",
+        "ec2:subnet",
+        "ec2:subnetid",
+        "ec2:vpc",
+        "ec2:vpcid",
+        "iam:awsservicename",
+        "iam:passedtoservice",
+        "iam:permissionsboundary",
+        "iam:policyarn",
+        "sts:externalid",
+        "sts:rolesessionname",
+    }
+)
+"""The keys that the server fills in, where AWS would."""
+
+SUPPLIED_PREFIXES = (
+    "aws:principaltag/",
+    "aws:requesttag/",
+    "aws:resourcetag/",
+    "ec2:resourcetag/",
+    "iam:resourcetag/",
+)
+"""Keys with the name of a tag behind the slash."""
+
+ABSENT_KEYS = frozenset(
+    {
+        "aws:calledvia",
+        "aws:calledviafirst",
+        "aws:calledvialast",
+        "aws:ec2instancesourceprivateipv4",
+        "aws:ec2instancesourcevpc",
+        "aws:federatedprovider",
+        "aws:multifactorauthage",
+        "aws:multifactorauthpresent",
+        "aws:principalorgid",
+        "aws:principalorgpaths",
+        "aws:principalservicenameslist",
+        "aws:resourceorgid",
+        "aws:resourceorgpaths",
+        "aws:sourceidentity",
+        "aws:sourceinstancearn",
+        "aws:sourceorgid",
+        "aws:sourceorgpaths",
+        "aws:sourcevpc",
+        "aws:sourcevpcarn",
+        "aws:sourcevpce",
+        "aws:vpcsourceip",
+        "ec2:instancetype",
+        "ec2:sourceinstancearn",
+        "iam:associatedresourcearn",
+        "sts:sourceidentity",
+        "sts:transitivetagkeys",
+    }
+)
+"""Keys that are rightly absent: there is no organisation, no MFA device, no VPC endpoint, no instance of EC2 that calls
+and no federation here."""
+
+MULTIVALUED_KEYS = frozenset({"aws:tagkeys", "aws:calledvia", "aws:principalorgpaths", "sts:transitivetagkeys"})
+
+SERVED = frozenset({"aws", "ec2", "iam", "sts", "logs", "vnotch"})
+"""The services whose keys are named one by one above."""
+
+
+def key_is_known(key: str) -> bool:
+    """Whether a policy may use the key (in lower case)."""
+    if key in SUPPLIED_KEYS or key in ABSENT_KEYS:
+        return True
+    if key.startswith(SUPPLIED_PREFIXES):
+        return not key.endswith("/")
+    service, colon, name = key.partition(":")
+    return bool(colon and service and name) and service not in SERVED
