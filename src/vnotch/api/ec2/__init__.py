@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vnotch.api.ec2.flow_logs import FlowLogs
+from vnotch.api.ec2.interface_addresses import InterfaceAddresses
 from vnotch.api.ec2.interfaces import NetworkInterfaces
 from vnotch.api.ec2.internet_gateways import InternetGateways
 from vnotch.api.ec2.nat_gateways import NatGateways
@@ -28,6 +29,7 @@ class Ec2(
     Vpcs,
     Subnets,
     NetworkInterfaces,
+    InterfaceAddresses,
     SecurityGroups,
     SecurityGroupRules,
     NetworkAcls,

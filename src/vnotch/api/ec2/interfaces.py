@@ -1,17 +1,16 @@
-"""Network interfaces: create with addresses, describe, delete, further private addresses."""
+"""Network interfaces: create with addresses, describe, modify, delete."""
 
 from __future__ import annotations
 
 import secrets
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
-from vnotch.api.ec2.addresses import ipv4_in, ipv6_in, random_ipv6, usable_ipv4
 from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.interface_addresses import add_ipv4, add_ipv6, give_ipv4, give_ipv6
 from vnotch.api.ec2.part import (
     INTERFACE,
     SECURITY_GROUP,
@@ -30,9 +29,6 @@ from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, network
 from vnotch.store.rule_book import groups_of
 from vnotch.store.state import new_id
-
-ADDRESSES_MAX = 50
-"""Private addresses of one family on an interface (EC2 user guide: the largest instances)."""
 
 CREATED_TYPES = ("interface", "efa", "trunk", "branch")
 """API CreateNetworkInterface; `efa-only` has no addresses and is refused."""
@@ -123,8 +119,8 @@ class NetworkInterfaces(Ec2Part):
             interface = _new_interface(session, subnet, kind, call.params.get("Description") or "", call.now_ms)
             groups = self._groups_for(session, interface, call)
             firewall.set_groups(session, interface.interface_id, groups)
-            _give_ipv4(session, interface, subnet, call)
-            _give_ipv6(session, interface, subnet, call)
+            give_ipv4(session, interface, subnet, call)
+            give_ipv6(session, interface, subnet, call)
             put_tags(session, INTERFACE, interface.interface_id, tags)
             remember(session, call, {"NetworkInterfaceId": interface.interface_id})
             agents.touch_members(session, groups)
@@ -194,33 +190,6 @@ class NetworkInterfaces(Ec2Part):
             )
         return group_ids
 
-    @ec2_operation(
-        "AssignPrivateIpAddresses",
-        "NetworkInterfaceId PrivateIpAddresses SecondaryPrivateIpAddressCount",
-        arns("network-interface:NetworkInterfaceId"),
-    )
-    def assign_private_ip_addresses(self, call: Call) -> dict[str, Any]:
-        given, count = call.params.get("PrivateIpAddresses"), call.params.get("SecondaryPrivateIpAddressCount")
-        if bool(given) == bool(count):
-            raise ApiError(
-                "InvalidParameterCombination",
-                "Exactly one of PrivateIpAddresses and SecondaryPrivateIpAddressCount must be given",
-            )
-        with self.state.write() as session:
-            interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"))
-            subnet = SUBNET.find(session, interface.subnet_id, lock=True)
-            before = len(interface.addresses_of(4))
-            for address in given or [None] * (count or 0):
-                _add_ipv4(session, interface, subnet, address)
-            agents.touch_members(session, groups_of(session, interface.interface_id), interface.interface_id)
-            agents.touch_neighbours(session, interface)
-            return {
-                "NetworkInterfaceId": interface.interface_id,
-                "AssignedPrivateIpAddresses": [
-                    {"PrivateIpAddress": address} for address in interface.addresses_of(4)[before:]
-                ],
-            }
-
 
 def service_interface(
     session: Session, subnet: network.Subnet, kind: str, description: str, address: str | None, now_ms: int
@@ -228,7 +197,7 @@ def service_interface(
     """A new interface that a service holds, without security groups, at this address or the next free one. The caller
     has locked the subnet."""
     interface = _new_interface(session, subnet, kind, description, now_ms)
-    _add_ipv4(session, interface, subnet, address, primary=True)
+    add_ipv4(session, interface, subnet, address, primary=True)
     agents.touch_neighbours(session, interface)
     return interface
 
@@ -251,12 +220,12 @@ def enrolled_interface(
             raise ApiError("InvalidParameterValue", f"Security group {group_id} is of another VPC.")
     groups = group_ids or [firewall.default_group_id(session, subnet.vpc_id)]
     firewall.set_groups(session, interface.interface_id, groups)
-    _add_ipv4(session, interface, subnet, addresses[0], primary=True)
+    add_ipv4(session, interface, subnet, addresses[0], primary=True)
     for text in addresses[1:]:
         if ":" in text:
-            _add_ipv6(session, interface, subnet, text)
+            add_ipv6(session, interface, subnet, text)
         else:
-            _add_ipv4(session, interface, subnet, text)
+            add_ipv4(session, interface, subnet, text)
     agents.touch_members(session, groups)
     agents.touch_neighbours(session, interface)
     session.refresh(interface)
@@ -307,99 +276,6 @@ def _attribute(call: Call) -> str:
 def _new_mac() -> str:
     """A locally administered unicast address, in the form of EC2's."""
     return "02:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(5))
-
-
-def _give_ipv4(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
-    """The primary address first: the one given as such, or else the next free one; then the secondary ones."""
-    listed = call.params.get("PrivateIpAddresses") or []
-    count = call.params.get("SecondaryPrivateIpAddressCount") or 0
-    primaries = [item["PrivateIpAddress"] for item in listed if item.get("Primary")]
-    if call.params.get("PrivateIpAddress"):
-        primaries.insert(0, call.params["PrivateIpAddress"])
-    if len(primaries) > 1:
-        raise ApiError("InvalidParameterCombination", "Only one primary private IP address can be specified.")
-    if count < 0 or (count and len(listed) > 1):
-        raise ApiError(
-            "InvalidParameterCombination",
-            "The parameter secondaryPrivateIpAddressCount cannot be used with more than one privateIpAddresses",
-        )
-    secondary = [item.get("PrivateIpAddress") for item in listed if not item.get("Primary")]
-    # Addresses that are named come before those that are chosen, so that none is chosen that the call names.
-    for address in filter(None, secondary):
-        _add_ipv4(session, interface, subnet, address)
-    _add_ipv4(session, interface, subnet, primaries[0] if primaries else None, primary=True)
-    for _ in range(count + secondary.count(None)):
-        _add_ipv4(session, interface, subnet, None)
-
-
-def _add_ipv4(
-    session: Session,
-    interface: network.NetworkInterface,
-    subnet: network.Subnet,
-    text: str | None,
-    primary: bool = False,
-) -> None:
-    """Gives the interface this address, or the subnet's next free one."""
-    block = IPv4Network(subnet.cidr)
-    address = ipv4_in(block, text, subnet.reserves_addresses) if text else _next_ipv4(session, subnet.subnet_id, block)
-    row = network.Address(family=4, primary=primary, address=str(address), value=int(address))
-    _add(session, interface, row)
-
-
-def _give_ipv6(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
-    given, count = call.params.get("Ipv6Addresses") or [], call.params.get("Ipv6AddressCount") or 0
-    if not given and not count:
-        return
-    if count < 0 or (given and count):
-        raise ApiError(
-            "InvalidParameterCombination", "The parameter ipv6AddressCount cannot be used with ipv6Addresses"
-        )
-    if subnet.ipv6_cidr is None:
-        raise ApiError("InvalidParameterValue", f"The subnet '{subnet.subnet_id}' has no IPv6 CIDR block")
-    block = IPv6Network(subnet.ipv6_cidr)
-    for item in given:
-        if item.get("IsPrimaryIpv6"):
-            raise ApiError("UnsupportedOperation", "The parameter IsPrimaryIpv6 is not supported by vnotch.")
-        _add_ipv6(session, interface, subnet, item.get("Ipv6Address") or "")
-    for _ in range(count):
-        _add(session, interface, network.Address(family=6, address=str(random_ipv6(block)), value=0))
-
-
-def _add_ipv6(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, text: str) -> None:
-    """Gives the interface this address; the subnet has an IPv6 block."""
-    address = ipv6_in(IPv6Network(subnet.ipv6_cidr or ""), text, subnet.reserves_addresses)
-    _add(session, interface, network.Address(family=6, address=str(address), value=0))
-
-
-def _add(session: Session, interface: network.NetworkInterface, address: network.Address) -> None:
-    row = network.Address
-    if session.scalar(select(exists().where(row.subnet_id == interface.subnet_id, row.address == address.address))):
-        raise ApiError("InvalidIPAddress.InUse", "The specified address is already in use.")
-    if len(interface.addresses_of(address.family)) >= ADDRESSES_MAX:
-        raise ApiError("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
-    address.subnet_id = interface.subnet_id
-    interface.addresses.append(address)
-    session.flush()
-
-
-def _next_ipv4(session: Session, subnet_id: str, block: IPv4Network) -> IPv4Address:
-    """The lowest free address; AWS chooses one without saying how."""
-    first, last = usable_ipv4(block)
-    here, after = aliased(network.Address), aliased(network.Address)
-    if not session.scalar(select(exists().where(here.subnet_id == subnet_id, here.family == 4, here.value == first))):
-        return IPv4Address(first)
-    follows = exists().where(after.subnet_id == subnet_id, after.family == 4, after.value == here.value + 1)
-    gap = session.scalar(
-        select(func.min(here.value + 1)).where(
-            here.subnet_id == subnet_id, here.family == 4, here.value < last, ~follows
-        )
-    )
-    if gap is None:
-        raise ApiError(
-            "InsufficientFreeAddressesInSubnet",
-            "The specified subnet does not have enough free addresses to satisfy the request.",
-        )
-    return IPv4Address(gap)
 
 
 def _created(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
