@@ -93,9 +93,7 @@ def test_ipv6_addresses_are_assigned_by_value_or_by_number(ec2: Any, subnet_id: 
 def test_an_ipv6_address_is_unassigned_in_whatever_form_it_is_written(ec2: Any, subnet_id: str) -> None:
     one = interface_of(ec2, subnet_id, "10.0.0.10")
     ec2.assign_ipv6_addresses(NetworkInterfaceId=one, Ipv6Addresses=["fd12:3456:789a:bc00::10"])
-    answer = ec2.unassign_ipv6_addresses(
-        NetworkInterfaceId=one, Ipv6Addresses=["FD12:3456:789A:BC00:0:0:0:10"]
-    )
+    answer = ec2.unassign_ipv6_addresses(NetworkInterfaceId=one, Ipv6Addresses=["FD12:3456:789A:BC00:0:0:0:10"])
     assert answer["UnassignedIpv6Addresses"] == ["fd12:3456:789a:bc00::10"]
     again = {"NetworkInterfaceId": one, "Ipv6Addresses": ["fd12:3456:789a:bc00::10"]}
     assert code_of(ec2.unassign_ipv6_addresses, **again) == "InvalidParameterValue"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, func, select, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, false, func, select, text, true
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from vnotch.inventory import RESERVED_NONE, RESERVED_TAG
@@ -56,6 +56,11 @@ class Vpc(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     vpc_id: Mapped[str] = mapped_column(unique=True)
     created_ms: Mapped[int] = mapped_column(BigInteger)
+    is_default: Mapped[bool] = mapped_column(server_default=false())
+    # Attributes that clients set and read back (API ModifyVpcAttribute); no DNS server of ours goes by them.
+    dns_support: Mapped[bool] = mapped_column(server_default=true())
+    dns_hostnames: Mapped[bool] = mapped_column(server_default=false())
+    address_usage_metrics: Mapped[bool] = mapped_column(server_default=false())
 
     cidrs: Mapped[list[VpcCidr]] = relationship(
         order_by="VpcCidr.number", lazy="selectin", cascade="all, delete-orphan", passive_deletes=True
@@ -112,6 +117,8 @@ class Subnet(Base):
     zone: Mapped[str]  # us-east-1a
     zone_id: Mapped[str]  # use1-az1
     created_ms: Mapped[int] = mapped_column(BigInteger)
+    default_for_zone: Mapped[bool] = mapped_column(server_default=false())
+    gives_ipv6: Mapped[bool] = mapped_column(server_default=false())  # new interfaces get an IPv6 address
 
     used_ipv4: Mapped[int] = column_property(
         select(func.count(Address.number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vnotch.api.ec2.default_vpc import DefaultVpc
 from vnotch.api.ec2.flow_logs import FlowLogs
 from vnotch.api.ec2.interface_addresses import InterfaceAddresses
 from vnotch.api.ec2.interfaces import NetworkInterfaces
@@ -18,6 +19,8 @@ from vnotch.api.ec2.security_group_rules import SecurityGroupRules
 from vnotch.api.ec2.security_groups import SecurityGroups
 from vnotch.api.ec2.subnets import Subnets
 from vnotch.api.ec2.tags import Tags
+from vnotch.api.ec2.vpc_attributes import VpcAttributes
+from vnotch.api.ec2.vpc_cidrs import VpcCidrs
 from vnotch.api.ec2.vpcs import Vpcs
 from vnotch.api.ec2.zones import Zones
 from vnotch.store import agents, firewall, routing
@@ -27,7 +30,10 @@ from vnotch.store.state import State
 
 class Ec2(
     Vpcs,
+    VpcCidrs,
     Subnets,
+    VpcAttributes,
+    DefaultVpc,
     NetworkInterfaces,
     InterfaceAddresses,
     SecurityGroups,

@@ -122,7 +122,9 @@ def _take_from_another(session: Session, interface: network.NetworkInterface, ad
 
 def _remove(session: Session, interface: network.NetworkInterface, family: int, given: list[str]) -> list[str]:
     """All of `given` or none. Returns them as they stood."""
-    own = {ip_address(row.address): row for row in interface.addresses if row.family == family}
+    own: dict[Any, network.Address] = {
+        ip_address(row.address): row for row in interface.addresses if row.family == family
+    }
     rows = [own.get(_parsed(text)) for text in dict.fromkeys(given)]
     if None in rows:
         raise ApiError(
@@ -190,8 +192,10 @@ def add_ipv4(
 
 def give_ipv6(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
     given, count = call.params.get("Ipv6Addresses") or [], call.params.get("Ipv6AddressCount") or 0
-    if not given and not count:
+    if not given and not count and not subnet.gives_ipv6:
         return
+    if not given and call.params.get("Ipv6AddressCount") is None:
+        count = 1  # the subnet's AssignIpv6AddressOnCreation, which a count of 0 overrides (API ModifySubnetAttribute)
     if count < 0 or (given and count):
         raise ApiError(
             "InvalidParameterCombination", "The parameter ipv6AddressCount cannot be used with ipv6Addresses"

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from sqlalchemy import delete, exists, select
-from sqlalchemy.orm import undefer
+from sqlalchemy.orm import Session, undefer
 
 from vnotch.api.ec2.addresses import capacity, invalid_range, ipv4_cidr, ipv6_cidr
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
@@ -32,6 +32,8 @@ IPV6_LENGTHS = range(64, 65)
 
 _ZONE, _ZONE_ID, _CIDR = column(network.Subnet.zone), column(network.Subnet.zone_id), column(network.Subnet.cidr)
 
+_DEFAULT_FOR_ZONE = Filter(lambda subnet: (subnet.default_for_zone,))
+
 DESCRIBE = Describe(
     SUBNET,
     "SubnetIds",
@@ -45,8 +47,8 @@ DESCRIBE = Describe(
         "cidr-block": _CIDR,
         "cidr": _CIDR,
         "cidrBlock": _CIDR,
-        "default-for-az": constant(False),
-        "defaultForAz": constant(False),
+        "default-for-az": _DEFAULT_FOR_ZONE,
+        "defaultForAz": _DEFAULT_FOR_ZONE,
         "enable-dns64": constant(False),
         "ipv6-cidr-block-association.ipv6-cidr-block": Filter(lambda subnet: present(subnet.ipv6_cidr)),
         "ipv6-cidr-block-association.association-id": Filter(lambda subnet: present(subnet.ipv6_association_id)),
@@ -72,37 +74,21 @@ class Subnets(Ec2Part):
         block = ipv4_cidr(required(call, "CidrBlock"), "InvalidSubnet.Range")
         given = call.params.get("Ipv6CidrBlock")
         ipv6 = ipv6_cidr(given, IPV6_LENGTHS, "InvalidSubnet.Range") if given else None
-        zone = self._zone(call)
+        zone = asked_zone(self.region, call)
         tags = tags_at_creation(self, call, SUBNET)
         with self.state.write() as session:
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
-            siblings = list(session.scalars(select(network.Subnet).where(network.Subnet.vpc_id == vpc.vpc_id)))
-            _check_place(block, vpc, [sibling.cidr for sibling in siblings])
-            if ipv6:
-                _check_place(ipv6, vpc, [sibling.ipv6_cidr for sibling in siblings if sibling.ipv6_cidr])
-            subnet = network.Subnet(
-                subnet_id=new_id("subnet"),
-                vpc_id=vpc.vpc_id,
-                cidr=str(block),
-                ipv6_cidr=str(ipv6) if ipv6 else None,
-                ipv6_association_id=new_id("subnet-cidr-assoc") if ipv6 else None,
-                zone=zone.name,
-                zone_id=zone.zone_id,
-                created_ms=call.now_ms,
-            )
-            session.add(subnet)
-            session.flush()
-            firewall.associate_default(session, subnet)
+            subnet = new_subnet(session, vpc, block, ipv6, zone, call.now_ms)
             put_tags(session, SUBNET, subnet.subnet_id, tags)
             agents.touch_tagged(session, [subnet.subnet_id], tags)
             session.refresh(subnet)
-            return {"Subnet": _describe(subnet, call)}
+            return {"Subnet": describe_subnet(subnet, call)}
 
     @ec2_operation("DescribeSubnets", "SubnetIds Filters MaxResults NextToken")
     def describe_subnets(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)
-            return {"Subnets": [_describe(subnet, call) for subnet in rows], **more}
+            return {"Subnets": [describe_subnet(subnet, call) for subnet in rows], **more}
 
     @ec2_operation("DeleteSubnet", "SubnetId", arns("subnet:SubnetId"))
     def delete_subnet(self, call: Call) -> dict[str, Any]:
@@ -118,18 +104,50 @@ class Subnets(Ec2Part):
             session.execute(delete(network.Subnet).where(network.Subnet.subnet_id == subnet.subnet_id))
         return {}
 
-    def _zone(self, call: Call) -> Zone:
-        """The zone that is asked for; without one the first, where AWS chooses."""
-        zones = zones_of(self.region)
-        name, zone_id = call.params.get("AvailabilityZone"), call.params.get("AvailabilityZoneId")
-        for zone in zones:
-            if name in (None, zone.name) and zone_id in (None, zone.zone_id):
-                return zone
-        member, value = ("availabilityZone", name) if name else ("availabilityZoneId", zone_id)
-        known = ", ".join(zone.name if name else zone.zone_id for zone in zones)
-        raise invalid_value(
-            value, member, f"Subnets can currently only be created in the following availability zones: {known}."
-        )
+
+def asked_zone(region: str, call: Call) -> Zone:
+    """The zone that is asked for; without one the first, where AWS chooses."""
+    zones = zones_of(region)
+    name, zone_id = call.params.get("AvailabilityZone"), call.params.get("AvailabilityZoneId")
+    for zone in zones:
+        if name in (None, zone.name) and zone_id in (None, zone.zone_id):
+            return zone
+    member, value = ("availabilityZone", name) if name else ("availabilityZoneId", zone_id)
+    known = ", ".join(zone.name if name else zone.zone_id for zone in zones)
+    raise invalid_value(
+        value, member, f"Subnets can currently only be created in the following availability zones: {known}."
+    )
+
+
+def new_subnet(
+    session: Session,
+    vpc: network.Vpc,
+    block: IPv4Network,
+    ipv6: IPv6Network | None,
+    zone: Zone,
+    now_ms: int,
+    default_for_zone: bool = False,
+) -> network.Subnet:
+    """In the VPC, beside its other subnets, under its default network ACL. The caller has locked the VPC."""
+    siblings = list(session.scalars(select(network.Subnet).where(network.Subnet.vpc_id == vpc.vpc_id)))
+    check_place(block, vpc, [sibling.cidr for sibling in siblings])
+    if ipv6:
+        check_place(ipv6, vpc, [sibling.ipv6_cidr for sibling in siblings if sibling.ipv6_cidr])
+    subnet = network.Subnet(
+        subnet_id=new_id("subnet"),
+        vpc_id=vpc.vpc_id,
+        cidr=str(block),
+        ipv6_cidr=str(ipv6) if ipv6 else None,
+        ipv6_association_id=new_id("subnet-cidr-assoc") if ipv6 else None,
+        zone=zone.name,
+        zone_id=zone.zone_id,
+        created_ms=now_ms,
+        default_for_zone=default_for_zone,
+    )
+    session.add(subnet)
+    session.flush()
+    firewall.associate_default(session, subnet)
+    return subnet
 
 
 def available(subnet: network.Subnet) -> int:
@@ -137,7 +155,7 @@ def available(subnet: network.Subnet) -> int:
     return capacity(IPv4Network(subnet.cidr)) - subnet.used_ipv4
 
 
-def _check_place(block: IPv4Network | IPv6Network, vpc: network.Vpc, siblings: list[str]) -> None:
+def check_place(block: IPv4Network | IPv6Network, vpc: network.Vpc, siblings: list[str]) -> None:
     """Inside one of the VPC's blocks and beside all other subnets."""
     kind: Any = type(block)
     if not any(block.subnet_of(kind(cidr.cidr)) for cidr in vpc.cidrs_of(block.version)):
@@ -146,7 +164,7 @@ def _check_place(block: IPv4Network | IPv6Network, vpc: network.Vpc, siblings: l
         raise ApiError("InvalidSubnet.Conflict", f"The CIDR '{block}' conflicts with another subnet")
 
 
-def _describe(subnet: network.Subnet, call: Call) -> dict[str, Any]:
+def describe_subnet(subnet: network.Subnet, call: Call) -> dict[str, Any]:
     return {
         "SubnetId": subnet.subnet_id,
         "SubnetArn": arn(call, SUBNET.name, subnet.subnet_id),
@@ -154,14 +172,14 @@ def _describe(subnet: network.Subnet, call: Call) -> dict[str, Any]:
         "OwnerId": call.account,
         "State": "available",
         "CidrBlock": subnet.cidr,
-        "Ipv6CidrBlockAssociationSet": _ipv6_associations(subnet),
+        "Ipv6CidrBlockAssociationSet": ipv6_associations(subnet),
         "AvailableIpAddressCount": available(subnet),
         "AvailabilityZone": subnet.zone,
         "AvailabilityZoneId": subnet.zone_id,
-        "DefaultForAz": False,
+        "DefaultForAz": subnet.default_for_zone,
         "MapPublicIpOnLaunch": False,
         "MapCustomerOwnedIpOnLaunch": False,
-        "AssignIpv6AddressOnCreation": False,
+        "AssignIpv6AddressOnCreation": subnet.gives_ipv6,
         "EnableDns64": False,
         "Ipv6Native": False,
         "PrivateDnsNameOptionsOnLaunch": {
@@ -173,7 +191,7 @@ def _describe(subnet: network.Subnet, call: Call) -> dict[str, Any]:
     }
 
 
-def _ipv6_associations(subnet: network.Subnet) -> list[dict[str, Any]]:
+def ipv6_associations(subnet: network.Subnet) -> list[dict[str, Any]]:
     if subnet.ipv6_cidr is None:
         return []
     return [
