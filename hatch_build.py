@@ -3,7 +3,7 @@
 Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the
 same in place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
 
-    bpf/vnotch.bpf.c   -> src/vnotch/capture/native/vnotch.bpf.o      loaded by capture/kernel.py
+    bpf/vnotch.bpf.c   -> src/vnotch/capture/native/vnotch.bpf.o      loaded by capture/loaded.py
     bpf/firewall.bpf.c -> src/vnotch/capture/native/firewall.bpf.o    loaded by capture/host_firewall.py
     bpf/pcap.c         -> src/vnotch/capture/native/libvnotch.so      loaded by capture/pcap.py
 """

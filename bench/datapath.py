@@ -29,7 +29,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import conservation
@@ -129,7 +128,7 @@ def enforced(veth: Veth, count: int, repeat: int) -> dict[str, list[float]]:
                 drain = datapath.flip_and_drain()
                 datapath.commit(drain.generation)
                 assert set(drain.flows["outcome"].to_pylist()) == {0}, "the flood was rejected"
-                datapath._forget_connections(SLOT)
+                datapath._connections.forget(SLOT)
         assert datapath.counts()["connections_full"] == 0
         empty.close()
     return found
@@ -141,10 +140,10 @@ def firewall_drops(veth: Veth, count: int, repeat: int) -> list[float]:
     veth.outside.run(subprocess.check_call, ["nft", rules])
     found = []
     with Datapath.open(netns=veth.host) as datapath:
-        assert datapath._firewall, datapath.host_firewall().unseen
+        assert datapath._sight.firewall, datapath.host_firewall().unseen
         datapath.attach(veth.device, SLOT)
         empty = Empty(veth)
-        fds = datapath._firewall.program, empty.fd
+        fds = datapath._sight.firewall.program, empty.fd
         for _ in range(repeat):
             before = [statistics_of(fd) for fd in fds]
             veth.flood(Frames(1), count)
@@ -196,8 +195,7 @@ def rounds(veth: Veth, count: int, repeat: int) -> dict[str, Any]:
                 told += drained(datapath)
         told += drained(datapath)
         unaccounted = veth.received() - start - told
-        firewall = datapath._firewall.fds if datapath._firewall else {}
-        map_bytes = sum(_memory(fd) for fd in (*datapath._fds.values(), *firewall.values()))
+        map_bytes = datapath.usage()["memory_bytes"]
         empty.close()
     return {"runs": found, "unaccounted": unaccounted, "kernel_map_mb": round(map_bytes / 2**20, 1)}
 
@@ -231,13 +229,6 @@ def agent_rss_mb() -> float:
     """Of a process with the agent's modules and an open datapath that has drained once."""
     told = subprocess.run([sys.executable, "-c", AGENT], check=True, capture_output=True, text=True).stdout
     return round(int(told) / 1024, 1)
-
-
-def _memory(fd: int) -> int:
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
-        if line.startswith("memlock:"):
-            return int(line.split()[1])
-    return 0
 
 
 def floods(veth: Veth, seconds: float) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 /*
  * What the eBPF programs share: the kernel's helpers, the maps of interfaces and flows, and how a parsed packet gets into
  * them. Each object that includes this has maps of its own by it, in place of which user space gives all but the first
- * object the maps of the first (capture/kernel.py, capture/host_firewall.py).
+ * object the maps of the first (capture/loaded.py, capture/host_firewall.py).
  */
 #ifndef VNOTCH_COUNTING_H
 #define VNOTCH_COUNTING_H

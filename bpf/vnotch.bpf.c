@@ -5,7 +5,7 @@
  * flow of the active map, or as a record in the ring buffer where that map is full, or as lost where the ring is too.
  *
  * Needs kernel 5.17 or later (bpf_loop); uses nothing that Debian 12's 6.1 lacks. Maps are described at their definitions; those
- * that user space alone uses are created by it (capture/kernel.py).
+ * that user space alone uses are created by it (capture/loaded.py).
  */
 #include "counting.h"
 #include "judge.h"

@@ -18,7 +18,7 @@ from oracle.tap import INGRESS, Tap
 from packets import ethernet, ipv4, ipv6, tcp, udp
 from traffic import start_flood
 
-from vnotch.capture import kernel, layout, libbpf
+from vnotch.capture import layout, libbpf
 from vnotch.capture.interfaces import LinkChange, LinkWatcher, Namespace
 from vnotch.capture.kernel import Datapath
 from vnotch.errors import HostError, InputError, KernelError
@@ -177,7 +177,7 @@ def test_a_device_that_goes_and_comes_back(pair: Pair, datapath: Datapath) -> No
     pair.remove_link()
     datapath.detach(SLOT)
     assert libbpf.map_lookup(datapath._fds["slots"], b"\0" * 4, 4) is None
-    assert datapath._slot_indexes() == {}
+    assert datapath._slots.indexes() == {}
 
 
 @pytest.mark.parametrize("index", [layout.NEAR_INDEXES - 1, layout.NEAR_INDEXES, 1_000_000])
@@ -189,7 +189,7 @@ def test_indexes_on_both_sides_of_the_array_are_captured(pair: Pair, datapath: D
     pair.settle()
     assert packets_of(datapath) == 3
     datapath.detach(SLOT)
-    assert datapath._slot_indexes() == {}
+    assert datapath._slots.indexes() == {}
     assert datapath.counts()["unknown_interface"] == 0
 
 
@@ -389,72 +389,6 @@ def test_what_is_not_right_is_refused(pair: Pair, datapath: Datapath) -> None:
         Datapath.open(flows_per_map=0)
     with pytest.raises(HostError, match=r"no network namespace .*ip netns"):
         Datapath.open(netns="vntest-there-is-none")
-
-
-def test_without_privilege_one_line_says_what_to_do() -> None:
-    script = (
-        "from vnotch.capture.kernel import Datapath\nfrom vnotch.errors import HostError\n"
-        "try:\n    Datapath.open()\nexcept HostError as error:\n    print(error)\n"
-    )
-    done = subprocess.run(
-        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == (
-        "capturing packets needs more privilege (run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
-    )
-
-
-def test_without_libbpf_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(libbpf, "_library", None)
-    monkeypatch.setattr(libbpf.ctypes, "CDLL", missing)
-    with pytest.raises(HostError, match=r"sudo apt install libbpf1"):
-        libbpf.library()
-
-
-def test_without_the_compiled_object_the_build_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernel, "OBJECT", tmp_path / "vnotch.bpf.o")
-    with pytest.raises(HostError, match=r"python hatch_build.py"):
-        Datapath.open()
-    (tmp_path / "vnotch.bpf.o").write_bytes(b"not an object")
-    with pytest.raises(HostError, match=r"is not a BPF object"):
-        Datapath.open()
-
-
-def test_what_the_verifier_says_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = kernel.OBJECT.parents[4] / "bpf" / "vnotch.bpf.c"
-    broken = text.read_text().replace("c->bytes += p->bytes;", "c->bytes += p->bytes; ((u64 *)c)[2] = 1;")
-    assert broken != text.read_text()
-    (tmp_path / "broken.c").write_text(broken)
-    arguments = ["cc", "-target", "bpfel-freestanding", "-mcpu=v3", "-O2", "-g", "-c"]
-    output = tmp_path / "broken.o"
-    command = [sys.executable, "-m", "ziglang", *arguments, f"-I{text.parent}", str(tmp_path / "broken.c")]
-    subprocess.run([*command, "-o", str(output)], check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    monkeypatch.setattr(kernel, "OBJECT", output)
-    with pytest.raises(HostError, match=r"refused the eBPF program: .*invalid access to map value"):
-        Datapath.open()
-
-
-def test_a_place_for_pins_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(HostError, match=r"pin folder .* cannot be made"):
-        Datapath.open(pin_dir=tmp_path / "file" / "pins")
-
-
-def test_nothing_is_left_of_a_failed_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fds, threads = os.listdir("/proc/self/fd"), threading.active_count()
-    monkeypatch.setattr(kernel, "OBJECT", tmp_path / "vnotch.bpf.o")
-    for _ in range(3):
-        with pytest.raises(HostError):
-            Datapath.open()
-    assert len(os.listdir("/proc/self/fd")) == len(fds)
-    assert threading.active_count() == threads
 
 
 def test_nothing_is_left_of_a_closed_datapath(pair: Pair, mode: str) -> None:

@@ -179,12 +179,12 @@ def test_a_drain_without_commit_is_repeated(pair: Pair, datapath: Datapath) -> N
 
 def test_an_interface_without_a_slot_passes_uncounted(pair: Pair, datapath: Datapath) -> None:
     index = pair.in_host(lambda: __import__("socket").if_nametoindex(pair.host_device))
-    datapath._set_slot(index, None)
+    datapath._slots.assign(index, None)
     assert start_flood(pair, 100, 10).wait() == 0
     pair.settle()
     assert drain_all(datapath).flows.num_rows == 0
     assert datapath.counts()["unknown_interface"] == 100
-    datapath._set_slot(index, SLOT)
+    datapath._slots.assign(index, SLOT)
 
 
 def test_old_fragments_are_swept(pair: Pair, datapath: Datapath) -> None:

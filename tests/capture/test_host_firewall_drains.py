@@ -253,17 +253,17 @@ def test_every_point_of_a_drain_at_which_a_process_can_end(
 
 def test_a_successor_keeps_the_program_that_it_would_load(routed: Routed, pin_dir: Path) -> None:
     with Datapath.open(netns=routed.host, pin_dir=pin_dir) as first:
-        assert first._firewall
-        program = libbpf.program_info(first._firewall.program).id
+        assert first._sight.firewall
+        program = libbpf.program_info(first._sight.firewall.program).id
     with Datapath.open(netns=routed.host, pin_dir=pin_dir) as second:
-        assert second._firewall
-        assert libbpf.program_info(second._firewall.program).id == program
+        assert second._sight.firewall
+        assert libbpf.program_info(second._sight.firewall.program).id == program
     # Another release's: here one that has no tag to compare.
     (pin_dir / "firewall").unlink()
     routed.nft(chain("ingress", [FLOOD + "counter drop"], device=routed.host_device))
     with Datapath.open(netns=routed.host, pin_dir=pin_dir) as third:
-        assert third._firewall
-        assert libbpf.program_info(third._firewall.program).id != program
+        assert third._sight.firewall
+        assert libbpf.program_info(third._sight.firewall.program).id != program
         third.attach(routed.host_device, SLOT)
         assert start_flood(routed, 20, 10).wait() == 0
         assert rejected([drain_all(third)]).packets == 20, "once, not by two programs"

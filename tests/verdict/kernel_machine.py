@@ -31,7 +31,7 @@ class KernelMachine:
         self._keys, self._values = np.empty(64, layout.FLOW_KEY), np.empty(64, layout.FLOW_VALUE)
 
     def close(self) -> None:
-        self.datapath._set_slot(LOOPBACK, None)
+        self.datapath._slots.assign(LOOPBACK, None)
         self.datapath.close()
 
     def forget(self) -> None:
@@ -69,7 +69,7 @@ class KernelMachine:
 
     def judge(self, slot: int, packet: Packet, at_ns: int) -> tuple[str, bool]:
         if slot != self._slot:
-            self.datapath._set_slot(LOOPBACK, slot)
+            self.datapath._slots.assign(LOOPBACK, slot)
             self._slot = slot
         context = bytearray(192)
         context[152:160] = (BEGIN_NS + at_ns).to_bytes(8, "little")  # struct __sk_buff: tstamp

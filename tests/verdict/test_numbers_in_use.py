@@ -50,7 +50,7 @@ def test_a_number_is_in_use_as_long_as_rules_connections_or_fragments_have_it(ma
     assert machine.datapath.rule_numbers() == {old, new, group}, "the connection has it"
 
     assert machine.judge(SLOT, datagram(Fragment.FIRST), 1)[0] == "ACCEPT security-group sgr-old"
-    machine.datapath._forget_connections(SLOT)
+    machine.datapath._connections.forget(SLOT)
     assert machine.datapath.rule_numbers() == {old, new, group}, "the rest of the datagram will"
     assert machine.judge(SLOT, datagram(Fragment.LATER), 2)[0] == "ACCEPT security-group sgr-old"
 

@@ -1,4 +1,4 @@
-"""Looking at maps that are in use, for views: a private part of capture/kernel.py.
+"""Looking at maps that are in use, for views: a private part of capture/kernel.py and counters.py.
 
 A lookup takes nothing away. Counters are read while programs add to them, so a sum may be of two moments that lie some
 milliseconds apart; what records are made of is read elsewhere, from a map at rest. What the host's own firewall dropped

@@ -1,5 +1,5 @@
 """Our programs at the hooks of devices: tcx links, or filters of a clsact qdisc, and the pins by which the next process
-knows them. Which device has which slot is known to capture/kernel.py.
+knows them. Which device has which slot is known to capture/captured.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from vnotch.capture import layout, libbpf
 from vnotch.capture.interfaces import Namespace, attach_clsact, detach_clsact, has_our_filter
 from vnotch.capture.pins import PinFolder
+from vnotch.capture.predecessor import ATTACHMENT
 from vnotch.errors import HostError
 
 MODES = {"tcx": layout.MODE_TCX, "clsact": layout.MODE_CLSACT}
@@ -126,7 +127,7 @@ class Hooks:
         """Ends what a process before attached in another namespace."""
         assert self._pins
         for name in self._pins.names():
-            if name.startswith(("link_", "qdisc_")):
+            if ATTACHMENT.fullmatch(name):
                 self._pins.remove(name)
 
     def _in_order(self, inside: bool) -> tuple[int, ...]:
