@@ -41,7 +41,7 @@ from vnotch.store.committer import (
     StreamGone,
     batch_key,
 )
-from vnotch.store.filter_pattern import compile_pattern
+from vnotch.store.filter_pattern import FilterPattern
 from vnotch.store.lake import Position, QueryFailed
 from vnotch.store.log_groups import DAY_MS, LogGroup, Span, span_of, stream_ids, stream_names, streams_named
 from vnotch.store.log_totals import graves_of
@@ -145,7 +145,7 @@ class LogEvents(LogsPart):
             raise constraint("logStreamNames", names, f"have length less than or equal to {STREAM_NAMES_MAX}")
         pattern = params.get("filterPattern") or ""
         try:
-            predicate = compile_pattern(pattern)
+            predicate = FilterPattern.parse(pattern).predicate()
         except InputError as error:
             raise invalid(str(error)) from error
         limit = integer_between(call, "limit", 1, PAGE_EVENTS_MAX, PAGE_EVENTS_MAX)
