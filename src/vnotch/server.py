@@ -159,7 +159,7 @@ def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, 
         Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas),
         Iam(accounts),
         Sts(accounts, agents.flow_log_for),
-        Logs(state, lake),
+        Logs(state, lake, config.quotas),
     ]
     access_log = AccessLog(config.folders.root / "access.log")
     ours = [*agents.routes(), *Explanations(state, accounts).routes()]

@@ -78,6 +78,18 @@ class LogStream(Base):
     )
 
 
+class LogResourcePolicy(Base):
+    """A resource policy of the account (group_id 0, under its name) or of a log group (under no key, as it has one)."""
+
+    __tablename__ = "log_resource_policy"
+    group_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(512), primary_key=True)
+    name: Mapped[str] = mapped_column(String(512))
+    document: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str] = mapped_column(String(64))
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
 class LogGrave(Base):
     """A deleted group (stream_id 0) or stream whose events may still be in the lake."""
 
@@ -162,6 +174,7 @@ def span_of(session: Session, group_id: int, selection: tuple[Any, ...] = ()) ->
 
 def delete_group(session: Session, group: LogGroup) -> None:
     session.execute(delete(LogStream).where(LogStream.group_id == group.id))
+    session.execute(delete(LogResourcePolicy).where(LogResourcePolicy.group_id == group.id))
     session.delete(group)
     session.merge(LogGrave(group_id=group.id, stream_id=0))
 

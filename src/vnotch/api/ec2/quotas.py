@@ -1,5 +1,5 @@
-"""What EC2 allows of each resource. The defaults are AWS's (VPC user guide, "Amazon VPC quotas"); there they can be
-raised on request, here by `vnotch server --quota NAME=NUMBER`."""
+"""What the API allows of each resource. The defaults are AWS's (VPC user guide, "Amazon VPC quotas"; CloudWatch Logs user
+guide, "CloudWatch Logs quotas"); there they can be raised on request, here by `vnotch server --quota NAME=NUMBER`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class Quotas:
     prefix_lists: int = 100
     """Of a Region."""
     entries_per_prefix_list: int = 1000
+    log_groups: int = 1_000_000
+    log_resource_policies: int = 10
+    """Of a Region, without those of single log groups."""
+    live_tail_sessions: int = 15
+    metric_filters_per_log_group: int = 100
 
     @classmethod
     def of(cls, settings: Iterable[str]) -> Quotas:

@@ -19,6 +19,7 @@ from vnotch.api.logs.part import (
     constraint,
     existing_group,
     existing_stream,
+    filter_pattern,
     group_in,
     group_name,
     integer_between,
@@ -31,7 +32,6 @@ from vnotch.api.logs.part import (
     unavailable,
 )
 from vnotch.api.service import Call, Deferred, operation
-from vnotch.errors import InputError
 from vnotch.store.committer import (
     EVENT_OVERHEAD_BYTES,
     PUT_SCHEMA,
@@ -41,7 +41,6 @@ from vnotch.store.committer import (
     StreamGone,
     batch_key,
 )
-from vnotch.store.filter_pattern import FilterPattern
 from vnotch.store.lake import Position, QueryFailed
 from vnotch.store.log_groups import DAY_MS, LogGroup, Span, span_of, stream_ids, stream_names, streams_named
 from vnotch.store.log_totals import graves_of
@@ -144,10 +143,7 @@ class LogEvents(LogsPart):
         if names and len(names) > STREAM_NAMES_MAX:
             raise constraint("logStreamNames", names, f"have length less than or equal to {STREAM_NAMES_MAX}")
         pattern = params.get("filterPattern") or ""
-        try:
-            predicate = FilterPattern.parse(pattern).predicate()
-        except InputError as error:
-            raise invalid(str(error)) from error
+        predicate = filter_pattern(pattern).predicate()
         limit = integer_between(call, "limit", 1, PAGE_EVENTS_MAX, PAGE_EVENTS_MAX)
         asked = {
             "group": name,

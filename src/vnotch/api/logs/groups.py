@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
@@ -23,6 +22,7 @@ from vnotch.api.logs.part import (
     group_name,
     integer_between,
     invalid,
+    limit_exceeded,
     name_from_identifier,
     page_token,
     refuse_unknown,
@@ -30,6 +30,7 @@ from vnotch.api.logs.part import (
     stream_name,
     token_position,
 )
+from vnotch.api.logs.tags import checked_tags, has_tag
 from vnotch.api.service import ApiError, Call, operation
 from vnotch.store.log_groups import (
     LAST_MS,
@@ -42,11 +43,7 @@ from vnotch.store.log_groups import (
     starts_with,
 )
 
-LOG_GROUPS_MAX = 1_000_000
-"""Quota of log groups per account and Region."""
-
-TAGS_MAX = 50
-TAG_TEXT = re.compile(r"[^\W_]|[\s_.:/=+\-@]")
+LIST_MAX = 1000
 RETENTION_DAYS = (
     1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
 )  # fmt: skip
@@ -68,8 +65,8 @@ class LogGroups(LogsPart):
         with self.state.write() as session:
             if find_group(session, name) is not None:
                 raise _group_exists()
-            if (session.scalar(select(func.count()).select_from(LogGroup)) or 0) >= LOG_GROUPS_MAX:
-                raise ApiError("LimitExceededException", "Resource limit exceeded.")
+            if (session.scalar(select(func.count()).select_from(LogGroup)) or 0) >= self.quotas.log_groups:
+                raise limit_exceeded()
             group = LogGroup(
                 name=name,
                 creation_ms=call.now_ms,
@@ -121,6 +118,38 @@ class LogGroups(LogsPart):
             groups = list(session.scalars(wanted))
         page = groups[:limit]
         answer: dict[str, Any] = {"logGroups": [_describe_group(call, group) for group in page]}
+        if len(groups) > limit:
+            answer["nextToken"] = page_token(call, asked, page[-1].name)
+        return answer
+
+    @operation("ListLogGroups", ON_ALL_GROUPS)
+    def list_log_groups(self, call: Call) -> dict[str, Any]:
+        refuse_unknown(call, "includeLinkedAccounts", "accountIdentifiers", "dataSources", "fieldIndexNames")
+        names = ("logGroupNamePattern", "logGroupClass", "logGroupTags")
+        asked = {name: call.params[name] for name in names if call.params.get(name)}
+        limit = integer_between(call, "limit", 1, LIST_MAX, PAGE_MAX)
+        wanted = select(LogGroup).order_by(LogGroup.name).limit(limit + 1)
+        if pattern := asked.get("logGroupNamePattern"):
+            wanted = wanted.where(or_(*(_name_matches(part) for part in pattern.split("|"))))
+        if log_class := asked.get("logGroupClass"):
+            wanted = wanted.where(LogGroup.log_class == log_class)
+        for tag_filter in asked.get("logGroupTags", ()):
+            wanted = wanted.where(has_tag(tag_filter["key"], tag_filter.get("values") or ()))
+        if (after := token_position(call, asked)) is not None:
+            wanted = wanted.where(LogGroup.name > after)
+        with self.state.read() as session:
+            groups = list(session.scalars(wanted))
+        page = groups[:limit]
+        answer: dict[str, Any] = {
+            "logGroups": [
+                {
+                    "logGroupName": group.name,
+                    "logGroupArn": group_arn(call, group.name),
+                    "logGroupClass": group.log_class,
+                }
+                for group in page
+            ]
+        }
         if len(groups) > limit:
             answer["nextToken"] = page_token(call, asked, page[-1].name)
         return answer
@@ -218,21 +247,11 @@ def _streams(
     return list(session.scalars(wanted))
 
 
-def checked_tags(tags: dict[str, str]) -> dict[str, str]:
-    if len(tags) > TAGS_MAX:
-        raise constraint("tags", tags, f"have length less than or equal to {TAGS_MAX}")
-    for key, value in tags.items():
-        if not 1 <= len(key) <= 128 or len(value) > 256 or not _tag_text(key) or not _tag_text(value):
-            raise invalid(
-                f"The tag {key!r} is not valid: keys have 1 to 128, values up to 256 letters, digits, _.:/=+-@"
-            )
-        if key.lower().startswith("aws:"):
-            raise invalid("Tag keys that begin with aws: are reserved.")
-    return tags
-
-
-def _tag_text(text: str) -> bool:
-    return all(TAG_TEXT.fullmatch(character) for character in text)
+def _name_matches(part: str) -> Any:
+    """One of the alternatives of ListLogGroups' pattern: `^prefix`, or a text that the name has somewhere."""
+    if part.startswith("^"):
+        return and_(*starts_with(LogGroup.name, part[1:]))
+    return func.instr(LogGroup.name, part) > 0
 
 
 def _group_exists() -> ApiError:

@@ -14,7 +14,10 @@ from typing import Any
 import orjson
 from sqlalchemy.orm import Session
 
+from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.service import ApiError, Call, Resources, Service
+from vnotch.errors import InputError
+from vnotch.store.filter_pattern import FilterPattern
 from vnotch.store.lake import Lake
 from vnotch.store.log_groups import LogGroup, LogStream, find_group, find_stream
 from vnotch.store.log_totals import LogTotals
@@ -29,10 +32,11 @@ PAGE_MAX = 50
 class LogsPart(Service):
     """Base of the groups of operations: the state, the lake and the totals that tie them."""
 
-    def __init__(self, state: State, lake: Lake, totals: LogTotals) -> None:
+    def __init__(self, state: State, lake: Lake, totals: LogTotals, quotas: Quotas | None = None) -> None:
         self.state = state
         self.lake = lake
         self.totals = totals
+        self.quotas = quotas or Quotas()
 
 
 def invalid(message: str) -> ApiError:
@@ -52,6 +56,18 @@ def no_such_group() -> ApiError:
 
 def no_such_stream() -> ApiError:
     return ApiError("ResourceNotFoundException", "The specified log stream does not exist.")
+
+
+def limit_exceeded() -> ApiError:
+    return ApiError("LimitExceededException", "Resource limit exceeded.")
+
+
+def filter_pattern(text: str) -> FilterPattern:
+    """The pattern of a request; ApiError that names the place where it is not understood."""
+    try:
+        return FilterPattern.parse(text)
+    except InputError as error:
+        raise invalid(str(error)) from error
 
 
 def unavailable(message: str) -> ApiError:
@@ -130,7 +146,8 @@ def stream_arn(call: Call, group: str, stream: str) -> str:
 
 
 def _named_group(call: Call) -> str:
-    identifier = str(call.params.get("logGroupName") or call.params.get("logGroupIdentifier") or "")
+    members = ("logGroupName", "logGroupIdentifier", "resourceArn")
+    identifier = str(next((call.params[member] for member in members if call.params.get(member)), ""))
     return identifier.rpartition(":log-group:")[2].removesuffix(":*")
 
 

@@ -1,0 +1,37 @@
+"""The service `logs` on a running API, with a group and a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.logs import Logs
+from vnotch.store.lake import Lake
+
+
+@pytest.fixture
+def lake(tmp_path: Any) -> Iterator[Lake]:
+    lake = Lake.open(tmp_path / "lake")
+    yield lake
+    lake.close()
+
+
+@pytest.fixture
+def quotas() -> Quotas:
+    return Quotas()
+
+
+@pytest.fixture
+def logs(api: Any, lake: Lake, quotas: Quotas) -> Any:
+    api.serve(Logs(api.state, lake, quotas))
+    return api.client("logs")
+
+
+@pytest.fixture
+def stream(logs: Any) -> Any:
+    logs.create_log_group(logGroupName="flow")
+    logs.create_log_stream(logGroupName="flow", logStreamName="eni-1-all")
+    return {"logGroupName": "flow", "logStreamName": "eni-1-all"}
