@@ -1,5 +1,6 @@
-"""What the API allows of each resource. The defaults are AWS's (VPC user guide, "Amazon VPC quotas"; CloudWatch Logs user
-guide, "CloudWatch Logs quotas"); there they can be raised on request, here by `vnotch server --quota NAME=NUMBER`."""
+"""What the API allows of each resource. The defaults are AWS's (VPC user guide, "Amazon VPC quotas"; CloudWatch Logs
+user guide, "CloudWatch Logs quotas"); there they can be raised on request, here by
+`vnotch server --quota NAME=NUMBER`."""
 
 from __future__ import annotations
 
