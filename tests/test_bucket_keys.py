@@ -21,6 +21,12 @@ def test_a_name_says_who_wrote_it_and_its_slot(folder: str):
     assert parse_name(folder + GUIDE.replace(".log.gz", ".log.parquet")) == expected
 
 
+def test_a_merged_file_says_how_many_slots_it_spans():
+    name = parse_name(PLAIN + GUIDE.replace("fe123456", "fe123456s12"))
+    assert name is not None
+    assert (name.slot_s, name.end_s) == (timegm((2018, 6, 20, 16, 20, 0)), timegm((2018, 6, 20, 17, 20, 0)))
+
+
 @pytest.mark.parametrize(
     "name",
     ["flow.log.gz", GUIDE.replace("vpcflowlogs", "CloudTrail"), GUIDE.replace("20180620", "20181320"), GUIDE + ".bak"],

@@ -41,12 +41,14 @@ ORDER = [
     "record",
     "bucket_keys",
     "bucket_files",
+    "bucket_replacement",
     # destination
     "deliver",
     # log service and state
     "store",
     # answer
     "query",
+    "compact",
     # round the path
     "iam",
     "api",

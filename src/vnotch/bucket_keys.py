@@ -5,8 +5,9 @@
     name: {account}_vpcflowlogs_{region}_{flow-log-id}_{yyyyMMdd}T{HHmm}Z_{hash}.log.gz, or .log.parquet
 
 (VPC user guide, "Publish flow logs to Amazon S3".) The time in the name is the beginning of a slot of five minutes,
-UTC, and the file has the records that end in it. Folders may hold anything, `AWSLogs` and `..` too: the last part that
-looks like AWS's counts.
+UTC, and the file has the records that end in it. The hash of a file of ours into which several slots were merged says
+how many it spans from there on (`fe123456s12`: an hour). Folders may hold anything, `AWSLogs` and `..` too: the last
+part that looks like AWS's counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SLOT_SECONDS = 300
 
 _NAME = re.compile(
     r"(?P<account>[^_/]+)_vpcflowlogs_(?P<region>[a-z0-9-]+)_(?P<flow_log>fl-[0-9a-f]+)"
-    r"_(?P<time>[0-9]{8}T[0-9]{4}Z)_[0-9A-Za-z]+\.log(?:\.gz|\.parquet)?"
+    r"_(?P<time>[0-9]{8}T[0-9]{4}Z)_(?:[0-9a-f]{8}s(?P<slots>[0-9]{1,4})|[0-9A-Za-z]+)\.log(?:\.gz|\.parquet)?"
 )
 _PLAIN = re.compile(
     r"(?:^|/)vpcflowlogs/[a-z0-9-]+/(?P<year>[0-9]{4})(?:/(?P<month>[0-9]{2})(?:/(?P<day>[0-9]{2})(?:/(?P<hour>[0-9]{2}))?)?)?(?=/)"
@@ -33,12 +34,18 @@ _SERVICE = re.compile(r"(?:^|/)AWSLogs/(?:aws-account-id=)?[0-9]{12}/(?:aws-serv
 
 @dataclass(frozen=True)
 class KeyName:
-    """What the name of a file says: who wrote it, and the beginning of its slot in Unix seconds."""
+    """What the name of a file says: who wrote it, and the beginning of its first slot in Unix seconds."""
 
     account: str
     region: str
     flow_log_id: str
     slot_s: int
+    slots: int = 1
+
+    @property
+    def end_s(self) -> int:
+        """The end of its last slot, exclusive."""
+        return self.slot_s + self.slots * SLOT_SECONDS
 
 
 def parse_name(key: str) -> KeyName | None:
@@ -50,7 +57,8 @@ def parse_name(key: str) -> KeyName | None:
         slot = datetime.strptime(match["time"], "%Y%m%dT%H%MZ").replace(tzinfo=UTC)
     except ValueError:
         return None
-    return KeyName(match["account"], match["region"], match["flow_log"], int(slot.timestamp()))
+    slots = int(match["slots"] or 1)
+    return KeyName(match["account"], match["region"], match["flow_log"], int(slot.timestamp()), slots)
 
 
 def partition_seconds(folder: str) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from vnotch import __version__
 from vnotch.cli.ask import TAKES_PARAMETERS, ask
 from vnotch.cli.attach import attach, detach
 from vnotch.cli.clients import PASSES_ALL, aws, env
+from vnotch.cli.compact import compact
 from vnotch.cli.doctor import doctor
 from vnotch.cli.enrol import enrol
 from vnotch.cli.explain import explain
@@ -83,6 +84,7 @@ app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
 app.command(rich_help_panel=SET_UP)(enrol)
 app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)
+app.command(rich_help_panel=SET_UP)(compact)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(top)

@@ -112,7 +112,7 @@ class Asking:
         period = Period.parse(self.since, self.until)
         labels = _labels(self.labels) if self.labels else None
         timeout = seconds_of(self.timeout) if self.timeout else None
-        settings = Settings(bytes_of(self.memory), self.threads or available_threads(), timeout)
+        settings = Settings(memory_of(self.memory), self.threads or available_threads(), timeout)
         problems, progress = Problems(), Progress()
         with ProgressBar(progress) as bar, self._opened(period, problems, progress, extra) as (table, given):
             if check is not None:
@@ -225,12 +225,17 @@ def address_columns() -> tuple[str, ...]:
     return tuple(item.column for item in FIELDS if item.address)
 
 
+def memory_of(text: str) -> int:
+    """Bytes of memory, as `bytes_of`. Raises InputError where they are too few to work with."""
+    count = bytes_of(text)
+    if count < _MEMORY_BYTES_MIN:
+        raise InputError(f"{text} is too little memory", f"at least {_MEMORY_BYTES_MIN // 1_000_000}MB")
+    return count
+
+
 def bytes_of(text: str) -> int:
     """Bytes of a size such as 500MB or 2GB, in decimal units. Raises InputError."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise InputError(f"{text!r} is no size", "write it like 500MB or 2GB")
-    count = int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
-    if count < _MEMORY_BYTES_MIN:
-        raise InputError(f"{text} is too little memory", f"at least {_MEMORY_BYTES_MIN // 1_000_000}MB")
-    return count
+    return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from vnotch.cli.terminal import err, plain
-from vnotch.query.problems import Problems
+from vnotch.query.problems import ANSWER_MISSES, Problems
 from vnotch.query.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+
+
+_TICK_SECONDS = 0.2
 
 
 class ProgressBar:
@@ -53,6 +59,23 @@ class ProgressBar:
             rate=rate,
         )
 
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """Updates it meanwhile, for work that does not itself call back now and then."""
+        done = threading.Event()
+
+        def tick() -> None:
+            while not done.wait(_TICK_SECONDS):
+                self.update()
+
+        ticker = threading.Thread(target=tick, name="vnotch-bar", daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            done.set()
+            ticker.join()
+
     def end(self) -> None:
         """Takes the bar away, before anything else is written to the terminal."""
         if self._bar is not None:
@@ -63,8 +86,8 @@ class ProgressBar:
         self.end()
 
 
-def write_summary(problems: Problems) -> None:
-    """What the answer misses, to standard error."""
-    for number, line in enumerate(problems.summary()):
+def write_summary(problems: Problems, meaning: str = ANSWER_MISSES) -> None:
+    """What could not be read, and what that means, to standard error."""
+    for number, line in enumerate(problems.summary(meaning)):
         style = "yellow" if problems and number == 0 else ""
         err.print(Text(plain(line).replace("\n", "\\x0a"), style=style))

@@ -53,7 +53,7 @@ class Bucket:
         self._endpoint_url = endpoint_url
 
     @cached_property
-    def _client(self) -> Any:
+    def client(self) -> Any:
         config = Config(max_pool_connections=CONNECTIONS, retries={"mode": "standard", "total_max_attempts": TRIES})
         region = self._session.get_config_variable("region") or "us-east-1"
         try:
@@ -71,7 +71,7 @@ class Bucket:
             folder = folders.pop()
             # Only folders down to the hours are told apart by time; without a period one listing has everything.
             flat = period.is_open
-            for page in self._pages(folder, flat):
+            for page in self.pages(folder, flat):
                 for found in page.get("Contents", ()):
                     key = found["Key"]
                     if key.endswith("/") and not found["Size"]:
@@ -81,10 +81,10 @@ class Bucket:
                 below = [found["Prefix"] for found in page.get("CommonPrefixes", ())]
                 folders += [name for name in reversed(below) if period.may_be_in_folder(name)]
 
-    def _pages(self, prefix: str, flat: bool) -> Iterator[dict[str, Any]]:
+    def pages(self, prefix: str, flat: bool) -> Iterator[dict[str, Any]]:
         request = {"Bucket": self.name, "Prefix": prefix, **({} if flat else {"Delimiter": "/"})}
         try:
-            yield from self._client.get_paginator("list_objects_v2").paginate(**request)
+            yield from self.client.get_paginator("list_objects_v2").paginate(**request)
         except (ClientError, BotoCoreError) as error:
             raise self._listing_error(error) from None
 
@@ -128,7 +128,7 @@ class Bucket:
 
     def _get(self, key: str, **request: str) -> Any:
         try:
-            return self._client.get_object(Bucket=self.name, Key=key, **request)["Body"]
+            return self.client.get_object(Bucket=self.name, Key=key, **request)["Body"]
         except ClientError as error:
             code = _code(error)
             if code in _DENIED:
@@ -152,7 +152,7 @@ class Bucket:
             values |= {"KEY_ID": frozen.access_key, "SECRET": frozen.secret_key}
             if frozen.token:
                 values["SESSION_TOKEN"] = frozen.token
-        endpoint = urlsplit(self._client.meta.endpoint_url)
+        endpoint = urlsplit(self.client.meta.endpoint_url)
         own = not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
         if own:
             values["ENDPOINT"] = endpoint.netloc
@@ -168,10 +168,10 @@ class Bucket:
     def _region(self) -> str:
         """The bucket's own region, which may be another than the user's."""
         try:
-            headers = self._client.head_bucket(Bucket=self.name)["ResponseMetadata"]["HTTPHeaders"]
-            return str(headers.get("x-amz-bucket-region") or self._client.meta.region_name)
+            headers = self.client.head_bucket(Bucket=self.name)["ResponseMetadata"]["HTTPHeaders"]
+            return str(headers.get("x-amz-bucket-region") or self.client.meta.region_name)
         except (ClientError, BotoCoreError):
-            return str(self._client.meta.region_name)
+            return str(self.client.meta.region_name)
 
 
 def _code(error: Exception) -> str:

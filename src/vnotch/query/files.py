@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vnotch.bucket_keys import other_service
+from vnotch.bucket_replacement import REPLACEMENT_BYTES_MAX, Merge, Replacement, is_replacement
 from vnotch.errors import InputError, LimitError
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
@@ -133,6 +134,8 @@ def _folder(place: LocalFiles, top: str, period: Period, problems: Problems) -> 
 
 def is_wanted(key: str, period: Period, problems: Problems) -> bool:
     """Whether a file under a folder or prefix is to be read. Foreign ones are counted."""
+    if is_replacement(key):
+        return True  # for `without_replaced`
     name = key.rpartition("/")[2]
     looks_right = name.endswith(_SUFFIXES) and not name.endswith(_FOREIGN_SUFFIXES) and not name.startswith((".", "_"))
     if not looks_right or other_service(key) is not None:
@@ -149,6 +152,49 @@ def bounded(files: Iterator[LogFile]) -> list[LogFile]:
         if len(found) > FILES_MAX:
             raise LimitError(f"more than {FILES_MAX:,} files", "name a longer prefix, or a shorter time with --since")
     return list(found.values())
+
+
+def without_replaced(files: list[LogFile], period: Period, problems: Problems) -> list[LogFile]:
+    """The files as they are while others merge them: without those whose records a merged file has, and with that one,
+    which may have come behind the back of the listing.
+
+    Where the file that says so cannot be read, an answer may count records twice, and it is named.
+    """
+    found = {file.name: file for file in files}
+    for file in files:
+        if is_replacement(file.key):
+            del found[file.name]
+            for merge in _merges(file, problems):
+                _apply(merge, file, found, period, problems)
+    return list(found.values())
+
+
+def _merges(file: LogFile, problems: Problems) -> tuple[Merge, ...]:
+    try:
+        return Replacement.parse(file.place.head(file.key, REPLACEMENT_BYTES_MAX)).merges
+    except FileProblem as problem:
+        if problem.problem is not Problem.GONE:  # done since it was listed
+            problems.add(problem.problem, file.name, sample=problem.detail)
+    except InputError as error:
+        problems.add(Problem.UNREADABLE, file.name, sample=error.message)
+    return ()
+
+
+def _apply(merge: Merge, beside: LogFile, found: dict[str, LogFile], period: Period, problems: Problems) -> None:
+    def sibling(path: str, name: str) -> str:
+        return path[: path.rfind("/") + 1] + name
+
+    into = LogFile(beside.place, sibling(beside.name, merge.into), sibling(beside.key, merge.into), 0)
+    try:
+        into.place.head(into.key, 1)
+    except FileProblem as problem:
+        if problem.problem is not Problem.GONE:  # not there yet
+            problems.add(problem.problem, into.name, sample=problem.detail)
+        return
+    for old in merge.olds:
+        found.pop(sibling(beside.name, old.name), None)
+    if period.may_be_in_file(into.key):
+        found.setdefault(into.name, into)
 
 
 def _size(path: str) -> int:

@@ -36,7 +36,7 @@ class Footer:
 
 def read_footer(file: LogFile) -> Footer:
     """Raises FileProblem: denied, gone, no Parquet, or a column that cannot be of its field's type."""
-    metadata = _metadata(file)
+    metadata = read_metadata(file)
     schema = metadata.schema.to_arrow_schema()
     flat = metadata.num_columns == len(schema)
     columns = []
@@ -57,7 +57,7 @@ def read_footer(file: LogFile) -> Footer:
     return Footer(tuple(columns), metadata.num_rows)
 
 
-def _metadata(file: LogFile) -> pyarrow.parquet.FileMetaData:
+def read_metadata(file: LogFile) -> pyarrow.parquet.FileMetaData:
     tail = file.place.tail(file.key, _TAIL_BYTES)
     if len(tail) < _END_BYTES or not tail.endswith(_MAGIC):
         raise FileProblem(Problem.DAMAGED_PARQUET)

@@ -49,7 +49,7 @@ class Period:
     def may_be_in_file(self, key: str) -> bool:
         """Whether a file can have records of the period, by its name and its folders."""
         name = parse_name(key)
-        if name is not None and not self._meets(name.slot_s, name.slot_s + SLOT_SECONDS):
+        if name is not None and not self._meets(name.slot_s, name.end_s):
             return False
         return self.may_be_in_folder(key[: key.rfind("/") + 1])
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 NAMES_SHOWN = 5
 SAMPLE_CHARACTERS = 120
+ANSWER_MISSES = "this answer misses data"
 
 
 class Problem(StrEnum):
@@ -86,11 +87,11 @@ class Problems:
         }
         return {"missing": missing, "foreign": self.foreign, "notes": list(self.notes)}
 
-    def summary(self) -> Iterator[str]:
+    def summary(self, meaning: str = ANSWER_MISSES) -> Iterator[str]:
         """Lines for people; names may hold anything and are for the caller to escape."""
         if self:
             lines = f", {self.lines:,} lines of them" if self.lines else ""
-            yield f"this answer misses data: problems in {self.files:,} {_files(self.files)}{lines}"
+            yield f"{meaning}: problems in {self.files:,} {_files(self.files)}{lines}"
         for kind in Problem:
             found = self.of(kind)
             if found:

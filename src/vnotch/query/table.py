@@ -17,7 +17,7 @@ import pyarrow as pa
 from vnotch.bucket_keys import parse_name
 from vnotch.errors import InputError
 from vnotch.query.columns import COLUMN_TYPES
-from vnotch.query.files import FileProblem, LogFile, bounded, local_files
+from vnotch.query.files import FileProblem, LogFile, bounded, local_files, without_replaced
 from vnotch.query.parquet import Footer, has_times, read_footer, sql_type
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
@@ -54,7 +54,7 @@ def find_files(
 
     Raises InputError, AccessError or HostError where a source as a whole cannot be read, and where nothing is left.
     """
-    found = bounded(_find(sources, period, problems, profile, endpoint_url))
+    found = without_replaced(bounded(_find(sources, period, problems, profile, endpoint_url)), period, problems)
     if not found:
         where = ", ".join(sources)
         if not period.is_open:
