@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from vnotch.api.logs import Logs
 from vnotch.store.lake import Lake
+from vnotch.store.network import FlowLog
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -562,3 +563,36 @@ def test_a_role_may_write_to_its_group_alone(api: Any, lake: Lake) -> None:
     ):
         with refused("AccessDenied"):
             call()
+
+
+def test_lines_of_a_flow_logs_format_are_stored_as_records(api: Any, logs: Any, stream: Any, lake: Lake) -> None:
+    """The default format is known of every group, another one of the groups that a flow log with it delivers to."""
+    lines = [
+        LINE,
+        "172.31.16.139 22 REJECT",
+        "hello",
+    ]
+    now = int(time.time() * 1000)
+    events = [{"timestamp": now + number, "message": line} for number, line in enumerate(lines)]
+    logs.put_log_events(**stream, logEvents=events)
+    records = "SELECT count(format_id) AS records, count(*) AS events FROM events"
+    assert lake.arrow(records).to_pylist() == [{"records": 1, "events": 3}]
+    with api.state.write() as session:
+        session.add(
+            FlowLog(
+                flow_log_id="fl-1",
+                resource_id="eni-1",
+                resource_type="NetworkInterface",
+                traffic_type="ALL",
+                log_destination_type="cloud-watch-logs",
+                log_group_name=stream["logGroupName"],
+                deliver_logs_permission_arn="arn",
+                log_format="${srcaddr} ${dstport} ${action}",
+                max_aggregation_interval=60,
+                created_ms=now,
+            )
+        )
+    logs.put_log_events(**stream, logEvents=events)
+    assert lake.arrow(records).to_pylist() == [{"records": 3, "events": 6}]
+    found = logs.get_log_events(**stream, startFromHead=True)["events"]
+    assert [event["message"] for event in found] == [line for line in lines for _ in range(2)]

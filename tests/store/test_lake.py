@@ -16,7 +16,9 @@ import pytest
 
 from vnotch.errors import HostError
 from vnotch.store import committer
-from vnotch.store.committer import BatchKeys, LakeFull, LakeUnavailable, StreamGone, batch_key
+from vnotch.store.batch_keys import BatchKeys, batch_key
+from vnotch.store.committer import LakeFull, LakeUnavailable, StreamGone
+from vnotch.store.event_table import TABLES
 from vnotch.store.lake import PUT_SCHEMA, Lake, windows
 from vnotch.store.upkeep import SMALL_FILES, UpkeepIntervals
 
@@ -309,12 +311,10 @@ def test_files_of_a_killed_process_are_removed_at_the_start(tmp_path: Path) -> N
 
 
 def test_a_column_that_an_older_lake_lacks_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vnotch.store import lake as module
-
     lake = Lake.open(tmp_path / "lake", intervals=NEVER)
     lake.submit(1, 1, numbered(100), 0).result()
     lake.close()
-    monkeypatch.setitem(module.TABLES, "events", {**module.TABLES["events"], "added": "INTEGER"})
+    monkeypatch.setitem(TABLES, "events", TABLES["events"].append(pa.field("added", pa.int32())))
     lake = Lake.open(tmp_path / "lake", intervals=NEVER)
     lake.submit(1, 1, numbered(100, 100), 0).result()
     assert len(read(lake)) == 200
@@ -366,7 +366,7 @@ def test_what_waits_at_the_close_is_committed(tmp_path: Path) -> None:
 
 
 def test_a_query_that_takes_too_long_is_ended(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vnotch.store import lake as module
+    from vnotch.store import reading as module
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "QUERY_SECONDS_MAX", 0.2)

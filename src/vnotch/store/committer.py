@@ -7,37 +7,33 @@ The same thread runs the upkeep between commits, because the catalog takes one w
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vnotch.errors import HostError, InputError, LimitError, VnotchError
+from vnotch.store.batch_keys import BatchKeys, key_table
 from vnotch.store.ducklake import Catalog, CommitUncertain
+from vnotch.store.event_files import add_events, sorted_rows, without_empty
+from vnotch.store.event_table import INLINED_EVENTS
+from vnotch.store.formats import Formats
 
 log = logging.getLogger(__name__)
 
 EVENT_OVERHEAD_BYTES = 26
 """What each event counts beyond its message (CloudWatch Logs API reference, PutLogEvents)."""
 
-PUT_SCHEMA = pa.schema([pa.field("timestamp_ms", pa.int64()), pa.field("message", pa.string())])
-"""What a caller hands in: event times in Unix milliseconds, message texts."""
-
 QUEUE_BYTES = 64 << 20
 COMMIT_BYTES = 32 << 20
-BATCH_KEYS = 2_000_000
-"""How many batch keys are held in memory; beyond it the oldest are forgotten, and counted."""
-
-BATCH_KEY_SECONDS = 48 * 3600
 
 
 class LakeFull(LimitError):
@@ -77,12 +73,13 @@ class Appended:
 class Put:
     group_id: int
     stream_id: int
-    events: pa.Table
+    rows: pa.Table  # see event_rows: timestamp_ms, message_bytes, and message or the columns of records
     ingestion_ms: int
     key: bytes | None
     first_ms: int
     last_ms: int
     bytes: int
+    format_ids: list[int] = field(default_factory=list)
     future: Future[Appended] = field(default_factory=Future)
 
     def delta(self) -> StreamDelta:
@@ -92,51 +89,9 @@ class Put:
             self.first_ms,
             self.last_ms,
             self.ingestion_ms,
-            self.events.num_rows,
+            self.rows.num_rows,
             self.bytes,
         )
-
-
-def batch_key(group_id: int, stream_id: int, batch_id: str, events: pa.Table) -> bytes:
-    """The key under which a batch counts once, bound to its stream and to its content.
-
-    A caller who repeats somebody else's id gets a key of its own, so that no id can suppress other data.
-    """
-    digest = hashlib.blake2b(f"{group_id} {stream_id} {len(batch_id)} {batch_id}".encode(), digest_size=16)
-    digest.update(events["timestamp_ms"].to_numpy().tobytes())
-    digest.update(pc.binary_length(events["message"]).to_numpy().tobytes())
-    for chunk in events["message"].chunks:
-        if len(chunk):
-            offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-            digest.update(memoryview(chunk.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])])
-    return digest.digest()
-
-
-class BatchKeys:
-    """The batch keys of the last two days, oldest first, bounded in number."""
-
-    def __init__(self, limit: int = BATCH_KEYS) -> None:
-        self._keys: OrderedDict[bytes, int] = OrderedDict()
-        self._limit = limit
-        self.forgotten = 0
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._keys
-
-    def add(self, keys: Iterable[bytes], committed_ms: int) -> None:
-        for key in keys:
-            self._keys[key] = committed_ms
-        while len(self._keys) > self._limit:
-            self._keys.popitem(last=False)
-            self.forgotten += 1
-
-    def drop_before(self, cutoff_ms: int) -> None:
-        while self._keys and next(iter(self._keys.values())) < cutoff_ms:
-            self._keys.popitem(last=False)
-
-    def load(self, catalog: Catalog) -> None:
-        rows = catalog.writer.execute("SELECT key, committed_ms FROM batches ORDER BY committed_ms").fetchall()
-        self._keys = OrderedDict((bytes(key), committed_ms) for key, committed_ms in rows[-self._limit :])
 
 
 OnCommit = Callable[[Sequence[StreamDelta], int], None]
@@ -150,6 +105,7 @@ class Committer(threading.Thread):
         self,
         catalog: Catalog,
         counters: Counter[str],
+        formats: Formats,
         last_sequence: int,
         upkeep: Callable[[], None],
         queue_bytes: int = QUEUE_BYTES,
@@ -159,6 +115,7 @@ class Committer(threading.Thread):
         super().__init__(name="lake-committer", daemon=True)
         self.catalog = catalog
         self.counters = counters
+        self.formats = formats
         self.sequence = last_sequence
         self.keys = BatchKeys()
         self.keys.load(catalog)
@@ -185,7 +142,7 @@ class Committer(threading.Thread):
             # A batch that is larger than the whole queue is taken when nothing else waits, else it could never pass.
             if self._waiting_bytes and self._waiting_bytes + put.bytes > self._queue_bytes:
                 self.counters["throttled_batches"] += 1
-                self.counters["throttled_events"] += put.events.num_rows
+                self.counters["throttled_events"] += put.rows.num_rows
                 raise LakeFull("the log store's queue is full")
             self._waiting_bytes += put.bytes
             self._queue.append(put)
@@ -276,7 +233,7 @@ class Committer(threading.Thread):
                 answers.append(StreamGone("the group or stream was deleted"))
                 continue
             duplicate = put.key is not None and (put.key in self.keys or put.key in keys)
-            answers.append(Appended(put.events.num_rows, duplicate))
+            answers.append(Appended(put.rows.num_rows, duplicate))
             if duplicate:
                 self.counters["duplicate_batches"] += 1
                 continue
@@ -291,22 +248,25 @@ class Committer(threading.Thread):
         now_us = time.time_ns() // 1000
         # Sequence numbers start from the clock, so that they rise across restarts even when the newest rows are gone.
         first = max(self.sequence + 1, now_us)
-        events = sorted_events(puts, first)
+        rows = numbered_rows(puts, first)
+        pairs = {(number, put.group_id) for put in puts for number in put.format_ids}
+        new_formats = self.formats.announce(pairs)
         with self.catalog.durable() as writer:
-            writer.register("incoming", events)
-            try:
-                writer.execute("INSERT INTO events BY NAME SELECT * FROM incoming")
-                if keys:
-                    writer.register("incoming_keys", _key_table(keys, now_us // 1000))
-                    writer.execute("INSERT INTO batches BY NAME SELECT * FROM incoming_keys")
-            finally:
-                writer.unregister("incoming")
-                writer.unregister("incoming_keys")
-        self.sequence = first + events.num_rows - 1
+            if rows.num_rows > INLINED_EVENTS:
+                add_events(self.catalog, rows)
+            else:
+                insert(writer, "events", rows)
+            if keys:
+                insert(writer, "batches", key_table(keys, now_us // 1000))
+            if new_formats is not None:
+                insert(writer, "formats", new_formats)
+        self.formats.confirm(pairs)
+        self.sequence = first + rows.num_rows - 1
         self.keys.add(keys, now_us // 1000)
         self.counters["commits"] += 1
         self.counters["stored_batches"] += len(puts)
-        self.counters["stored_events"] += events.num_rows
+        self.counters["stored_events"] += rows.num_rows
+        self.counters["stored_records"] += rows.num_rows - _texts(rows)
         self.counters["stored_bytes"] += sum(put.bytes for put in puts)
         if self.on_commit is not None:
             try:
@@ -325,29 +285,30 @@ def _run_task(task: Callable[[], None], future: Future[None]) -> None:
         future.set_result(None)
 
 
-def _key_table(keys: set[bytes], committed_ms: int) -> pa.Table:
-    return pa.table({"key": pa.array(list(keys), pa.binary()), "committed_ms": [committed_ms] * len(keys)})
+def insert(writer: Any, table: str, rows: pa.Table) -> None:
+    """Inserts rows in the transaction that is open; few of them become rows in the catalog."""
+    writer.register("incoming", rows)
+    try:
+        writer.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+    finally:
+        writer.unregister("incoming")
 
 
-def sorted_events(puts: list[Put], first_sequence: int) -> pa.Table:
+def _texts(rows: pa.Table) -> int:
+    return rows.num_rows - rows["message"].null_count if "message" in rows.column_names else 0
+
+
+def numbered_rows(puts: list[Put], first_sequence: int) -> pa.Table:
     """The rows of a commit, sorted by group, stream and time; equal times keep the order of arrival."""
     puts = sorted(puts, key=lambda put: (put.group_id, put.stream_id, put.first_ms))
-    table = pa.concat_tables([put.events for put in puts])
-    counts = [put.events.num_rows for put in puts]
-    group = np.repeat(np.array([put.group_id for put in puts], dtype=np.int32), counts)
-    stream = np.repeat(np.array([put.stream_id for put in puts], dtype=np.int32), counts)
-    ingestion = np.repeat(np.array([put.ingestion_ms for put in puts], dtype=np.int64), counts)
-    table = (
-        table.append_column("group_id", pa.array(group))
-        .append_column("stream_id", pa.array(stream))
-        .append_column("ingestion_ms", pa.array(ingestion))
-    )
-    time_ms = table["timestamp_ms"].to_numpy()
-    same_stream = (group[1:] == group[:-1]) & (stream[1:] == stream[:-1])
-    if bool(np.any(same_stream & (time_ms[1:] < time_ms[:-1]))):
-        table = table.take(pa.array(np.lexsort((time_ms, stream, group))))
-    sequence = np.arange(first_sequence, first_sequence + table.num_rows, dtype=np.int64)
-    return table.append_column("sequence", pa.array(sequence))
+    counts = [put.rows.num_rows for put in puts]
+    rows = pa.concat_tables([put.rows for put in puts], promote_options="default")
+    for name, kind in (("ingestion_ms", np.int64), ("stream_id", np.int32), ("group_id", np.int32)):
+        values = np.repeat(np.array([getattr(put, name) for put in puts], dtype=kind), counts)
+        rows = rows.add_column(0, name, pa.array(values))
+    rows = sorted_rows(without_empty(rows))
+    sequence = np.arange(first_sequence, first_sequence + rows.num_rows, dtype=np.int64)
+    return rows.append_column("sequence", pa.array(sequence))
 
 
 def merged_deltas(deltas: Iterable[StreamDelta]) -> list[StreamDelta]:

@@ -15,7 +15,6 @@ import fcntl
 import importlib.util
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,7 +66,6 @@ class Catalog:
         self.folder = folder
         self.data = folder / "data"
         self._lock = _lock(folder)
-        self._local = threading.local()
         self._known: set[Path] = set()
         temp = folder / "temp"
         shutil.rmtree(temp, ignore_errors=True)
@@ -84,13 +82,19 @@ class Catalog:
         )
         for name in EXTENSIONS:
             self._root.execute(f"LOAD '{extension_path(name)}'")
+        # The catalog names its files within the folder that it was made in; they are where it is now.
         # A DuckLake commit is small statements on the SQLite catalog; META_ options go to that database.
         self._root.execute(
             f"ATTACH 'ducklake:sqlite:{_quoted(folder / 'catalog.sqlite')}' AS lake "
-            f"(DATA_PATH '{_quoted(self.data)}/', META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS})"
+            f"(DATA_PATH '{_quoted(self.data)}/', OVERRIDE_DATA_PATH true, META_JOURNAL_MODE 'WAL', "
+            f"META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS})"
         )
         self.writer = self._root.cursor()
         self.writer.execute("USE lake")
+
+    def folder_of(self, table: str) -> Path:
+        """Where DuckLake has a table's files."""
+        return self.data / "main" / table
 
     def remember_files(self) -> None:
         """Takes the files that are there now as safe: call after opening, when orphans have been removed."""
@@ -100,13 +104,9 @@ class Catalog:
         self._known = set(self._files())
 
     def reader(self) -> Any:
-        """This thread's reading connection; it sees what is committed when its statement begins."""
-        cursor = getattr(self._local, "cursor", None)
-        if cursor is None:
-            cursor = self._root.cursor()
-            cursor.execute("USE lake")
-            # Only now: one that could not open the catalog, on a full disk, would not find its tables ever after.
-            self._local.cursor = cursor
+        """A new reading connection; it sees what is committed when its statement begins."""
+        cursor = self._root.cursor()
+        cursor.execute("USE lake")
         return cursor
 
     @contextmanager

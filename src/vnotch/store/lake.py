@@ -5,18 +5,18 @@
 
 One unpartitioned table of events, sorted by group, stream and time within each file (a thousand partitions cost fifty
 times the write). `sequence` is unique and rises with every commit: with the time it orders events, names them and
-marks a place for paging.
+marks a place for paging. Records of flow logs stand in typed columns (`store.event_table`) and are rendered as lines
+where they are read (`store.relation`).
 """
 
 from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.errors import HostError
+from vnotch.fields import Format
+from vnotch.store.batch_keys import BATCH_KEY_SECONDS
 from vnotch.store.committer import (
-    BATCH_KEY_SECONDS,
     COMMIT_BYTES,
     EVENT_OVERHEAD_BYTES,
-    PUT_SCHEMA,
     QUEUE_BYTES,
     Appended,
     Committer,
@@ -38,17 +38,28 @@ from vnotch.store.committer import (
     StreamDelta,
 )
 from vnotch.store.ducklake import Catalog
-from vnotch.store.upkeep import MESSAGE_BYTES, TARGET_BYTES, ExpiryListener, Upkeep, UpkeepIntervals
+from vnotch.store.event_rows import PUT_SCHEMA, formats_in, line_rows, record_rows, stored_bytes
+from vnotch.store.event_table import prepare_tables, quoted
+from vnotch.store.formats import Formats
+from vnotch.store.reading import QueryFailed, QueryInterrupted, Reading, Readings
+from vnotch.store.relation import UNKNOWN_FORMAT, Predicate, Relation, message_sql, relation_of
+from vnotch.store.upkeep import EVENT_BYTES, ExpiryListener, Upkeep, UpkeepIntervals
+
+__all__ = [
+    "EVENT_SCHEMA",
+    "PUT_SCHEMA",
+    "Lake",
+    "Position",
+    "Predicate",
+    "QueryFailed",
+    "QueryInterrupted",
+    "Relation",
+]
 
 BUDGET_BYTES = 20_000_000_000
 BUDGET_DISK_PART = 0.2
 MEMORY_BYTES = 512_000_000
 THREADS = 2
-
-INLINED_EVENTS = 40
-"""Commits of up to so many events go into the SQLite catalog as rows. A row there costs 0.1 ms, a file 10 ms."""
-
-INLINED_BATCHES = 100
 
 EVENT_SCHEMA = pa.schema(
     [
@@ -61,52 +72,11 @@ EVENT_SCHEMA = pa.schema(
 )
 """What readers get."""
 
-TABLES = {
-    "events": {
-        "group_id": "INTEGER",
-        "stream_id": "INTEGER",
-        "timestamp_ms": "BIGINT",
-        "ingestion_ms": "BIGINT",
-        "sequence": "BIGINT",
-        "message": "VARCHAR",
-    },
-    "batches": {"key": "BLOB", "committed_ms": "BIGINT"},
-}
-"""The tables and their columns. A column that an older lake lacks is added when it is opened."""
-
-QUERY_SECONDS_MAX = 60.0
+EVER_MS = 2**53
 WINDOW_GROWTH = 4
+_TRIES = 5
 Position = tuple[int, int]
 """A place between events: (timestamp_ms, sequence) of the event that it is after or before."""
-
-
-class QueryFailed(HostError):
-    """The store could not answer: out of its memory bound, or a file could not be read."""
-
-
-_BETWEEN_SNAPSHOTS = "No snapshot found"
-"""What DuckLake says to a statement that begins in the very moment in which old snapshots expire; the next is right."""
-_TRIES = 5
-_AGAIN_SECONDS = 0.02
-
-
-def _answer(reader: Any, sql: str, parameters: list[Any]) -> pa.Table:
-    for last in (False,) * (_TRIES - 1) + (True,):
-        try:
-            return reader.execute(sql, parameters).to_arrow_table()
-        except duckdb.InvalidInputException as error:
-            if last or _BETWEEN_SNAPSHOTS not in str(error):
-                raise
-            time.sleep(_AGAIN_SECONDS)
-    raise AssertionError("the last try returns or raises")
-
-
-@dataclass(frozen=True)
-class Predicate:
-    """A condition on events as SQL with bound parameters."""
-
-    sql: str
-    parameters: tuple[Any, ...] = ()
 
 
 class Lake:
@@ -115,10 +85,17 @@ class Lake:
     `counters` has what was stored, refused, repeated, merged, expired and removed, by name.
     """
 
-    def __init__(self, catalog: Catalog, committer: Committer, upkeep: Upkeep, counters: Counter[str]) -> None:
+    def __init__(
+        self, catalog: Catalog, committer: Committer, upkeep: Upkeep, formats: Formats, counters: Counter[str]
+    ) -> None:
         self._catalog = catalog
         self._committer = committer
         self._upkeep = upkeep
+        self._formats = formats
+        self._readings = Readings(catalog)
+        self._committed = threading.Condition()
+        self._on_commit: OnCommit | None = None
+        committer.on_commit = self._heard
         self.counters = counters
 
     @classmethod
@@ -148,7 +125,8 @@ class Lake:
             prepare_tables(catalog)
             if budget_bytes is None:
                 budget_bytes = min(BUDGET_BYTES, int(shutil.disk_usage(folder).total * BUDGET_DISK_PART))
-            upkeep = Upkeep(catalog, counters, budget_bytes, intervals)
+            formats = Formats(catalog.writer.execute("SELECT format_id, group_id, text FROM formats").fetchall())
+            upkeep = Upkeep(catalog, counters, budget_bytes, formats, intervals)
             upkeep.remove_orphans()
             catalog.remember_files()
             last = catalog.writer.execute("SELECT max(sequence) FROM events").fetchone()
@@ -156,12 +134,12 @@ class Lake:
             def step() -> None:
                 upkeep.step(committer.keys, batch_key_seconds)
 
-            committer = Committer(catalog, counters, (last and last[0]) or 0, step, queue_bytes, commit_bytes)
+            committer = Committer(catalog, counters, formats, (last and last[0]) or 0, step, queue_bytes, commit_bytes)
         except (OSError, duckdb.Error) as error:
             catalog.close()
             raise HostError(f"the log store in {folder} cannot be opened: {error}") from error
+        lake = cls(catalog, committer, upkeep, formats, counters)
         committer.start()
-        lake = cls(catalog, committer, upkeep, counters)
         lake._batch_key_seconds = batch_key_seconds
         return lake
 
@@ -170,25 +148,68 @@ class Lake:
     # Writing
 
     def submit(
-        self, group_id: int, stream_id: int, events: pa.Table, ingestion_ms: int, batch_key: bytes | None = None
+        self,
+        group_id: int,
+        stream_id: int,
+        events: pa.Table,
+        ingestion_ms: int,
+        batch_key: bytes | None = None,
+        candidates: Sequence[Format] = (),
     ) -> Future[Appended]:
         """Hands in events (PUT_SCHEMA, at least one); the future resolves when they are on disk.
 
-        A batch whose key is already stored is answered as stored, and not stored again. Raises LakeFull at once; the
-        future raises LakeUnavailable or StreamGone.
+        Those that are record lines of one of the formats `candidates` are stored in typed columns. A batch whose key is
+        already stored is answered as stored, and not stored again. Raises LakeFull at once; the future raises
+        LakeUnavailable or StreamGone.
         """
         assert events.num_rows
         assert events.schema.equals(PUT_SCHEMA)
-        times = pc.min_max(events["timestamp_ms"]).as_py()
-        size = pc.sum(pc.binary_length(events["message"])).as_py() + EVENT_OVERHEAD_BYTES * events.num_rows
-        put = Put(group_id, stream_id, events, ingestion_ms, batch_key, times["min"], times["max"], size)
+        return self._submit(group_id, stream_id, line_rows(events, candidates, self._formats), ingestion_ms, batch_key)
+
+    def submit_records(
+        self,
+        group_id: int,
+        stream_id: int,
+        format: Format,
+        records: pa.Table,
+        ingestion_ms: int,
+        batch_key: bytes | None = None,
+    ) -> Future[Appended]:
+        """The same for records: `timestamp_ms` and the columns of their format, typed.
+
+        Raises InputError where a value is one that no line of the format has.
+        """
+        assert records.num_rows
+        return self._submit(group_id, stream_id, record_rows(records, format, self._formats), ingestion_ms, batch_key)
+
+    def _submit(
+        self, group_id: int, stream_id: int, rows: pa.Table, ingestion_ms: int, batch_key: bytes | None
+    ) -> Future[Appended]:
+        times = pc.min_max(rows["timestamp_ms"]).as_py()
+        size = stored_bytes(rows, EVENT_OVERHEAD_BYTES)
+        put = Put(
+            group_id, stream_id, rows, ingestion_ms, batch_key, times["min"], times["max"], size, formats_in(rows)
+        )
         put.future.set_running_or_notify_cancel()  # nobody who waits can take it back
         self._committer.submit(put)
         return put.future
 
     def watch(self, on_commit: OnCommit) -> None:
         """`on_commit` hears of every commit from now on, before its callers do."""
-        self._committer.on_commit = on_commit
+        self._on_commit = on_commit
+
+    def _heard(self, deltas: Sequence[StreamDelta], sequence: int) -> None:
+        try:
+            if self._on_commit is not None:
+                self._on_commit(deltas, sequence)
+        finally:
+            with self._committed:
+                self._committed.notify_all()
+
+    def committed_after(self, sequence: int, timeout_seconds: float) -> bool:
+        """Waits until events with a higher sequence are stored; False where the time is over."""
+        with self._committed:
+            return self._committed.wait_for(lambda: self._committer.sequence > sequence, timeout_seconds)
 
     def delete(self, group_id: int, stream_id: int | None = None) -> None:
         """Refuses further events of a deleted group or stream, and deletes what is stored at the next upkeep."""
@@ -215,6 +236,29 @@ class Lake:
 
     # Reading
 
+    def formats(self, group_ids: Sequence[int]) -> Mapping[int, Format]:
+        """Number -> format, of all that records of these groups can have."""
+        return self._formats.of_groups(group_ids)
+
+    def relation(
+        self,
+        group_ids: Sequence[int],
+        *,
+        start_ms: int,
+        end_ms: int,
+        stream_ids: Sequence[int] | None = None,
+        without_streams: Sequence[int] = (),
+    ) -> Relation:
+        """The events of groups with start_ms <= time < end_ms, to ask about in SQL."""
+        return relation_of(
+            group_ids,
+            self.formats(group_ids),
+            start_ms=start_ms,
+            end_ms=end_ms,
+            stream_ids=stream_ids,
+            without_streams=without_streams,
+        )
+
     def events(
         self,
         group_id: int,
@@ -236,40 +280,63 @@ class Lake:
         how much time probably holds `limit` events: the search begins with so much and grows, so that a page of a
         large group does not sort the whole group. Raises QueryFailed.
         """
-        where, parameters = _where(group_id, stream_ids, without_streams, predicate)
+        conditions: list[str] = []
         if after is not None:
             start_ms = max(start_ms, after[0])
-            where += " AND (timestamp_ms > ? OR sequence > ?)"
-            parameters += [after[0], after[1]]
+            conditions.append(f"(timestamp_ms > {int(after[0])} OR sequence > {int(after[1])})")
         if before is not None:
             end_ms = min(end_ms, before[0] + 1)
-            where += " AND (timestamp_ms < ? OR sequence < ?)"
-            parameters += [before[0], before[1]]
-        order = "DESC" if descending else "ASC"
+            conditions.append(f"(timestamp_ms < {int(before[0])} OR sequence < {int(before[1])})")
         parts: list[pa.Table] = []
         found = 0
         for low, high in windows(start_ms, end_ms, first_window_ms, descending):
-            sql = (
-                f"SELECT {', '.join(EVENT_SCHEMA.names)} FROM events WHERE timestamp_ms >= ? AND timestamp_ms < ? "
-                f"AND {where} ORDER BY timestamp_ms {order}, sequence {order} LIMIT {limit - found}"
+            part = self._page(
+                lambda low=low, high=high: self.relation(  # type: ignore[misc]
+                    [group_id], start_ms=low, end_ms=high, stream_ids=stream_ids, without_streams=without_streams
+                ),
+                conditions,
+                predicate,
+                descending,
+                limit - found,
             )
-            part = self.arrow(sql, [low, high, *parameters])
             parts.append(part)
             found += part.num_rows
             if found >= limit:
                 break
         return pa.concat_tables(parts).cast(EVENT_SCHEMA) if parts else EVENT_SCHEMA.empty_table()
 
+    def _page(
+        self,
+        relation: Callable[[], Relation],
+        conditions: Sequence[str],
+        predicate: Predicate | None,
+        descending: bool,
+        limit: int,
+    ) -> pa.Table:
+        """The first events of a relation that meet all conditions."""
+        order = "timestamp_ms DESC, sequence DESC" if descending else "timestamp_ms, sequence"
+        return self._rendered(lambda: page_sql(relation(), conditions, predicate, order, limit))
+
+    def _rendered(self, statement: Callable[[], tuple[str, list[Any]]]) -> pa.Table:
+        """The answer to a statement that renders messages; made anew where a format came in between."""
+        for last in (False,) * (_TRIES - 1) + (True,):
+            try:
+                return self.arrow(*statement())
+            except QueryFailed as error:
+                if last or UNKNOWN_FORMAT not in str(error):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
     def events_after(
         self, group_id: int, sequence: int, *, limit: int, without_streams: Sequence[int] = ()
     ) -> pa.Table:
         """Events of a group that were stored after `sequence`, in the order of storing: for following."""
-        where, parameters = _where(group_id, None, without_streams, None)
-        return self.arrow(
-            f"SELECT {', '.join(EVENT_SCHEMA.names)} FROM events WHERE sequence > ? AND {where} "
-            f"ORDER BY sequence LIMIT {int(limit)}",
-            [sequence, *parameters],
-        ).cast(EVENT_SCHEMA)
+
+        def statement() -> tuple[str, list[Any]]:
+            everything = self.relation([group_id], start_ms=0, end_ms=EVER_MS, without_streams=without_streams)
+            return page_sql(everything, [f"sequence > {int(sequence)}"], None, "sequence", limit)
+
+        return self._rendered(statement).cast(EVENT_SCHEMA)
 
     @property
     def last_sequence(self) -> int:
@@ -280,25 +347,19 @@ class Lake:
         """What each stream has beyond `sequence`: a keeper of statistics catches up with it."""
         rows = self.arrow(
             "SELECT group_id, stream_id, min(timestamp_ms) AS first_ms, max(timestamp_ms) AS last_ms, "
-            "max(ingestion_ms) AS ingestion_ms, count(*) AS events, CAST(sum("
-            f"{MESSAGE_BYTES}) AS BIGINT) AS bytes FROM events WHERE sequence > ? GROUP BY group_id, stream_id",
+            f"max(ingestion_ms) AS ingestion_ms, count(*) AS events, CAST(sum({EVENT_BYTES}) AS BIGINT) AS bytes "
+            "FROM events WHERE sequence > ? GROUP BY group_id, stream_id",
             [sequence],
         )
         return [StreamDelta(**row) for row in rows.to_pylist()]
 
     def arrow(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """The answer to a reading statement. Raises QueryFailed, also after QUERY_SECONDS_MAX."""
-        reader = self._catalog.reader()
-        watchdog = threading.Timer(QUERY_SECONDS_MAX, reader.interrupt)
-        watchdog.start()
-        try:
-            return _answer(reader, sql, list(parameters))
-        except duckdb.InterruptException as error:
-            raise QueryFailed(f"the log store did not answer within {QUERY_SECONDS_MAX} s") from error
-        except duckdb.Error as error:
-            raise QueryFailed(f"the log store could not answer: {error}") from error
-        finally:
-            watchdog.cancel()
+        return self._readings.of_thread().arrow(sql, parameters)
+
+    def reading(self, seconds: float | None = None) -> AbstractContextManager[Reading]:
+        """A connection of its own for long questions; see `Reading`. Raises QueryFailed where all are in use."""
+        return self._readings.open(seconds)
 
     def status(self) -> Mapping[str, int]:
         """Bytes on disk, budget and all counters."""
@@ -316,29 +377,6 @@ class Lake:
         self._catalog.close()
 
 
-def prepare_tables(catalog: Catalog) -> None:
-    """Creates the tables, adds columns that are missing, sets DuckLake's options."""
-    writer = catalog.writer
-    with catalog.durable():
-        for table, columns in TABLES.items():
-            listed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-            writer.execute(f"CREATE TABLE IF NOT EXISTS {table} ({listed})")
-            there = {row[0] for row in writer.execute(f"DESCRIBE {table}").fetchall()}
-            for name, kind in columns.items():
-                if name not in there:
-                    writer.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-    options = {row[0]: row[2] for row in writer.execute("FROM ducklake_options('lake')").fetchall()}
-    if options.get("target_file_size") != str(TARGET_BYTES):
-        writer.execute("ALTER TABLE events SET SORTED BY (group_id ASC, stream_id ASC, timestamp_ms ASC, sequence ASC)")
-        writer.execute("CALL ducklake_set_option('lake', 'parquet_compression', 'zstd')")
-        writer.execute("CALL ducklake_set_option('lake', 'parquet_version', '2')")
-        for table, rows in (("events", INLINED_EVENTS), ("batches", INLINED_BATCHES)):
-            writer.execute(
-                f"CALL ducklake_set_option('lake', 'data_inlining_row_limit', '{rows}', table_name => '{table}')"
-            )
-        writer.execute(f"CALL ducklake_set_option('lake', 'target_file_size', '{TARGET_BYTES // 1_000_000}MB')")
-
-
 def windows(start_ms: int, end_ms: int, first_ms: int | None, descending: bool) -> Iterator[tuple[int, int]]:
     """Consecutive windows [low, high) that cover [start_ms, end_ms), each larger than the one before it."""
     width = max(1, first_ms) if first_ms is not None else max(1, end_ms - start_ms)
@@ -354,20 +392,20 @@ def windows(start_ms: int, end_ms: int, first_ms: int | None, descending: bool) 
         width *= WINDOW_GROWTH
 
 
-def _where(
-    group_id: int, stream_ids: Sequence[int] | None, without_streams: Sequence[int], predicate: Predicate | None
+def page_sql(
+    relation: Relation, conditions: Sequence[str], predicate: Predicate | None, order: str, limit: int
 ) -> tuple[str, list[Any]]:
-    sql = "group_id = ?"
-    parameters: list[Any] = [group_id]
-    if stream_ids is not None:
-        if len(stream_ids) == 1:
-            sql += " AND stream_id = ?"
-            parameters.append(stream_ids[0])
-        else:
-            sql += f" AND stream_id IN ({', '.join(str(int(number)) for number in stream_ids) or 'NULL'})"
-    if without_streams:
-        sql += f" AND stream_id NOT IN ({', '.join(str(int(number)) for number in without_streams)})"
+    """EVENT_SCHEMA of the first `limit` events in an order, by statement and parameters."""
+    names = ", ".join(EVENT_SCHEMA.names)
     if predicate is not None:
-        sql += f" AND ({predicate.sql})"
-        parameters += list(predicate.parameters)
-    return sql, parameters
+        where = " AND ".join([*conditions, f"({predicate.sql})"])
+        sql = f"SELECT {names} FROM {relation.sql} WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
+        return sql, [*relation.parameters, *predicate.parameters]
+    # Rendered are only the lines that the page has, not all that it is chosen from.
+    stored = [*EVENT_SCHEMA.names, "format_id", *relation.typed_columns]
+    where = " AND ".join([relation.where, *conditions])
+    listed = ", ".join(quoted(name) for name in stored)
+    page = f"SELECT {listed} FROM events WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
+    without = ", ".join(name for name in EVENT_SCHEMA.names if name != "message")
+    sql = f"SELECT {without}, {message_sql(relation.formats)} AS message FROM ({page}) ORDER BY {order}"
+    return sql, list(relation.parameters)

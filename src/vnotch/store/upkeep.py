@@ -15,23 +15,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pyarrow as pa
 
-from vnotch.store.committer import EVENT_OVERHEAD_BYTES, BatchKeys
+from vnotch.store.batch_keys import BatchKeys
+from vnotch.store.committer import EVENT_OVERHEAD_BYTES
 from vnotch.store.ducklake import Catalog
+from vnotch.store.event_files import merge_files
+from vnotch.store.event_table import STORED_BYTES, TARGET_BYTES
+from vnotch.store.formats import Formats
 
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 1_000_000
 SMALL_FILES = 24
-TARGET_BYTES = 16_000_000
 INLINED_ROWS = 2_000
 READER_SECONDS = 120
 BUDGET_FILL = 0.9
 """A budget that is exceeded is brought down to this part of itself, so that expiry is not needed at every step."""
 
-MESSAGE_BYTES = f"strlen(message) + {EVENT_OVERHEAD_BYTES}"
+EVENT_BYTES = f"{STORED_BYTES} + {EVENT_OVERHEAD_BYTES}"
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,15 @@ class Upkeep:
     """
 
     def __init__(
-        self, catalog: Catalog, counters: Counter[str], budget_bytes: int, intervals: UpkeepIntervals | None = None
+        self,
+        catalog: Catalog,
+        counters: Counter[str],
+        budget_bytes: int,
+        formats: Formats,
+        intervals: UpkeepIntervals | None = None,
     ) -> None:
         self.catalog = catalog
+        self.formats = formats
         self.counters = counters
         self.budget_bytes = budget_bytes
         self.intervals = intervals or UpkeepIntervals()
@@ -118,24 +128,31 @@ class Upkeep:
     def write_inlined(self, *, always: bool = False) -> None:
         """Rows that small commits left in the SQLite catalog become a Parquet file."""
         for table in ("events", "batches"):
-            rows = self._inlined_rows(table)
-            if rows and (always or rows >= INLINED_ROWS):
+            names = self._inlined_tables(table)
+            rows = sum(names.values())
+            if not rows or (rows < INLINED_ROWS and not always):
+                continue
+            if table == "events":
+                merge_files(self.catalog, list(names), self.formats)
+            else:
                 with self.catalog.durable() as writer:
                     writer.execute(f"CALL ducklake_flush_inlined_data('lake', table_name => '{table}')")
-                self.counters["inlined_rows_written"] += rows
+            self.counters["inlined_rows_written"] += rows
 
-    def _inlined_rows(self, table: str) -> int:
+    def _inlined_tables(self, table: str) -> dict[str, int]:
+        """The tables of the catalog that hold rows of a table, one for each version of its columns -> rows in it."""
         names = self.catalog.writer.execute(
             """SELECT i.table_name FROM __ducklake_metadata_lake.ducklake_inlined_data_tables i
                JOIN __ducklake_metadata_lake.ducklake_table t USING (table_id)
                WHERE t.table_name = ? AND t.end_snapshot IS NULL""",
             [table],
         ).fetchall()
-        total = 0
+        found = {}
         for (name,) in names:
             sql = f'SELECT count(*) FROM __ducklake_metadata_lake."{name}" WHERE end_snapshot IS NULL'
-            total += (self.catalog.writer.execute(sql).fetchone() or (0,))[0]
-        return total
+            if count := (self.catalog.writer.execute(sql).fetchone() or (0,))[0]:
+                found[name] = count
+        return found
 
     def files(self, table: str) -> list[tuple[str, int, int, int]]:
         """Path, bytes, rows and the highest sequence number (or commit time) of each live file, oldest first."""
@@ -156,14 +173,21 @@ class Upkeep:
     def merge(self, table: str) -> None:
         """One step of each tier that has enough files."""
         files = self.files(table)
-        small = [size for _, size, _, _ in files if size < SMALL_BYTES]
-        medium = [size for _, size, _, _ in files if size < TARGET_BYTES // 2]
+        small = [file for file in files if file[1] < SMALL_BYTES]
+        medium = [file for file in files if file[1] < TARGET_BYTES // 2]
         if len(small) >= SMALL_FILES:
-            self._merge_below(table, SMALL_BYTES)
-        elif sum(medium) >= TARGET_BYTES and len(medium) > 1:
-            self._merge_below(table, TARGET_BYTES // 2)
+            self._merge(table, small, SMALL_BYTES)
+        elif sum(file[1] for file in medium) >= TARGET_BYTES and len(medium) > 1:
+            self._merge(table, medium, TARGET_BYTES // 2)
 
-    def _merge_below(self, table: str, max_bytes: int) -> None:
+    def _merge(self, table: str, files: Sequence[tuple[str, int, int, int]], max_bytes: int) -> None:
+        if table == "events":
+            # The oldest of them, as many as make one large file.
+            sizes = accumulate(file[1] for file in files)
+            chosen = [file for file, total in zip(files, sizes, strict=True) if total - file[1] < TARGET_BYTES]
+            merge_files(self.catalog, [str(self.catalog.folder_of(table) / file[0]) for file in chosen], self.formats)
+            self.counters["merged_files"] += len(chosen)
+            return
         with self.catalog.durable() as writer:
             merged = writer.execute(
                 f"CALL ducklake_merge_adjacent_files('lake', '{table}', max_file_size => {max_bytes})"
@@ -236,7 +260,7 @@ class Upkeep:
 
     def _delete(self, reason: str, condition: str) -> None:
         lost = self.catalog.writer.execute(
-            f"SELECT group_id, stream_id, count(*), sum({MESSAGE_BYTES}) FROM events WHERE {condition} GROUP BY ALL"
+            f"SELECT group_id, stream_id, count(*), sum({EVENT_BYTES}) FROM events WHERE {condition} GROUP BY ALL"
         ).fetchall()
         if not lost:
             return

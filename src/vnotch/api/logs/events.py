@@ -32,15 +32,10 @@ from vnotch.api.logs.part import (
     unavailable,
 )
 from vnotch.api.service import Call, Deferred, operation
-from vnotch.store.committer import (
-    EVENT_OVERHEAD_BYTES,
-    PUT_SCHEMA,
-    Appended,
-    LakeFull,
-    LakeUnavailable,
-    StreamGone,
-    batch_key,
-)
+from vnotch.fields import Format
+from vnotch.store.batch_keys import batch_key
+from vnotch.store.committer import EVENT_OVERHEAD_BYTES, Appended, LakeFull, LakeUnavailable, StreamGone
+from vnotch.store.event_rows import PUT_SCHEMA
 from vnotch.store.lake import Position, QueryFailed
 from vnotch.store.log_groups import DAY_MS, LogGroup, Span, span_of, stream_ids, stream_names, streams_named
 from vnotch.store.log_totals import graves_of
@@ -77,6 +72,7 @@ class LogEvents(LogsPart):
         answer: dict[str, Any] = {"nextSequenceToken": f"{call.now_ms:056d}"}
         if rejected:
             answer["rejectedLogEventsInfo"] = rejected
+        known = self.known_formats.of_group(group.id, group.name)
         futures = []
         for batch_id, first, last in members:
             valid = events.slice(max(first, begin), max(0, min(last, end) - max(first, begin)))
@@ -84,14 +80,20 @@ class LogEvents(LogsPart):
                 # The key is of all its events: a retry a moment later may have fewer that are still in time.
                 whole = events.slice(first, last - first)
                 key = batch_key(group.id, stream.id, batch_id, whole) if batch_id is not None else None
-                futures.append(self._submit(group.id, stream.id, valid, call.now_ms, key))
+                futures.append(self._submit(group.id, stream.id, valid, call.now_ms, key, known))
         return Deferred(futures, COMMIT_SECONDS_MAX, lambda: _stored(futures, answer)) if futures else answer
 
     def _submit(
-        self, group_id: int, stream_id: int, events: pa.Table, ingestion_ms: int, key: bytes | None
+        self,
+        group_id: int,
+        stream_id: int,
+        events: pa.Table,
+        ingestion_ms: int,
+        key: bytes | None,
+        known: list[Format],
     ) -> Future[Appended]:
         try:
-            future: Future[Appended] = self.lake.submit(group_id, stream_id, events, ingestion_ms, key)
+            future: Future[Appended] = self.lake.submit(group_id, stream_id, events, ingestion_ms, key, known)
         except LakeFull:
             # What was handed in before it is stored; a retry finds it so by its key.
             raise throttled() from None
@@ -143,7 +145,7 @@ class LogEvents(LogsPart):
         if names and len(names) > STREAM_NAMES_MAX:
             raise constraint("logStreamNames", names, f"have length less than or equal to {STREAM_NAMES_MAX}")
         pattern = params.get("filterPattern") or ""
-        predicate = filter_pattern(pattern).predicate()
+        parsed = filter_pattern(pattern)
         limit = integer_between(call, "limit", 1, PAGE_EVENTS_MAX, PAGE_EVENTS_MAX)
         asked = {
             "group": name,
@@ -179,7 +181,7 @@ class LogEvents(LogsPart):
                 before=None if from_head else place,
                 descending=not from_head,
                 limit=limit + 1,
-                predicate=predicate,
+                predicate=parsed.predicate(self.lake.formats([group.id])),
                 first_window_ms=span.window_ms(limit),
             )
         except QueryFailed as error:

@@ -18,6 +18,7 @@ from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.service import ApiError, Call, Resources, Service
 from vnotch.errors import InputError
 from vnotch.store.filter_pattern import FilterPattern
+from vnotch.store.known_formats import KnownFormats
 from vnotch.store.lake import Lake
 from vnotch.store.log_groups import LogGroup, LogStream, find_group, find_stream
 from vnotch.store.log_totals import LogTotals
@@ -37,6 +38,7 @@ class LogsPart(Service):
         self.lake = lake
         self.totals = totals
         self.quotas = quotas or Quotas()
+        self.known_formats = KnownFormats(state, lake)
 
 
 def invalid(message: str) -> ApiError:

@@ -1,0 +1,138 @@
+"""Events on their way into the lake as rows: text, or records in typed columns.
+
+A line that was delivered as text becomes a record where it is one of a format that its group is known to have, and
+where the record, written as a line, is that line again byte for byte. Whatever else comes stays the text that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vnotch.errors import InputError
+from vnotch.fields import ABSENT, SEPARATOR, Format
+from vnotch.line import check_values, parse_valid, record_lines
+from vnotch.store.event_table import EVENT_COLUMNS
+from vnotch.store.formats import Formats
+
+PUT_SCHEMA = pa.schema([pa.field("timestamp_ms", pa.int64()), pa.field("message", pa.string())])
+"""What a caller hands in as text: event times in Unix milliseconds, messages."""
+
+_NULL = pa.scalar(None, pa.string())
+_POWERS = np.array([10**digits for digits in range(1, 19)], np.int64)
+
+
+def text_rows(events: pa.Table) -> pa.Table:
+    """PUT_SCHEMA -> rows of text."""
+    sizes = pc.binary_length(events["message"]).cast(pa.int32())
+    return events.append_column("message_bytes", sizes)
+
+
+def line_rows(events: pa.Table, candidates: Iterable[Format], formats: Formats) -> pa.Table:
+    """PUT_SCHEMA -> rows, typed where a message is a record line of one of the `candidates`.
+
+    A line that fits two of them is left as text: what its values mean cannot be told.
+    """
+    rows = text_rows(events)
+    lines = events["message"].combine_chunks()
+    found: list[tuple[Format, pa.Table, np.ndarray]] = []
+    widths: pa.Array | None = None
+    for format in candidates:
+        if widths is None:
+            widths = pc.count_substring(lines, SEPARATOR)
+        if not pc.any(pc.equal(widths, len(format.fields) - 1)).as_py():
+            continue
+        table, valid = parse_valid(lines, format)
+        mask = valid.to_numpy(zero_copy_only=False)
+        if table.num_rows:
+            same = pc.equal(record_lines(table, format), lines if mask.all() else lines.filter(valid))
+            assert pc.all(same).as_py(), "a parsed line is not what it was parsed from"
+            found.append((format, table, mask))
+    counts = sum((mask.astype(np.int8) for _, _, mask in found), np.zeros(len(lines), np.int8))
+    numbers = np.zeros(len(lines), np.int32)
+    parts: dict[str, pa.Array] = {}
+    for format, table, mask in found:
+        number = formats.number(format)
+        if number is None:
+            continue
+        alone = mask & (counts == 1)
+        numbers[alone] = number
+        if not alone.all():
+            table = table.filter(pa.array(alone[mask]))
+        _spread(parts, table, alone)
+    if not numbers.any():
+        return rows
+    typed = numbers > 0
+    rows = rows.set_column(1, "message", pc.if_else(pa.array(typed), _NULL, lines))
+    rows = rows.append_column("format_id", pa.array(numbers, mask=~typed))
+    for name, column in parts.items():
+        rows = rows.append_column(name, column)
+    return rows
+
+
+def _spread(parts: dict[str, pa.Array], table: pa.Table, places: np.ndarray) -> None:
+    """Puts the table's rows at `places` of columns that are as long as `places`, beside what is there already."""
+    whole = bool(places.all())
+    indices = None if whole else pa.array(np.cumsum(places) - 1, mask=~places)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values = column.combine_chunks()
+        if indices is not None:
+            values = values.take(indices)
+        parts[name] = values if name not in parts else pc.coalesce(parts[name], values)
+
+
+def record_rows(records: pa.Table, format: Format, formats: Formats) -> pa.Table:
+    """Records (`timestamp_ms` and the format's columns) -> rows.
+
+    Raises InputError where a value is one that no line of the format has.
+    """
+    table = records.select(list(format.columns)).cast(pa.schema([(f.name, f.type) for f in format.schema]))
+    for item in format.fields:
+        check_values(item, table[item.column], format)
+    number = formats.number(format)
+    sizes = line_sizes(table, format)
+    if number is None:
+        messages = record_lines(table, format)
+        return text_rows(pa.table([records["timestamp_ms"], messages], schema=PUT_SCHEMA))
+    first = [records["timestamp_ms"], pa.repeat(number, records.num_rows).cast(pa.int32()), pa.array(sizes)]
+    return pa.table([*first, *table.columns], names=["timestamp_ms", "format_id", "message_bytes", *table.column_names])
+
+
+def line_sizes(table: pa.Table, format: Format) -> np.ndarray:
+    """The length of each record's line, in bytes, without writing it."""
+    sizes = np.full(table.num_rows, len(format.fields) - 1, np.int32)
+    for item in format.fields:
+        column = table[item.column].combine_chunks()
+        if pa.types.is_string(column.type):
+            lengths = pc.fill_null(pc.binary_length(column), len(ABSENT))
+            sizes += lengths.to_numpy(zero_copy_only=False).astype(np.int32)
+            continue
+        # An absent number is as long as a digit.
+        numbers = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
+        sizes += np.searchsorted(_POWERS, numbers, side="right").astype(np.int32) + 1
+    return sizes
+
+
+def check_columns(names: Sequence[str], format: Format) -> None:
+    wanted = ["timestamp", *format.columns]
+    if list(names) != wanted:
+        raise InputError(f"the columns are {', '.join(names)}", f"they must be {', '.join(wanted)}")
+
+
+def formats_in(rows: pa.Table) -> list[int]:
+    """The format numbers of some rows."""
+    if "format_id" not in rows.column_names:
+        return []
+    return [number for number in pc.unique(rows["format_id"]).to_pylist() if number is not None]
+
+
+def stored_bytes(rows: pa.Table, overhead: int) -> int:
+    """Bytes of the messages with what each event counts beyond its message."""
+    messages = int(pc.sum(rows["message_bytes"]).as_py() or 0)
+    return messages + overhead * int(rows.num_rows)
+
+
+ROW_COLUMNS = frozenset(EVENT_COLUMNS.names)
