@@ -29,6 +29,7 @@ from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.explanations import Explanations
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
+from vnotch.api.lab_hosts import LabHosts
 from vnotch.api.logs import Logs
 from vnotch.api.sts import Sts
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
@@ -162,7 +163,11 @@ def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, 
         Logs(state, lake, config.quotas),
     ]
     access_log = AccessLog(config.folders.root / "access.log")
-    ours = [*agents.routes(), *Explanations(state, accounts).routes()]
+    ours = [
+        *agents.routes(),
+        *LabHosts(state, accounts).routes(),
+        *Explanations(state, accounts).routes(),
+    ]
     return build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.interfaces import SERVICE_TYPES
 from vnotch.api.service import ApiError
-from vnotch.store import agents, firewall, network
+from vnotch.store import agents, firewall, instances, network
 from vnotch.store.state import new_id
 
 STATES = ("attached", "absent", "failed")
@@ -141,7 +141,9 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     binding.enforce_until_ms = now_ms + 1000 * request.enforce_seconds if request.enforce_seconds else None
     binding.state, binding.message, binding.mode = "pending", None, None
     session.flush()
-    _forget_instance(session, left)
+    if request.instance_id:
+        instances.bound_instance(session, request.instance_id, interface, now_ms)
+    instances.unbound_instance(session, left)
     kind = request.interface_type or interface.created_type
     agents.touch_members(session, firewall.fit_groups(session, interface, kind))
     if earlier and earlier != request.agent:
@@ -157,18 +159,11 @@ def unbind(session: Session, interface_id: str) -> None:
     agent, instance_id = binding.agent, binding.instance_id
     session.execute(delete(network.Binding).where(network.Binding.interface_id == interface_id))
     agents.touch_members(session, firewall.fit_groups(session, interface, interface.created_type))
-    _forget_instance(session, instance_id)
+    instances.unbound_instance(session, instance_id)
     agents.forget_deliveries(session, agent)
     agents.departed(session, agent, interface)
     agents.touch_neighbours(session, interface)
     agents.touch(session, [agent])
-
-
-def _forget_instance(session: Session, instance_id: str | None) -> None:
-    """An instance is known by its bindings alone; with the last one its tags go."""
-    row = network.Binding
-    if instance_id and session.scalar(select(row.interface_id).where(row.instance_id == instance_id).limit(1)) is None:
-        session.execute(delete(network.Tag).where(network.Tag.resource_id == instance_id))
 
 
 def binding_of(session: Session, interface_id: str) -> network.Binding:

@@ -188,7 +188,9 @@ def _check_resource(resource: str, variables: bool, any_key: bool) -> None:
             raise PolicyError(f"Syntax errors in policy: {error}.") from None
 
 
-_PRINCIPAL_ARN = re.compile(r"arn:aws:(iam::\d{12}:(root|user/[^*?]+|role/[^*?]+)|sts::\d{12}:assumed-role/[^*?]+/[^*?]+)", re.ASCII)
+_PRINCIPAL_ARN = re.compile(
+    r"arn:aws:(iam::\d{12}:(root|user/[^*?]+|role/[^*?]+)|sts::\d{12}:assumed-role/[^*?]+/[^*?]+)", re.ASCII
+)
 _SERVICE = re.compile(r"[a-z0-9.-]+\.amazonaws\.com", re.ASCII)
 
 

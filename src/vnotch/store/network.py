@@ -3,7 +3,7 @@
 Rules that the tables keep:
 - `number` orders rows by creation and is what pages continue from; the AWS id is the key everything else refers to.
 - `FlowLog.resource_id` is no foreign key: on AWS a flow log outlives the resource that it was made for.
-- An interface is in use exactly while it has a `Binding`: attachment, status and requester are read from there.
+- An interface is in use exactly while it has a `Binding` or an `Attachment` (`vnotch.store.instances`).
 - Security groups, network ACLs and prefix lists are in `vnotch.store.firewall`; it also maps `NetworkInterface.groups`.
 - Whatever can change what an agent is told goes through `vnotch.store.agents.touch` in the same transaction.
 """
@@ -20,6 +20,7 @@ from vnotch.store.state import Base
 
 if TYPE_CHECKING:
     from vnotch.store.firewall import SecurityGroup
+    from vnotch.store.instances import Attachment
 
 NAT_GATEWAY = "nat_gateway"
 """The type of a NAT gateway's interface. Only CreateNatGateway makes one with it; a binding may give it to any."""
@@ -214,6 +215,7 @@ class NetworkInterface(Base):
     tags: Mapped[list[Tag]] = tags_of("NetworkInterface", "interface_id")
     if TYPE_CHECKING:
         groups: list[SecurityGroup]  # mapped in `vnotch.store.firewall`; empty for kinds that have none
+        attachment: Attachment | None  # mapped in `vnotch.store.instances`
 
     def addresses_of(self, family: int) -> list[str]:
         """For IPv4 the primary address is the first."""
@@ -224,13 +226,18 @@ class NetworkInterface(Base):
         return (self.binding and self.binding.interface_type) or self.created_type
 
     @property
+    def instance_id(self) -> str | None:
+        by = self.attachment or self.binding
+        return by.instance_id if by else None
+
+    @property
     def requester_managed(self) -> bool:
         return self.created_type == NAT_GATEWAY or bool(self.binding and self.binding.requester_managed)
 
     @property
     def status(self) -> str:
         """A NAT gateway uses its interface whether it is bound or not."""
-        return "in-use" if self.binding or self.created_type == NAT_GATEWAY else "available"
+        return "in-use" if self.binding or self.attachment or self.created_type == NAT_GATEWAY else "available"
 
 
 class FlowLog(Base):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from vnotch.api.ec2.attachments import Attachments
 from vnotch.api.ec2.default_vpc import DefaultVpc
 from vnotch.api.ec2.flow_logs import FlowLogs
+from vnotch.api.ec2.images import Images
+from vnotch.api.ec2.instances import Instances
 from vnotch.api.ec2.interface_addresses import InterfaceAddresses
 from vnotch.api.ec2.interfaces import NetworkInterfaces
 from vnotch.api.ec2.internet_gateways import InternetGateways
@@ -15,6 +19,7 @@ from vnotch.api.ec2.network_acls import NetworkAcls
 from vnotch.api.ec2.prefix_lists import PrefixLists
 from vnotch.api.ec2.route_tables import RouteTables
 from vnotch.api.ec2.routes import Routes
+from vnotch.api.ec2.run_instances import RunInstances
 from vnotch.api.ec2.security_group_rules import SecurityGroupRules
 from vnotch.api.ec2.security_groups import SecurityGroups
 from vnotch.api.ec2.subnets import Subnets
@@ -23,7 +28,7 @@ from vnotch.api.ec2.vpc_attributes import VpcAttributes
 from vnotch.api.ec2.vpc_cidrs import VpcCidrs
 from vnotch.api.ec2.vpcs import Vpcs
 from vnotch.api.ec2.zones import Zones
-from vnotch.store import agents, firewall, routing
+from vnotch.store import agents, firewall, instances, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -36,6 +41,10 @@ class Ec2(
     DefaultVpc,
     NetworkInterfaces,
     InterfaceAddresses,
+    Images,
+    RunInstances,
+    Instances,
+    Attachments,
     SecurityGroups,
     SecurityGroupRules,
     NetworkAcls,
@@ -56,4 +65,5 @@ class Ec2(
         super().__init__(state, accounts, **settings)
         with state.write() as session:
             routing.complete(session)
+            instances.complete(session, time.time_ns() // 1_000_000)
             agents.touch(session, agents.agents_on(session, firewall.complete(session)))

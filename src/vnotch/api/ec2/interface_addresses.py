@@ -5,6 +5,7 @@ Texts are those that users have published, unless a comment says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -153,13 +154,17 @@ def _ipv6_block(subnet: network.Subnet) -> IPv6Network:
     return IPv6Network(subnet.ipv6_cidr)
 
 
-def give_ipv4(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
-    """The primary address first: the one given as such, or else the next free one; then the secondary ones."""
-    listed = call.params.get("PrivateIpAddresses") or []
-    count = call.params.get("SecondaryPrivateIpAddressCount") or 0
+def give_ipv4(
+    session: Session, interface: network.NetworkInterface, subnet: network.Subnet, params: Mapping[str, Any]
+) -> None:
+    """As `params` asks, by the members of CreateNetworkInterface.
+
+    The primary address first: the one given as such, or else the next free one; then the secondary ones."""
+    listed = params.get("PrivateIpAddresses") or []
+    count = params.get("SecondaryPrivateIpAddressCount") or 0
     primaries = [item["PrivateIpAddress"] for item in listed if item.get("Primary")]
-    if call.params.get("PrivateIpAddress"):
-        primaries.insert(0, call.params["PrivateIpAddress"])
+    if params.get("PrivateIpAddress"):
+        primaries.insert(0, params["PrivateIpAddress"])
     if len(primaries) > 1:
         raise ApiError("InvalidParameterCombination", "Only one primary private IP address can be specified.")
     if count < 0 or (count and len(listed) > 1):
@@ -190,11 +195,13 @@ def add_ipv4(
     _add(session, interface, row)
 
 
-def give_ipv6(session: Session, interface: network.NetworkInterface, subnet: network.Subnet, call: Call) -> None:
-    given, count = call.params.get("Ipv6Addresses") or [], call.params.get("Ipv6AddressCount") or 0
+def give_ipv6(
+    session: Session, interface: network.NetworkInterface, subnet: network.Subnet, params: Mapping[str, Any]
+) -> None:
+    given, count = params.get("Ipv6Addresses") or [], params.get("Ipv6AddressCount") or 0
     if not given and not count and not subnet.gives_ipv6:
         return
-    if not given and call.params.get("Ipv6AddressCount") is None:
+    if not given and params.get("Ipv6AddressCount") is None:
         count = 1  # the subnet's AssignIpv6AddressOnCreation, which a count of 0 overrides (API ModifySubnetAttribute)
     if count < 0 or (given and count):
         raise ApiError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete
@@ -59,12 +60,13 @@ def _primary(interface: network.NetworkInterface) -> tuple[str, ...]:
     return tuple(interface.addresses_of(4)[:1])
 
 
-def _binding(attribute: str) -> Filter:
-    return Filter(lambda row: present(getattr(row.binding, attribute)) if row.binding else ())
+def _requester(interface: network.NetworkInterface) -> tuple[str, ...]:
+    return present(interface.binding.requester_id) if interface.binding else ()
 
 
-def _attached(value: Any) -> Filter:
-    return Filter(lambda row: (value,) if row.binding else ())
+def _attached(value: Callable[[Any], Any]) -> Filter:
+    """Of what attaches it: the attachment where there is one, else the binding."""
+    return Filter(lambda row: present(value(row.attachment or row.binding)) if row.attachment or row.binding else ())
 
 
 DESCRIBE = Describe(
@@ -74,11 +76,13 @@ DESCRIBE = Describe(
         **TAG_KEY,
         "addresses.primary": Filter(lambda row: (place == 0 for place, _ in enumerate(row.addresses_of(4)))),
         "addresses.private-ip-address": _addresses(4),
-        "attachment.attachment-id": _binding("attachment_id"),
-        "attachment.delete-on-termination": _attached(False),
-        "attachment.device-index": _attached(0),
-        "attachment.instance-id": _binding("instance_id"),
-        "attachment.status": _attached("attached"),
+        "attachment.attachment-id": _attached(lambda by: by.attachment_id),
+        "attachment.delete-on-termination": _attached(lambda by: getattr(by, "delete_on_termination", False)),
+        "attachment.device-index": _attached(lambda by: getattr(by, "device_index", 0)),
+        "attachment.instance-id": _attached(lambda by: by.instance_id),
+        "attachment.status": Filter(
+            lambda row: ("attached",) if row.binding else ("attaching",) if row.attachment else ()
+        ),
         "availability-zone": Filter(lambda row: (row.subnet.zone,)),
         "availability-zone-id": Filter(lambda row: (row.subnet.zone_id,)),
         "description": column(network.NetworkInterface.description),
@@ -89,7 +93,7 @@ DESCRIBE = Describe(
         "mac-address": column(network.NetworkInterface.mac),
         "network-interface-id": column(network.NetworkInterface.interface_id),
         "private-ip-address": Filter(_primary),
-        "requester-id": _binding("requester_id"),
+        "requester-id": Filter(_requester),
         "requester-managed": Filter(lambda row: (row.requester_managed,)),
         "source-dest-check": constant(True),
         "status": Filter(lambda row: (row.status,)),
@@ -116,16 +120,11 @@ class NetworkInterfaces(Ec2Part):
                 interface = INTERFACE.find(session, earlier["NetworkInterfaceId"])
                 return _created(interface, call)
             subnet = SUBNET.find(session, required(call, "SubnetId"), lock=True)
-            interface = _new_interface(session, subnet, kind, call.params.get("Description") or "", call.now_ms)
-            groups = self._groups_for(session, interface, call)
-            firewall.set_groups(session, interface.interface_id, groups)
-            give_ipv4(session, interface, subnet, call)
-            give_ipv6(session, interface, subnet, call)
+            groups = self.checked_groups(session, subnet.vpc_id, call.params.get("Groups") or ())
+            description = call.params.get("Description") or ""
+            interface = new_interface(session, subnet, kind, description, groups, call.params, call.now_ms)
             put_tags(session, INTERFACE, interface.interface_id, tags)
             remember(session, call, {"NetworkInterfaceId": interface.interface_id})
-            agents.touch_members(session, groups)
-            agents.touch_neighbours(session, interface)
-            session.refresh(interface)
             return _created(interface, call)
 
     @ec2_operation("DescribeNetworkInterfaces", "NetworkInterfaceIds Filters MaxResults NextToken")
@@ -148,7 +147,7 @@ class NetworkInterfaces(Ec2Part):
 
     @ec2_operation(
         "ModifyNetworkInterfaceAttribute",
-        "NetworkInterfaceId Groups Description SourceDestCheck",
+        "NetworkInterfaceId Groups Description SourceDestCheck Attachment",
         arns("network-interface:NetworkInterfaceId", "security-group:Groups"),
     )
     def modify_network_interface_attribute(self, call: Call) -> dict[str, Any]:
@@ -160,7 +159,29 @@ class NetworkInterfaces(Ec2Part):
                 interface.description = call.params["Description"].get("Value") or ""
             if attribute == "Groups":
                 self._change_groups(session, interface, call)
+            if attribute == "Attachment":
+                _change_attachment(interface, call.params["Attachment"])
         return {}
+
+    @ec2_operation(
+        "DescribeNetworkInterfaceAttribute",
+        "NetworkInterfaceId Attribute",
+        arns("network-interface:NetworkInterfaceId"),
+    )
+    def describe_network_interface_attribute(self, call: Call) -> dict[str, Any]:
+        name = required(call, "Attribute")
+        with self.state.read() as session:
+            interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"))
+            shown: dict[str, tuple[str, Any]] = {
+                "description": ("Description", {"Value": interface.description}),
+                "groupSet": ("Groups", _group_set(interface)),
+                "sourceDestCheck": ("SourceDestCheck", {"Value": True}),
+                "attachment": ("Attachment", describe_attachment(interface, call)),
+            }
+            if name not in shown:
+                raise invalid_value(name, "attribute", f"It is one of {', '.join(shown)}.")
+            member, value = shown[name]
+            return {"NetworkInterfaceId": interface.interface_id} | ({} if value is None else {member: value})
 
     def _change_groups(self, session: Session, interface: network.NetworkInterface, call: Call) -> None:
         if interface.interface_type in firewall.GROUPLESS:
@@ -173,22 +194,7 @@ class NetworkInterfaces(Ec2Part):
         agents.touch_members(session, before.symmetric_difference(after), interface.interface_id)
 
     def _groups_for(self, session: Session, interface: network.NetworkInterface, call: Call) -> list[str]:
-        """The groups that the call names, each once, all of the interface's VPC; else the VPC's default group."""
-        group_ids = list(dict.fromkeys(call.params.get("Groups") or ()))
-        if not group_ids:
-            return [firewall.default_group_id(session, interface.vpc_id)]
-        for group_id in group_ids:
-            if SECURITY_GROUP.find(session, group_id).vpc_id != interface.vpc_id:
-                raise ApiError(  # memory
-                    "InvalidParameterValue",
-                    f"Security group {group_id} and subnet {interface.subnet_id} belong to different networks.",
-                )
-        if len(group_ids) > self.quotas.security_groups_per_interface:
-            raise ApiError(  # memory
-                "SecurityGroupsPerInterfaceLimitExceeded",
-                "The maximum number of security groups per interface has been reached.",
-            )
-        return group_ids
+        return self.checked_groups(session, interface.vpc_id, call.params.get("Groups") or ())
 
 
 def service_interface(
@@ -199,6 +205,27 @@ def service_interface(
     interface = _new_interface(session, subnet, kind, description, now_ms)
     add_ipv4(session, interface, subnet, address, primary=True)
     agents.touch_neighbours(session, interface)
+    return interface
+
+
+def new_interface(
+    session: Session,
+    subnet: network.Subnet,
+    kind: str,
+    description: str,
+    group_ids: Sequence[str],
+    addresses: Mapping[str, Any],
+    now_ms: int,
+) -> network.NetworkInterface:
+    """A new interface in these groups of its VPC, with the addresses that members of CreateNetworkInterface ask for.
+    The caller has locked the subnet."""
+    interface = _new_interface(session, subnet, kind, description, now_ms)
+    firewall.set_groups(session, interface.interface_id, group_ids)
+    give_ipv4(session, interface, subnet, addresses)
+    give_ipv6(session, interface, subnet, addresses)
+    agents.touch_members(session, group_ids)
+    agents.touch_neighbours(session, interface)
+    session.refresh(interface)
     return interface
 
 
@@ -261,7 +288,7 @@ def delete_interface(session: Session, interface: network.NetworkInterface) -> N
 
 def _attribute(call: Call) -> str:
     """The one attribute that a call changes (memory, both texts)."""
-    given = [name for name in ("Groups", "Description", "SourceDestCheck") if call.params.get(name)]
+    given = [name for name in ("Groups", "Description", "SourceDestCheck", "Attachment") if call.params.get(name)]
     if not given:
         raise ApiError("InvalidParameterCombination", "No attributes specified.")
     if len(given) > 1:
@@ -271,6 +298,19 @@ def _attribute(call: Call) -> str:
     if given == ["SourceDestCheck"] and call.params["SourceDestCheck"].get("Value") is not True:
         raise ApiError("UnsupportedOperation", "The parameter SourceDestCheck is not supported by vnotch.")
     return given[0]
+
+
+def _change_attachment(interface: network.NetworkInterface, given: dict[str, Any]) -> None:
+    """Whether the interface goes with its instance."""
+    attachment, attachment_id = interface.attachment, given.get("AttachmentId")
+    if attachment is None or attachment.attachment_id != attachment_id:
+        raise ApiError("InvalidAttachmentID.NotFound", f"The attachment '{attachment_id}' does not exist")
+    if given.get("DeleteOnTermination") is not None:
+        attachment.delete_on_termination = bool(given["DeleteOnTermination"])
+
+
+def _group_set(interface: network.NetworkInterface) -> list[dict[str, str]]:
+    return [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups]
 
 
 def _new_mac() -> str:
@@ -302,21 +342,36 @@ def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]
             {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(ipv4)
         ],
         "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
-        "Groups": [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups],
+        "Groups": _group_set(interface),
         "RequesterManaged": interface.requester_managed,
         "SourceDestCheck": True,
         "Status": interface.status,
         "TagSet": tag_set(interface.tags),
     }
-    if binding is not None:
-        answer["Attachment"] = _attachment(binding, call)
+    if (attachment := describe_attachment(interface, call)) is not None:
+        answer["Attachment"] = attachment
     if interface.requester_managed:
         answer["RequesterId"] = (binding.requester_id if binding else None) or call.account
     return answer
 
 
-def _attachment(binding: network.Binding, call: Call) -> dict[str, Any]:
-    """A service's interface is attached to no instance of the account: no InstanceId, and the service as owner."""
+def describe_attachment(interface: network.NetworkInterface, call: Call) -> dict[str, Any] | None:
+    """Of an interface that is given to an instance or bound to a device. A service's interface is attached to no
+    instance of the account: no InstanceId, and the service as owner."""
+    given, binding = interface.attachment, interface.binding
+    if given is not None:
+        return {
+            "AttachmentId": given.attachment_id,
+            "AttachTime": timestamp(given.attached_ms),
+            "DeleteOnTermination": given.delete_on_termination,
+            "DeviceIndex": given.device_index,
+            "NetworkCardIndex": 0,
+            "Status": "attached" if binding is not None else "attaching",
+            "InstanceId": given.instance_id,
+            "InstanceOwnerId": call.account,
+        }
+    if binding is None:
+        return None
     attachment = {
         "AttachmentId": binding.attachment_id,
         "AttachTime": timestamp(binding.attached_ms),

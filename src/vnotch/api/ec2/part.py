@@ -6,7 +6,7 @@ default is refused with UnsupportedOperation: what is not understood is an error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -22,7 +22,7 @@ from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.gate import Gate
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Deferred, Handler, Resources, Service, operation
 from vnotch.api.wire.dialect import EC2
-from vnotch.store import firewall, network, routing
+from vnotch.store import firewall, instances, network, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -50,6 +50,23 @@ class Ec2Part(Service):
         """
         assert call.identity is not None  # the app gives every call its identity
         self._gate.authorise(call.identity, action, [resource], {**call.context, **conditions}, EC2)
+
+    def checked_groups(self, session: Session, vpc_id: str, group_ids: Sequence[str]) -> list[str]:
+        """Groups for an interface in the VPC: those given, each once, all of the VPC; without any, its default one."""
+        found = list(dict.fromkeys(group_ids))
+        if not found:
+            return [firewall.default_group_id(session, vpc_id)]
+        for group_id in found:
+            if SECURITY_GROUP.find(session, group_id).vpc_id != vpc_id:
+                raise ApiError(  # memory
+                    "InvalidParameterValue", f"Security group {group_id} and VPC {vpc_id} belong to different networks."
+                )
+        if len(found) > self.quotas.security_groups_per_interface:
+            raise ApiError(  # memory
+                "SecurityGroupsPerInterfaceLimitExceeded",
+                "The maximum number of security groups per interface has been reached.",
+            )
+        return found
 
 
 F = TypeVar("F", bound=Handler)
@@ -194,11 +211,10 @@ ROUTE_TABLE = Kind(
     "The routeTable ID '{}' does not exist",
 )
 INSTANCE = Kind(
-    # There are no instances yet but those that a binding names: they can be tagged.
     "i",
     "instance",
-    network.Binding,
-    network.Binding.instance_id,
+    instances.Instance,
+    instances.Instance.instance_id,
     "InvalidInstanceID.NotFound",
     "The instance ID '{}' does not exist",
 )

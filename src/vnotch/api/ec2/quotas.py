@@ -36,6 +36,8 @@ class Quotas:
     """Of a Region, without those of single log groups."""
     live_tail_sessions: int = 15
     metric_filters_per_log_group: int = 100
+    instances: int = 200
+    """Launched and not terminated. AWS counts their processors; a host in lab mode has room for so many interfaces."""
 
     @classmethod
     def of(cls, settings: Iterable[str]) -> Quotas:

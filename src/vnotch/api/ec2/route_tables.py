@@ -254,9 +254,10 @@ def _route(session: Session, route: Route, active: bool, account: str) -> dict[s
     if route.target.startswith("igw-"):
         return shown | {"GatewayId": route.target}
     shown |= {"NetworkInterfaceId": route.target}
-    binding = session.get(network.Binding, route.target)
-    if binding is not None and binding.instance_id:
-        shown |= {"InstanceId": binding.instance_id, "InstanceOwnerId": account}
+    row = network.NetworkInterface
+    interface = session.scalar(select(row).where(row.interface_id == route.target))
+    if interface is not None and interface.instance_id:
+        shown |= {"InstanceId": interface.instance_id, "InstanceOwnerId": account}
     return shown
 
 

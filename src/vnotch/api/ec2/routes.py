@@ -8,7 +8,6 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.addresses import no_cidr
@@ -26,7 +25,6 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.ec2.route_tables import touch
 from vnotch.api.service import ApiError, Call
-from vnotch.store import network
 from vnotch.store.routing import Route, RouteTable
 
 DESTINATIONS = ("DestinationCidrBlock", "DestinationIpv6CidrBlock")
@@ -159,16 +157,14 @@ def _nat_gateway(
 
 def _interface_of(session: Session, instance_id: str) -> str:
     """The one interface of an instance."""
-    INSTANCE.find(session, instance_id)
-    row = network.Binding
-    interface_ids = list(session.scalars(select(row.interface_id).where(row.instance_id == instance_id).limit(2)))
+    interface_ids = [interface.interface_id for interface in INSTANCE.find(session, instance_id).interfaces]
     if len(interface_ids) > 1:
         raise ApiError(
             "InvalidInstanceID",
             f"There are multiple interfaces attached to instance '{instance_id}'. Please specify an interface ID for "
             "the operation instead.",
         )
-    return interface_ids[0]
+    return str(interface_ids[0])
 
 
 def _check_outside(table: RouteTable, destination: IPv4Network | IPv6Network) -> None:

@@ -22,13 +22,16 @@ RESOURCES_MAX = 1000
 """Bounds of the EC2 API reference (CreateTags, Tag)."""
 
 
-def tags_at_creation(part: Ec2Part, call: Call, kind: Kind) -> dict[str, str]:
-    """The tags of `TagSpecifications` for the resource that the call makes.
+def tags_at_creation(
+    part: Ec2Part, call: Call, kind: Kind, specifications: Iterable[Mapping[str, Any]] | None = None
+) -> dict[str, str]:
+    """The tags of `TagSpecifications` for the resource that the call makes; `specifications`: some of them.
 
     Tagging while creating needs ec2:CreateTags too (EC2 user guide, tag resources during creation).
     """
     tags: dict[str, str] = {}
-    for specification in call.params.get("TagSpecifications") or ():
+    given = call.params.get("TagSpecifications") if specifications is None else specifications
+    for specification in given or ():
         if specification.get("ResourceType") != kind.name:
             raise ApiError(
                 "InvalidParameterValue",

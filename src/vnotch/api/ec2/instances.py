@@ -1,0 +1,320 @@
+"""Instances: describe, terminate, status and attributes. RunInstances is in `run_instances`.
+
+Texts are those that users have published, unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from vnotch.api import bindings
+from vnotch.api.ec2.filters import TAG_KEY, Filter, column, present
+from vnotch.api.ec2.interfaces import delete_interface, describe_attachment
+from vnotch.api.ec2.part import (
+    INSTANCE,
+    Describe,
+    Ec2Part,
+    arns,
+    ec2_operation,
+    invalid_value,
+    required,
+    tag_set,
+    timestamp,
+)
+from vnotch.api.service import ApiError, Call
+from vnotch.store import agents, firewall, instances, network
+from vnotch.store.instances import CODES, Instance
+from vnotch.store.rule_book import groups_of
+
+IDS_MAX = 1000
+"""Instances that one call may name (API TerminateInstances)."""
+
+ATTRIBUTES = ("disableApiTermination", "groupSet", "instanceType", "sourceDestCheck")
+"""Of API DescribeInstanceAttribute: those that an instance here has."""
+
+
+def _interfaces(value: Any) -> Filter:
+    return Filter(lambda row: (value(interface) for interface in row.interfaces))
+
+
+def _groups(attribute: str) -> Filter:
+    return Filter(lambda row: (getattr(group, attribute) for group in _groups_of(row)))
+
+
+DESCRIBE = Describe(
+    INSTANCE,
+    "InstanceIds",
+    {
+        **TAG_KEY,
+        "availability-zone": Filter(lambda row: (interface.subnet.zone for interface in row.interfaces[:1])),
+        "group-id": _groups("group_id"),
+        "group-name": _groups("name"),
+        "image-id": column(Instance.image_id),
+        "instance-id": column(Instance.instance_id),
+        "instance-state-code": Filter(lambda row: (CODES[row.state],)),
+        "instance-state-name": column(Instance.state),
+        "instance-type": column(Instance.instance_type),
+        "instance.group-id": _groups("group_id"),
+        "instance.group-name": _groups("name"),
+        "network-interface.addresses.private-ip-address": Filter(
+            lambda row: (address for interface in row.interfaces for address in interface.addresses_of(4))
+        ),
+        "network-interface.network-interface-id": _interfaces(lambda interface: interface.interface_id),
+        "network-interface.subnet-id": _interfaces(lambda interface: interface.subnet_id),
+        "network-interface.vpc-id": _interfaces(lambda interface: interface.vpc_id),
+        "private-ip-address": Filter(lambda row: _addresses(row)[:1]),
+        "reservation-id": column(Instance.reservation_id),
+        "state-reason-code": Filter(lambda row: present(row.reason and row.reason.partition(":")[0])),
+        "subnet-id": column(Instance.subnet_id),
+        "vpc-id": column(Instance.vpc_id),
+    },
+)
+
+
+class Instances(Ec2Part):
+    @ec2_operation("DescribeInstances", "InstanceIds Filters MaxResults NextToken")
+    def describe_instances(self, call: Call) -> dict[str, Any]:
+        with self.state.read() as session:
+            rows, more = DESCRIBE.rows(session, call, shown(call.now_ms))
+            return {"Reservations": reservations(rows, call), **more}
+
+    @ec2_operation("DescribeInstanceStatus", "InstanceIds Filters MaxResults NextToken IncludeAllInstances")
+    def describe_instance_status(self, call: Call) -> dict[str, Any]:
+        """Of running instances, unless all are asked for. The checks tell whether its interfaces are captured."""
+        within = [shown(call.now_ms)]
+        if not call.params.get("IncludeAllInstances"):
+            within.append(Instance.state == "running")
+        with self.state.read() as session:
+            rows, more = DESCRIBE.rows(session, call, *within)
+            return {"InstanceStatuses": [_status(row) for row in rows], **more}
+
+    @ec2_operation("TerminateInstances", "InstanceIds", arns("instance:InstanceIds"))
+    def terminate_instances(self, call: Call) -> dict[str, Any]:
+        """All that are named or none. Where the host that runs one is not heard of, it is terminated at once; the host
+        takes it down when it comes back."""
+        ids = list(dict.fromkeys(required(call, "InstanceIds")))
+        if len(ids) > IDS_MAX:
+            raise invalid_value(len(ids), "InstanceIds", f"At most {IDS_MAX} instances can be named at once.")
+        with self.state.write() as session:
+            rows = [INSTANCE.find(session, instance_id, lock=True) for instance_id in ids]
+            for row in rows:
+                _check_terminable(row)
+            answer = [_terminate(session, row, call.now_ms) for row in rows]
+            forget_old(session, call.now_ms)
+        return {"TerminatingInstances": answer}
+
+    @ec2_operation("DescribeInstanceAttribute", "InstanceId Attribute", arns("instance:InstanceId"))
+    def describe_instance_attribute(self, call: Call) -> dict[str, Any]:
+        name = required(call, "Attribute")
+        if name not in ATTRIBUTES:
+            raise invalid_value(name, "attribute", f"It is one of {', '.join(ATTRIBUTES)}.")
+        with self.state.read() as session:
+            row: Instance = INSTANCE.find(session, required(call, "InstanceId"))
+            shown_as: dict[str, tuple[str, Any]] = {
+                "disableApiTermination": ("DisableApiTermination", {"Value": row.protected}),
+                "groupSet": ("Groups", _group_set(row)),
+                "instanceType": ("InstanceType", {"Value": row.instance_type} if row.instance_type else {}),
+                "sourceDestCheck": ("SourceDestCheck", {"Value": True}),
+            }
+            member, value = shown_as[name]
+            return {"InstanceId": row.instance_id, member: value}
+
+    @ec2_operation(
+        "ModifyInstanceAttribute",
+        "InstanceId DisableApiTermination Groups",
+        arns("instance:InstanceId", "security-group:Groups"),
+    )
+    def modify_instance_attribute(self, call: Call) -> dict[str, Any]:
+        given = [name for name in ("DisableApiTermination", "Groups") if call.params.get(name)]
+        if len(given) != 1:
+            text = f"Fields for multiple attribute types specified: {', '.join(given)}"
+            raise ApiError("InvalidParameterCombination", text if given else "No attributes specified.")
+        with self.state.write() as session:
+            row: Instance = INSTANCE.find(session, required(call, "InstanceId"), lock=True)
+            if given == ["DisableApiTermination"]:
+                row.protected = bool(call.params["DisableApiTermination"].get("Value"))
+            elif len(row.interfaces) != 1:
+                raise ApiError(
+                    "InvalidInstanceID",
+                    f"There are multiple interfaces attached to instance '{row.instance_id}'. Please specify an "
+                    "interface ID for the operation instead.",
+                )
+            else:
+                [interface] = row.interfaces
+                before = groups_of(session, interface.interface_id)
+                after = self.checked_groups(session, interface.vpc_id, call.params["Groups"])
+                firewall.set_groups(session, interface.interface_id, after)
+                agents.touch_members(session, before.symmetric_difference(after), interface.interface_id)
+        return {}
+
+
+def shown(now_ms: int) -> Any:
+    """A terminated instance is shown for a while."""
+    return Instance.ended_ms.is_(None) | (Instance.ended_ms >= now_ms - instances.TERMINATED_SHOWN_MS)
+
+
+def forget_old(session: Session, now_ms: int) -> None:
+    old = select(Instance).where(Instance.ended_ms < now_ms - instances.TERMINATED_SHOWN_MS)
+    for row in list(session.scalars(old)):
+        instances.forget(session, row)
+
+
+def _check_terminable(row: Instance) -> None:
+    if row.origin == instances.BOUND:
+        raise ApiError(
+            "OperationNotPermitted",
+            f"The instance '{row.instance_id}' is a host that vnotch did not launch. vnotch detach takes its "
+            "interfaces away, and the instance with them.",
+        )
+    if row.protected and row.state in ("pending", "running"):
+        raise ApiError(
+            "OperationNotPermitted",
+            f"The instance '{row.instance_id}' may not be terminated. Modify its 'disableApiTermination' instance "
+            "attribute and try again.",
+        )
+
+
+def _terminate(session: Session, row: Instance, now_ms: int) -> dict[str, Any]:
+    before = row.state
+    if row.state in ("pending", "running"):
+        row.state, row.reason = "shutting-down", "Client.UserInitiatedShutdown: User initiated shutdown"
+        host = session.get(instances.LabHost, row.host) if row.host else None
+        if host is None or host.seen_ms < now_ms - instances.HOST_ALIVE_MS:
+            end(session, row, now_ms)
+    return {"InstanceId": row.instance_id, "PreviousState": state(before), "CurrentState": state(row.state)}
+
+
+def end(session: Session, row: Instance, now_ms: int) -> None:
+    """The instance is terminated: interfaces that go with it are deleted, others are free again."""
+    for attachment in list(row.attachments):
+        release(session, attachment)
+    row.state, row.ended_ms = "terminated", now_ms
+    session.flush()
+
+
+def release(session: Session, attachment: instances.Attachment, *, keep: bool = False) -> None:
+    """Takes the interface from its instance and its device; deletes it where that was asked for, unless `keep`."""
+    interface = attachment.interface
+    gone = attachment.delete_on_termination and not keep
+    session.execute(delete(instances.Attachment).where(instances.Attachment.number == attachment.number))
+    if interface.binding is not None:
+        bindings.unbind(session, interface.interface_id)
+    session.expire_all()
+    if gone:
+        delete_interface(session, interface)
+
+
+def state(name: str) -> dict[str, Any]:
+    return {"Code": CODES[name], "Name": name}
+
+
+def _addresses(row: Instance) -> list[str]:
+    return [address for interface in row.interfaces[:1] for address in interface.addresses_of(4)]
+
+
+def _groups_of(row: Instance) -> list[firewall.SecurityGroup]:
+    return [group for interface in row.interfaces[:1] for group in interface.groups]
+
+
+def _group_set(row: Instance) -> list[dict[str, str]]:
+    return [{"GroupId": group.group_id, "GroupName": group.name} for group in _groups_of(row)]
+
+
+def _status(row: Instance) -> dict[str, Any]:
+    captured = {interface.binding.state if interface.binding else "pending" for interface in row.interfaces}
+    checks = {"attached": "ok", "pending": "initializing"}
+    found = {checks.get(each, "impaired") for each in captured}
+    summary = "not-applicable"
+    if row.state == "running":
+        summary = next((word for word in ("impaired", "initializing") if word in found), "ok")
+    status = {"Status": summary}
+    if summary in ("ok", "impaired", "initializing"):
+        words = {"ok": "passed", "impaired": "failed", "initializing": "initializing"}
+        status |= {"Details": [{"Name": "reachability", "Status": words[summary]}]}  # type: ignore[dict-item]
+    shown_as: dict[str, Any] = {"InstanceId": row.instance_id, "InstanceState": state(row.state)}
+    if row.interfaces:
+        shown_as["AvailabilityZone"] = row.interfaces[0].subnet.zone
+    return shown_as | {"InstanceStatus": status, "SystemStatus": status}
+
+
+def reservations(rows: Sequence[Instance], call: Call) -> list[dict[str, Any]]:
+    """Instances by the call that launched them, in the order of launching."""
+    return [
+        {
+            "ReservationId": reservation_id,
+            "OwnerId": call.account,
+            "Groups": [],
+            "Instances": [describe_instance(row, call) for row in launched],
+        }
+        for reservation_id, launched in groupby(rows, lambda row: row.reservation_id)
+    ]
+
+
+def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
+    """An instance that somebody only bound has no image and no type: what it is, nobody has said."""
+    addresses, primary = _addresses(row), row.interfaces[:1]
+    answer: dict[str, Any] = {
+        "InstanceId": row.instance_id,
+        "AmiLaunchIndex": row.launch_index,
+        "State": state(row.state),
+        "LaunchTime": timestamp(row.launched_ms),
+        "Architecture": "x86_64",
+        "Monitoring": {"State": "disabled"},
+        "PrivateDnsName": "",
+        "PublicDnsName": "",
+        "SecurityGroups": _group_set(row),
+        "NetworkInterfaces": list(_shown_interfaces(row.interfaces, call)),
+        "StateTransitionReason": "",
+        "Tags": tag_set(row.tags),
+    }
+    optional = {
+        "ImageId": row.image_id,
+        "InstanceType": row.instance_type,
+        "ClientToken": None,
+        "PrivateIpAddress": addresses[0] if addresses else None,
+    }
+    answer |= {name: value for name, value in optional.items() if value is not None}
+    if primary:
+        zone = primary[0].subnet
+        answer |= {
+            "VpcId": primary[0].vpc_id,
+            "SubnetId": primary[0].subnet_id,
+            "SourceDestCheck": True,
+            "Placement": {"AvailabilityZone": zone.zone, "AvailabilityZoneId": zone.zone_id, "Tenancy": "default"},
+        }
+    if row.reason:
+        code, _, _ = row.reason.partition(":")
+        answer["StateReason"] = {"Code": code, "Message": row.reason}
+    return answer
+
+
+def _shown_interfaces(interfaces: Iterable[network.NetworkInterface], call: Call) -> Iterable[dict[str, Any]]:
+    for interface in interfaces:
+        addresses = interface.addresses_of(4)
+        yield {
+            "NetworkInterfaceId": interface.interface_id,
+            "VpcId": interface.vpc_id,
+            "SubnetId": interface.subnet_id,
+            "OwnerId": call.account,
+            "Description": interface.description,
+            "InterfaceType": interface.interface_type,
+            "MacAddress": interface.mac,
+            "PrivateIpAddress": addresses[0],
+            "PrivateIpAddresses": [
+                {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(addresses)
+            ],
+            "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
+            "Groups": [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups],
+            "SourceDestCheck": True,
+            "Status": interface.status,
+            "Attachment": {
+                name: value
+                for name, value in (describe_attachment(interface, call) or {}).items()
+                if name not in ("InstanceId", "InstanceOwnerId")
+            },
+        }
