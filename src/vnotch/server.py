@@ -156,13 +156,13 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 
 def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents) -> Starlette:
     """The application with every service on it."""
+    access_log = AccessLog(config.folders.root / "access.log")
     services = [
         Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas),
         Iam(accounts),
-        Sts(accounts, agents.flow_log_for),
+        Sts(accounts, agents.flow_log_for, access_log),
         Logs(state, lake, config.quotas),
     ]
-    access_log = AccessLog(config.folders.root / "access.log")
     ours = [
         *agents.routes(),
         *LabHosts(state, accounts).routes(),

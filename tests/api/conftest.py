@@ -74,7 +74,7 @@ class RunningApi:
         self._socket: socket.socket | None = None
 
     def _own_services(self) -> list[Service]:
-        sts = Sts(self.accounts, flow_log_for=lambda *question: self.flow_log_for(*question))
+        sts = Sts(self.accounts, lambda *question: self.flow_log_for(*question), self.access_log)
         return [Iam(self.accounts), sts]
 
     def serve(self, *services: Service, routes: Sequence[BaseRoute] = ()) -> None:

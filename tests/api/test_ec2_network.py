@@ -641,10 +641,16 @@ def test_what_a_user_may_not_do(api: Any, ec2: Any) -> None:
         key = api.accounts.make_user_key(session, user)
         pair = (key.access_key_id, key.secret_access_key)
     client = api.client("ec2", key=pair)
-    denied = ("UnauthorizedOperation", "You are not authorized to perform this operation.", 403)
-    assert refused(client.create_vpc, CidrBlock="10.0.0.0/16") == denied
-    assert refused(client.describe_vpcs) == denied
-    assert refused(client.create_vpc, CidrBlock="10.0.0.0/16", DryRun=True) == denied
+    for call, asked in (
+        (client.create_vpc, {"CidrBlock": "10.0.0.0/16"}),
+        (client.describe_vpcs, {}),
+        (client.create_vpc, {"CidrBlock": "10.0.0.0/16", "DryRun": True}),
+    ):
+        code, text, status = refused(call, **asked)
+        assert (code, status) == ("UnauthorizedOperation", 403)
+        assert text.startswith(
+            "You are not authorized to perform this operation. Encoded authorization failure message: "
+        )
 
 
 def test_addresses_stay_inside_their_subnet_when_many_ask_at_once(api: Any, ec2: Any) -> None:

@@ -17,7 +17,7 @@ from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
 from vnotch.inventory import AgentConfiguration, Peer
 from vnotch.store import peers
-from vnotch.store.accounts import InlinePolicy
+from vnotch.store.principals import InlinePolicy
 
 ACCOUNT = "123456789012"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/flow-logs"

@@ -124,9 +124,9 @@ def test_what_iam_refuses(api: Any) -> None:
     boundary = "arn:aws:iam::123456789012:policy/b"
     assert (
         error_of(iam.create_role, RoleName="x", AssumeRolePolicyDocument=good, PermissionsBoundary=boundary)[0]
-        == "InvalidInput"
+        == "NoSuchEntity"
     )
-    assert error_of(iam.list_groups)[:2] == ("InvalidAction", 400)
+    assert error_of(iam.list_saml_providers)[:2] == ("InvalidAction", 400)
 
 
 def test_lists_come_in_pages(api: Any) -> None:
@@ -255,7 +255,7 @@ def test_duration_and_what_is_not_supported(api: Any) -> None:
     ask = {"RoleArn": "arn:aws:iam::123456789012:role/r", "RoleSessionName": "s1"}
     assert error_of(sts.assume_role, **ask, DurationSeconds=3601)[0] == "ValidationError"
     assert "greater than or equal to 900" in error_of(sts.assume_role, **ask, DurationSeconds=899)[2]
-    assert error_of(sts.assume_role, **ask, Tags=[{"Key": "a", "Value": "b"}])[0] == "ValidationError"
+    assert error_of(sts.assume_role, **ask, SourceIdentity="ana")[0] == "ValidationError"
     assert error_of(sts.assume_role, RoleArn=ask["RoleArn"], RoleSessionName="x y")[0] == "ValidationError"
 
 

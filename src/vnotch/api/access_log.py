@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging.handlers
+import mmap
 import os
 import sys
 import threading
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from vnotch.iam.evaluation import Decision
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +41,16 @@ class AccessEntry:
     resources: tuple[str, ...] = ()
     decision: str = ""  # allowed, explicitDeny, implicitDeny, or empty where it was not reached
     decided_by: str = ""  # the policy and statement
+    denied: dict[str, Any] | None = None  # of a refusal by policy: what was asked for, and what decided it
     status: int = 0
     error_code: str = ""
     duration_ms: float = 0.0
     request_bytes: int = 0
     response_bytes: int = 0
+
+    def note(self, decision: Decision) -> None:
+        self.decision = decision.outcome.value
+        self.decided_by = "" if decision.statement is None else str(decision.statement)
 
 
 class _File(logging.handlers.RotatingFileHandler):
@@ -93,9 +101,40 @@ class AccessLog:
         """The last entries, oldest first; of one request alone where `request_id` is given."""
         return [entry for entry in list(self._ring) if request_id in (None, entry.request_id)]
 
+    def find(self, request_id: str) -> dict[str, Any] | None:
+        """The line of one request, from memory or, as far as they go back, the files."""
+        for entry in self.recent(request_id):
+            return _line(entry)
+        wanted = b'"request_id":' + orjson.dumps(request_id)
+        for file in self._files():
+            found = _find_line(file, wanted)
+            if found is not None:
+                return found
+        return None
+
+    def _files(self) -> list[Path]:
+        """The newest first."""
+        if self._handler is None:
+            return []
+        name = self._handler.baseFilename
+        return [Path(name), *(Path(f"{name}.{number}") for number in range(1, FILES_KEPT + 1))]
+
     def close(self) -> None:
         if self._handler is not None:
             self._handler.close()
+
+
+def _find_line(file: Path, wanted: bytes) -> dict[str, Any] | None:
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            at = text.find(wanted)
+            if at < 0:
+                return None
+            start, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
+            line: dict[str, Any] = orjson.loads(text[start : end if end >= 0 else len(text)])
+            return line
+    except (OSError, ValueError):  # no such file, an empty one, or a line that a crash has cut
+        return None
 
 
 def _line(entry: AccessEntry) -> dict[str, Any]:

@@ -13,13 +13,13 @@ an internal error without a word about it.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,14 +28,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vnotch.api.access_log import AccessLog
+from vnotch.api.access_log import AccessEntry, AccessLog
+from vnotch.api.authorization_messages import AuthorizationMessages
 from vnotch.api.exchange import Bodies, Exchange, Limits
 from vnotch.api.gate import Denied, Gate, signature_of, signature_refused
+from vnotch.api.request_context import tag_request_keys
 from vnotch.api.service import ApiError, Call, Deferred, Handler, Principal, Service
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_of
 from vnotch.errors import HostError, InputError, LimitError
+from vnotch.iam.evaluation import Decision
 from vnotch.iam.sigv4 import Signature, SignatureError
+from vnotch.iam.variables import Context
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -61,6 +65,7 @@ class Api:
     def __init__(self, services: Sequence[Service], accounts: Accounts, access_log: AccessLog, limits: Limits) -> None:
         self.accounts = accounts
         self.gate = Gate(accounts)
+        self.messages = AuthorizationMessages(accounts.tokens)
         self.access_log = access_log
         self.bodies = Bodies(limits)
         self.limits = limits
@@ -159,24 +164,34 @@ class Api:
 
     def authorise(self, exchange: Exchange) -> None:
         assert exchange.identity is not None
-        exchange.context = self.gate.context(exchange.identity, exchange.circumstances(), self.accounts.region)
+        exchange.context = self.gate.context(exchange.identity, exchange.circumstances())
+        exchange.context |= tag_request_keys(exchange.params)
         handler = exchange.served.handlers[exchange.operation.name]
         if getattr(handler, "operation_unauthorised", False):
             return
-        resources = exchange.served.service.resources(handler, self.call(exchange))
-        self.require(exchange, exchange.entry.action, resources)
+        service, call = exchange.served.service, self.call(exchange)
+        exchange.context |= service.request_keys(call)
+        resources = service.resources(handler, call)
+        self.require(exchange, exchange.entry.action, resources, partial(service.resource_keys, call))
         # An operation that needs more permissions than its own (iam:PassRole) answers DryRun after asking for them.
         by_itself = getattr(handler, "operation_answers_dry_run", False)
         if exchange.dialect is dialects.EC2 and exchange.params.get("DryRun") and not by_itself:
             raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
 
-    def require(self, exchange: Exchange, action: str, resources: Iterable[str]) -> None:
+    def require(
+        self,
+        exchange: Exchange,
+        action: str,
+        resources: Iterable[str],
+        resource_keys: Callable[[str], Context] | None = None,
+    ) -> None:
         """Authorises `action` on every resource and notes the decision; ApiError where one is denied."""
         identity, context = exchange.identity, exchange.context
         assert identity is not None
         exchange.entry.resources = tuple(resources)
-        decision = self.gate.authorise(identity, action, exchange.entry.resources, context, exchange.dialect)
-        exchange.entry.decision, exchange.entry.decided_by = decision.outcome.value, str(decision.statement)
+        named = exchange.entry.resources
+        decision = self.gate.authorise(identity, action, named, context, exchange.dialect, resource_keys)
+        exchange.entry.note(decision)
 
     def call(self, exchange: Exchange) -> Call:
         assert exchange.principal is not None
@@ -193,6 +208,7 @@ class Api:
             headers=exchange.header,
             identity=exchange.identity,
             context=exchange.context,
+            note=partial(_note, exchange.entry),
         )
 
     def run(self, exchange: Exchange) -> WireAnswer | Deferred:
@@ -219,16 +235,19 @@ class Api:
             raise exchange.dialect.throttled()
         self.running += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, functools.partial(function, *arguments))
+            return await asyncio.get_running_loop().run_in_executor(self.pool, partial(function, *arguments))
         finally:
             self.running -= 1
 
     def api_error(self, exchange: Exchange, error: Exception) -> ApiError:
         """What the client is told of an exception."""
         if isinstance(error, Denied):
-            statement = error.decision.statement
-            exchange.entry.decision = error.decision.outcome.value
-            exchange.entry.decided_by = str(statement) if statement is not None else ""
+            exchange.entry.note(error.decision)
+            exchange.entry.denied = error.detail()
+            if exchange.dialect is dialects.EC2:
+                encoded = self.messages.encode(exchange.request_id)
+                text = f"{error.message} Encoded authorization failure message: {encoded}"
+                return ApiError(error.code, text, error.status)
         if isinstance(error, ApiError):
             return error
         if isinstance(error, InputError):
@@ -263,6 +282,12 @@ class Api:
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _note(entry: AccessEntry, action: str, resource: str, decision: Decision) -> None:
+    """What an operation that decides by itself has decided."""
+    entry.action, entry.resources = action, (resource,)
+    entry.note(decision)
 
 
 def _seen(future: asyncio.Future[Any]) -> None:
@@ -311,7 +336,7 @@ class SignedRequest:
         self.exchange.entry.action = action
         assert self.exchange.identity is not None
         gate, circumstances = self.api.gate, self.exchange.circumstances()
-        self.exchange.context = gate.context(self.exchange.identity, circumstances, self.region)
+        self.exchange.context = gate.context(self.exchange.identity, circumstances)
         self.api.require(self.exchange, action, resources)
         self.authorised = True
 

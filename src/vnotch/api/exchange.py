@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from vnotch.api.access_log import AccessEntry
-from vnotch.api.gate import Circumstances
+from vnotch.api.request_context import Circumstances, Keys
 from vnotch.api.service import Principal
 from vnotch.api.wire.dialect import Dialect
 from vnotch.iam import sigv4
@@ -51,7 +51,7 @@ class Exchange:
     served: Any = None  # app.Served, once the service is known
     identity: Identity | None = None
     principal: Principal | None = None
-    context: dict[str, str] = field(default_factory=dict)  # condition keys
+    context: Keys = field(default_factory=dict)  # condition keys
     operation: Any = None  # botocore's OperationModel
     params: dict[str, Any] = field(default_factory=dict)
 
@@ -79,8 +79,9 @@ class Exchange:
         return dict(self.headers)
 
     def circumstances(self) -> Circumstances:
+        header, secure = self.header, self.request.scope["scheme"] == "https"
         return Circumstances(
-            self.entry.remote, self.request.scope["scheme"] == "https", self.header.get("user-agent", ""), self.now_s
+            self.entry.remote, secure, header.get("user-agent", ""), self.now_s, header.get("referer", "")
         )
 
     def signed(self) -> sigv4.Request:

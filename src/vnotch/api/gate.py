@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from typing import Any
 
+from vnotch.api.request_context import Circumstances, Keys, ResourceContext, caller_keys
 from vnotch.api.service import ApiError, Principal
-from vnotch.api.wire.dialect import Dialect
+from vnotch.api.wire.dialect import Dialect, denial_reason
 from vnotch.iam.evaluation import Decision, Outcome, evaluate
 from vnotch.iam.grammar import stored_policy
 from vnotch.iam.policy import Kind, Policy
 from vnotch.iam.sigv4 import Fault, Request, Signature, SignatureError, read_signature, verify
 from vnotch.iam.variables import Context
-from vnotch.store.accounts import Accounts, Identity
+from vnotch.store.accounts import Accounts, Identity, PolicyText
+
+CONTEXT_KEYS, CONTEXT_CHARACTERS = 100, 256
+"""How much of a denied request's context is kept in the access log."""
 
 GLOBAL_REGION = "us-east-1"
 GLOBAL_SERVICES = frozenset({"iam", "sts"})
@@ -31,21 +35,12 @@ AGENT_ACTIONS = ["vnotch:GetConfiguration", "vnotch:PutStatus", "vnotch:PutCandi
 """What an agent's key may do on its own agent."""
 
 
+@lru_cache(maxsize=1024)
 def agent_policy(agent_arn: str) -> Policy:
     """What an agent's key may do: assume the roles that trust flow logs, and speak for itself."""
     own = [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:GetCallerIdentity"], "Resource": "*"}]
     own.append({"Effect": "Allow", "Action": AGENT_ACTIONS, "Resource": agent_arn})
     return stored_policy(json.dumps({"Version": "2012-10-17", "Statement": own}), Kind.IDENTITY, "agent")
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What of a request the context keys are made from."""
-
-    remote: str
-    secure: bool
-    user_agent: str
-    now_s: float
 
 
 class Gate:
@@ -82,60 +77,105 @@ class Gate:
 
     # --- authorisation ---
 
-    def context(self, identity: Identity, circumstances: Circumstances, region: str) -> dict[str, str]:
-        """The global condition keys of a request (IAM user guide, "AWS global condition context keys")."""
-        now = datetime.fromtimestamp(circumstances.now_s, UTC)
-        context = {
-            "aws:currenttime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "aws:epochtime": str(int(circumstances.now_s)),
-            "aws:principalaccount": self.accounts.account,
-            # For a session the ARN is the role's, not the session's.
-            "aws:principalarn": identity.role_arn or identity.arn,
-            "aws:principaltype": {"user": "User", "assumed-role": "AssumedRole"}.get(identity.kind, "Service"),
-            "aws:userid": identity.unique_id,
-            "aws:requestedregion": region,
-            "aws:securetransport": "true" if circumstances.secure else "false",
-            "aws:sourceip": circumstances.remote,
-            "aws:useragent": circumstances.user_agent,
-        }
-        if identity.kind == "user":
-            context["aws:username"] = identity.name
-        if identity.expires_s is not None:
-            context["aws:tokenissuetime"] = datetime.fromtimestamp(identity.issued_s, UTC).strftime(
-                "%Y-%m-%dT%H:%M:%SZ"
-            )
-        return context
+    def context(self, identity: Identity, circumstances: Circumstances) -> Keys:
+        return caller_keys(identity, circumstances, self.accounts.account, self.accounts.region)
 
     def decide(self, identity: Identity, action: str, resource: str, context: Context) -> Decision:
         """What the principal's own policies say of one action on one resource."""
         if identity.kind == "agent":
             return evaluate((agent_policy(identity.arn),), action, resource, context)
-        policies = [stored_policy(policy.document, Kind.IDENTITY, policy.name) for policy in identity.policies]
-        session = None
-        if identity.session_policy is not None:
-            session = [stored_policy(identity.session_policy, Kind.IDENTITY, "session policy")]
-        return evaluate(policies, action, resource, context, session=session)
+        if identity.kind == "user" and identity.expires_s is not None and not session_token_may(action):
+            return Decision(Outcome.IMPLICIT_DENY, None, "session-token")
+        session = identity.session_policies
+        return evaluate(
+            list(map(_parsed, identity.policies)),
+            action,
+            resource,
+            context,
+            session=None if session is None else list(map(_parsed, session)),
+            boundary=None if identity.boundary is None else _parsed(identity.boundary),
+        )
 
     def authorise(
-        self, identity: Identity, action: str, resources: Iterable[str], context: Context, dialect: Dialect
+        self,
+        identity: Identity,
+        action: str,
+        resources: Iterable[str],
+        context: Context,
+        dialect: Dialect,
+        resource_keys: Callable[[str], Context] | None = None,
     ) -> Decision:
-        """The decision for the last resource where every one is allowed; ApiError for the first that is not."""
+        """The decision for the last resource where every one is allowed; Denied for the first that is not.
+
+        `resource_keys` gives the condition keys of one resource; those of IAM's own are known here.
+        """
         decision = Decision(Outcome.IMPLICIT_DENY)
         for resource in resources:
-            decision = self.decide(identity, action, resource, context)
+            known = self.accounts.resource_keys if resource.startswith("arn:aws:iam:") else resource_keys
+            asked = context if known is None else ResourceContext(context, partial(known, resource))
+            decision = self.decide(identity, action, resource, asked)
             if not decision.allowed:
-                raise Denied(dialect.denied(identity.arn, action, resource, decision.statement is not None), decision)
+                raise Denied.of(identity, action, resource, decision, asked, dialect)
         if not decision.allowed:
             raise AssertionError(f"{action} names no resource to authorise")
         return decision
 
 
-class Denied(ApiError):
-    """A refusal by policy, with the decision for the access log."""
+def _parsed(policy: PolicyText) -> Policy:
+    return stored_policy(policy.document, Kind.IDENTITY, policy.name)
 
-    def __init__(self, error: ApiError, decision: Decision) -> None:
+
+def session_token_may(action: str) -> bool:
+    """What GetSessionToken's credentials may do without MFA: nothing of IAM, of STS only these two (STS API reference,
+    GetSessionToken)."""
+    service, _, name = action.lower().partition(":")
+    return service != "iam" and (service != "sts" or name in ("assumerole", "getcalleridentity"))
+
+
+class Denied(ApiError):
+    """A refusal by policy: who was refused what on what, and what decided it."""
+
+    def __init__(
+        self, error: ApiError, identity: Identity, action: str, resource: str, decision: Decision, context: Context
+    ) -> None:
         super().__init__(error.code, error.message, error.status, error.members)
+        self.identity = identity
+        self.action = action
+        self.resource = resource
         self.decision = decision
+        self.context = context
+
+    def detail(self) -> dict[str, Any]:
+        """For the access log. The external id is left out: some take it for a secret."""
+        statement = self.decision.statement
+        named = statement and {"policy": statement.policy, "number": statement.number, "sid": statement.sid}
+        return {
+            "action": self.action,
+            "resource": self.resource,
+            "outcome": self.decision.outcome.value,
+            "layer": self.decision.layer,
+            "reason": denial_reason(self.action, self.decision),
+            "statement": named,
+            "principal_id": self.identity.unique_id,
+            "context": {
+                key: [value[:CONTEXT_CHARACTERS] for value in ((given,) if isinstance(given, str) else given)]
+                for key, given in list(self.context.items())[:CONTEXT_KEYS]
+                if key != "sts:externalid"
+            },
+        }
+
+    @classmethod
+    def of(
+        cls,
+        identity: Identity,
+        action: str,
+        resource: str,
+        decision: Decision,
+        context: Context,
+        dialect: Dialect,
+    ) -> Denied:
+        error = dialect.denied(identity.arn, action, resource, decision)
+        return cls(error, identity, action, resource, decision, context)
 
 
 def signature_refused(error: SignatureError, dialect: Dialect) -> ApiError:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from vnotch.iam.evaluation import Decision
 from vnotch.store.accounts import Identity
 
 
@@ -59,7 +60,8 @@ class Call:
     now_ms: int
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
     identity: Identity | None = None  # the principal with its policies, for operations that decide by themselves
-    context: Mapping[str, str] = field(default_factory=dict)  # the condition keys of the request, in lower case
+    context: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)  # condition keys of the request
+    note: Callable[[str, str, Decision], None] = lambda *_: None  # (action, resource, decision) for the access log
 
 
 Resources = Callable[[Call], list[str]] | str
@@ -117,6 +119,14 @@ class Service:
             if name:
                 found[name] = getattr(self, attribute)
         return found
+
+    def request_keys(self, call: Call) -> dict[str, str | tuple[str, ...]]:
+        """Condition keys of the service's own that the parameters of a call give, in lower case."""
+        return {}
+
+    def resource_keys(self, call: Call, resource: str) -> Mapping[str, str | tuple[str, ...]]:
+        """Condition keys of a resource, by its ARN. Asked for only where a policy has such a key."""
+        return {}
 
     def resources(self, handler: Handler, call: Call) -> list[str]:
         """The ARNs to authorise a call of `handler` on."""

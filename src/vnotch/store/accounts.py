@@ -1,8 +1,7 @@
-"""Who there is: the account, users, roles, their policies, access keys and sessions.
+"""Who there is: the account, and whose a key is with all that decides what it may do.
 
-Access keys belong to a user or to an agent. Sessions (AssumeRole) are in no table: a session token carries the role,
-the name and the expiry, authenticated with a key that the state keeps, and the session's secret is derived from it. So
-they survive a restart, serve every server on the same state, and cost no write; deleting the role ends them.
+Access keys belong to a user or to an agent; the keys of sessions (AssumeRole, GetSessionToken) are in no table, see
+`vnotch.store.session_tokens`.
 
 Reads go through a cache of at most `CACHE_SECONDS`, which every write of this process empties at once; another process
 on the same state (a rotated key) is seen within that time. Nothing of a secret is ever logged.
@@ -10,25 +9,42 @@ on the same state (a rotated key) is seen within that time. Nothing of a secret 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import json
 import os
 import secrets
 import threading
 import time
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text, delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from vnotch.errors import InputError
+from vnotch.store.aws_managed import aws_policies
+from vnotch.store.principals import (
+    AccessKey,
+    AccountRow,
+    Attachment,
+    Group,
+    InlinePolicy,
+    InstanceProfile,
+    ManagedPolicy,
+    Membership,
+    PolicyVersion,
+    Principal,
+    Role,
+    User,
+    new_secret,
+    new_unique_id,
+    now_ms,
+    tag_keys,
+)
+from vnotch.store.session_tokens import SessionCredentials, SessionTokens
 from vnotch.store.state import Base, State
 
 CACHE_SECONDS = 1.0
@@ -40,64 +56,14 @@ ADMINISTRATOR_POLICY = json.dumps(
 )
 
 
-class AccountRow(Base):
-    """One row: what is fixed from the first start on, and the key that authenticates session tokens."""
-
-    __tablename__ = "account"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    account_id: Mapped[str] = mapped_column(String(12))
-    region: Mapped[str] = mapped_column(String(32))
-    session_key: Mapped[bytes] = mapped_column(LargeBinary)
-    created_ms: Mapped[int] = mapped_column(BigInteger)
-
-
-class User(Base):
-    __tablename__ = "iam_user"
-    # IAM's names are unique without regard to case, so the key is the name in lower case.
-    name_key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64))
-    path: Mapped[str] = mapped_column(String(512))
-    user_id: Mapped[str] = mapped_column(String(32), unique=True)
-    tags: Mapped[str] = mapped_column(Text, default="[]")  # JSON list of {"Key", "Value"}
-    created_ms: Mapped[int] = mapped_column(BigInteger)
-
-
-class Role(Base):
-    __tablename__ = "iam_role"
-    name_key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64))
-    path: Mapped[str] = mapped_column(String(512))
-    role_id: Mapped[str] = mapped_column(String(32), unique=True)
-    trust_policy: Mapped[str] = mapped_column(Text)
-    description: Mapped[str | None] = mapped_column(Text)
-    max_session_seconds: Mapped[int]
-    tags: Mapped[str] = mapped_column(Text, default="[]")
-    created_ms: Mapped[int] = mapped_column(BigInteger)
-
-
-class InlinePolicy(Base):
-    """An inline policy of a user or a role. `owner_id` is the owner's unique id, so a new owner never inherits it."""
-
-    __tablename__ = "iam_inline_policy"
-    owner_id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    name: Mapped[str] = mapped_column(String(128), primary_key=True)
-    document: Mapped[str] = mapped_column(Text)
-
-
-class AccessKey(Base):
-    __tablename__ = "iam_access_key"
-    access_key_id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    secret_access_key: Mapped[str] = mapped_column(String(64))
-    user_key: Mapped[str | None] = mapped_column(ForeignKey("iam_user.name_key"), index=True)
-    agent: Mapped[str | None] = mapped_column(String(128), index=True)
-    status: Mapped[str] = mapped_column(String(8))  # Active or Inactive
-    created_ms: Mapped[int] = mapped_column(BigInteger)
-
-
 @dataclass(frozen=True)
 class PolicyText:
+    """A policy as it applies to someone. `source` is SimulatePrincipalPolicy's PolicySourceType: user, group, role,
+    aws-managed or user-managed."""
+
     name: str
     document: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,20 +80,26 @@ class Identity:
     session: str = ""
     role_arn: str = ""
     policies: tuple[PolicyText, ...] = ()
-    session_policy: str | None = None
+    boundary: PolicyText | None = None
+    session_policies: tuple[PolicyText, ...] | None = None
+    tags: dict[str, str] = field(default_factory=dict, hash=False)  # as condition keys: aws:principaltag/team
     issued_s: int = 0
-    expires_s: int | None = None
+    expires_s: int | None = None  # of temporary credentials
 
 
 @dataclass(frozen=True)
-class SessionCredentials:
-    access_key_id: str
-    secret_access_key: str
-    session_token: str
-    expires_s: int
+class _Held:
+    """What a user or role has, as it is kept in the cache."""
+
+    principal: User | Role
+    policies: tuple[PolicyText, ...]
+    boundary: PolicyText | None
 
 
 T = TypeVar("T")
+_TABLES: dict[str, type[User | Role | Group | ManagedPolicy | InstanceProfile]] = {
+    table.arn_kind: table for table in (User, Role, Group, ManagedPolicy, InstanceProfile)
+}
 
 
 class Accounts:
@@ -136,7 +108,8 @@ class Accounts:
     def __init__(self, state: State, account: str | None = None, region: str | None = None) -> None:
         """`account` and `region` are fixed at the first start; later ones must be the same (or None)."""
         self.state = state
-        self.account, self.region, self._session_key = self._fix(account, region)
+        self.account, self.region, session_key = self._fix(account, region)
+        self.tokens = SessionTokens(session_key)
         self._lock = threading.Lock()
         self._generation = 0
         self._cache: dict[tuple[str, str], tuple[float, Any]] = {}
@@ -150,7 +123,7 @@ class Accounts:
                     account_id=account or "123456789012",
                     region=region or "us-east-1",
                     session_key=secrets.token_bytes(32),
-                    created_ms=_now_ms(),
+                    created_ms=now_ms(),
                 )
                 session.add(row)
             for name, given, fixed in (("account", account, row.account_id), ("region", region, row.region)):
@@ -176,39 +149,76 @@ class Accounts:
             return Identity("agent", key.agent, arn, access_key_id, access_key_id, key.secret_access_key, active)
         user = session.get(User, key.user_key)
         assert user is not None  # a foreign key
+        return self._user_identity(self._held(session, user), access_key_id, key.secret_access_key, active=active)
+
+    def _user_identity(self, held: _Held, access_key_id: str, secret: str, **more: Any) -> Identity:
+        user = held.principal
         return Identity(
             kind="user",
             name=user.name,
-            arn=self.user_arn(user),
-            unique_id=user.user_id,
+            arn=user.arn(self.account),
+            unique_id=user.unique_id,
             access_key_id=access_key_id,
-            secret_access_key=key.secret_access_key,
-            active=active,
-            policies=_policies(session, user.user_id),
+            secret_access_key=secret,
+            policies=held.policies,
+            boundary=held.boundary,
+            tags=tag_keys(user.tag_list, "aws:principaltag/"),
+            **more,
         )
 
     def _session_identity(self, access_key_id: str, token: str) -> Identity | None:
-        claims = self._read_token(token)
-        if claims is None or claims["key"] != access_key_id:
+        claims = self.tokens.claims(access_key_id, token)
+        if claims is None:
             return None
-        found = self._cached(("role", claims["role"]), lambda session: _role_with_policies(session, claims["role"]))
-        if found is None:
+        secret, times = self.tokens.secret(token), {"issued_s": claims["issued"], "expires_s": claims["expires"]}
+        if "user" in claims:
+            user = select(User).where(User.user_id == claims["user"])
+            held = self._cached(("user", claims["user"]), lambda session: self._held_by(session, user))
+            return None if held is None else self._user_identity(held, access_key_id, secret, **times)
+        found = select(Role).where(Role.role_id == claims["role"])
+        held = self._cached(("role", claims["role"]), lambda session: self._held_by(session, found))
+        if held is None:
             return None
-        role, policies = found
+        role = held.principal
+        tags = tag_keys([*role.tag_list, *claims.get("tags", ())], "aws:principaltag/")  # the session's own go first
         return Identity(
             kind="assumed-role",
             name=role.name,
             arn=f"arn:aws:sts::{self.account}:assumed-role/{role.name}/{claims['session']}",
-            unique_id=f"{role.role_id}:{claims['session']}",
+            unique_id=f"{role.unique_id}:{claims['session']}",
             access_key_id=access_key_id,
-            secret_access_key=self._session_secret(token),
+            secret_access_key=secret,
             session=claims["session"],
-            role_arn=self.role_arn(role),
-            policies=policies,
-            session_policy=claims.get("policy"),
-            issued_s=claims["issued"],
-            expires_s=claims["expires"],
+            role_arn=role.arn(self.account),
+            policies=held.policies,
+            boundary=held.boundary,
+            session_policies=self._session_policies(claims),
+            tags=tags,
+            **times,
         )
+
+    def _session_policies(self, claims: dict[str, Any]) -> tuple[PolicyText, ...] | None:
+        if "policy" not in claims and "policies" not in claims:
+            return None
+        inline = (PolicyText("session policy", claims["policy"]),) if "policy" in claims else ()
+        managed = [self._managed_text(arn) for arn in claims.get("policies", ())]
+        return (*inline, *(policy for policy in managed if policy is not None))
+
+    def _managed_text(self, arn: str) -> PolicyText | None:
+        return self._cached(("policy", arn), lambda session: managed_policy_text(session, self.account, arn))
+
+    def _held_by(self, session: Session, found: Select[Any]) -> _Held | None:
+        row: User | Role | None = session.scalar(found)  # of either table
+        return None if row is None else self._held(session, row)
+
+    def _held(self, session: Session, principal: User | Role) -> _Held:
+        boundary = None
+        if principal.boundary_arn is not None:
+            boundary = managed_policy_text(session, self.account, principal.boundary_arn)
+            assert boundary is not None  # a policy that is a boundary cannot be deleted
+        held = _Held(principal, policies_of(session, self.account, principal), boundary)
+        session.expunge(principal)  # it outlives the session in the cache
+        return held
 
     def _cached(self, key: tuple[str, str], load: Callable[[Session], T | None]) -> T | None:
         now = time.monotonic()
@@ -237,68 +247,67 @@ class Accounts:
 
     # --- names ---
 
-    def user_arn(self, user: User) -> str:
-        return f"arn:aws:iam::{self.account}:user{user.path}{user.name}"
-
-    def role_arn(self, role: Role) -> str:
-        return f"arn:aws:iam::{self.account}:role{role.path}{role.name}"
-
     def agent_arn(self, agent: str) -> str:
         return f"arn:aws:vnotch:{self.region}:{self.account}:agent/{agent}"
+
+    def resource_keys(self, arn: str) -> dict[str, str | tuple[str, ...]]:
+        """The condition keys of a resource of IAM: its tags, and a user's or role's permissions boundary."""
+        table = _TABLES.get(arn.rpartition(":")[2].partition("/")[0])
+        if table is None:
+            return {}
+        with self.state.read() as session:
+            row = session.get(table, arn.rpartition("/")[2].lower())
+            if row is None or row.arn(self.account) != arn:
+                return {}
+            keys: dict[str, str | tuple[str, ...]] = {}
+            keys |= tag_keys(row.tag_list, "aws:resourcetag/") | tag_keys(row.tag_list, "iam:resourcetag/")
+            if isinstance(row, User | Role) and row.boundary_arn is not None:
+                keys["iam:permissionsboundary"] = row.boundary_arn
+            return keys
 
     # --- sessions ---
 
     def make_session(
-        self, role: Role, name: str, now_s: int, duration_seconds: int, policy: str | None = None
+        self,
+        role: Role,
+        name: str,
+        now_s: int,
+        duration_seconds: int,
+        policy: str | None = None,
+        policy_arns: tuple[str, ...] = (),
+        tags: list[dict[str, str]] | None = None,
     ) -> SessionCredentials:
-        """Credentials of a session of `role`; the session policy, where there is one, travels in the token."""
-        access_key_id = _key_id("ASIA")
-        claims = {
-            "key": access_key_id,
-            "role": role.role_id,
-            "session": name,
-            "issued": now_s,
-            "expires": now_s + duration_seconds,
-        }
+        """Credentials of a session of `role`; session policies and tags, where there are any, travel in the token."""
+        subject: dict[str, Any] = {"role": role.role_id, "session": name}
         if policy is not None:
-            claims["policy"] = policy
-        payload = zlib.compress(json.dumps(claims, separators=(",", ":")).encode())
-        tag = hmac.digest(self._session_key, b"token" + payload, "sha256")
-        token = base64.b64encode(tag + payload).decode()
-        return SessionCredentials(access_key_id, self._session_secret(token), token, now_s + duration_seconds)
+            subject["policy"] = policy
+        if policy_arns:
+            subject["policies"] = list(policy_arns)
+        if tags:
+            subject["tags"] = tags
+        return self.tokens.issue(subject, now_s, duration_seconds)
 
-    def _read_token(self, token: str) -> dict[str, Any] | None:
-        try:
-            data = base64.b64decode(token, validate=True)
-        except ValueError:
-            return None
-        tag, payload = data[:32], data[32:]
-        if not hmac.compare_digest(tag, hmac.digest(self._session_key, b"token" + payload, "sha256")):
-            return None
-        claims: dict[str, Any] = json.loads(zlib.decompress(payload))  # ours, by the tag
-        return claims
-
-    def _session_secret(self, token: str) -> str:
-        digest = hmac.digest(self._session_key, b"secret" + token.encode(), hashlib.sha256)
-        return base64.b64encode(digest[:30]).decode()
+    def make_user_session(self, user_id: str, now_s: int, duration_seconds: int) -> SessionCredentials:
+        """Temporary credentials of a user (GetSessionToken)."""
+        return self.tokens.issue({"user": user_id}, now_s, duration_seconds)
 
     # --- users and their keys ---
 
     def make_user(self, session: Session, name: str, path: str = "/", tags: str = "[]") -> User | None:
         """A new user, or None where one of that name is there."""
         user = User(
-            name_key=name.lower(), name=name, path=path, user_id=_key_id("AIDA"), tags=tags, created_ms=_now_ms()
+            name_key=name.lower(), name=name, path=path, user_id=new_unique_id("AIDA"), tags=tags, created_ms=now_ms()
         )
         return user if _added(session, user) else None
 
     def make_user_key(self, session: Session, user: User) -> AccessKey:
         key = AccessKey(
-            access_key_id=_key_id("AKIA"),
-            secret_access_key=_secret(),
+            access_key_id=new_unique_id("AKIA"),
+            secret_access_key=new_secret(),
             user_key=user.name_key,
             agent=None,
             status="Active",
-            created_ms=_now_ms(),
+            created_ms=now_ms(),
         )
         session.add(key)
         return key
@@ -306,12 +315,12 @@ class Accounts:
     def make_agent_key(self, agent: str) -> tuple[str, str]:
         """A new key for an agent, in place of the one it had: (access key id, secret access key)."""
         key = AccessKey(
-            access_key_id=_key_id("AKIA"),
-            secret_access_key=_secret(),
+            access_key_id=new_unique_id("AKIA"),
+            secret_access_key=new_secret(),
             user_key=None,
             agent=agent,
             status="Active",
-            created_ms=_now_ms(),
+            created_ms=now_ms(),
         )
         with self.write() as session:
             session.execute(delete(AccessKey).where(AccessKey.agent == agent))
@@ -330,7 +339,7 @@ class Accounts:
 
     def role_by_arn(self, session: Session, arn: str) -> Role | None:
         role = session.get(Role, arn.rpartition("/")[2].lower())
-        return role if role is not None and self.role_arn(role) == arn else None
+        return role if role is not None and role.arn(self.account) == arn else None
 
     def make_role(
         self,
@@ -348,12 +357,12 @@ class Accounts:
             name_key=name.lower(),
             name=name,
             path=path,
-            role_id=_key_id("AROA"),
+            role_id=new_unique_id("AROA"),
             trust_policy=trust_policy,
             description=description,
             max_session_seconds=max_session_seconds,
             tags=tags,
-            created_ms=_now_ms(),
+            created_ms=now_ms(),
         )
         return role if _added(session, role) else None
 
@@ -430,31 +439,44 @@ def _added(session: Session, row: Base) -> bool:
         return False
 
 
-def _role_with_policies(session: Session, role_id: str) -> tuple[Role, tuple[PolicyText, ...]] | None:
-    role = session.scalar(select(Role).where(Role.role_id == role_id))
-    if role is None:
+def policies_of(session: Session, account: str, principal: Principal) -> tuple[PolicyText, ...]:
+    """The identity policies that apply to a user, group or role: its own, and for a user those of its groups."""
+    found = _own_policies(session, account, principal)
+    if isinstance(principal, User):
+        groups = select(Group).join(Membership, Membership.group_id == Group.group_id)
+        for group in session.scalars(groups.where(Membership.user_id == principal.user_id).order_by(Group.name_key)):
+            found += _own_policies(session, account, group)
+    return tuple(found)
+
+
+def _own_policies(session: Session, account: str, principal: Principal) -> list[PolicyText]:
+    owner_id, source = principal.unique_id, principal.kind.lower()
+    inline = session.scalars(select(InlinePolicy).where(InlinePolicy.owner_id == owner_id).order_by(InlinePolicy.name))
+    found = [PolicyText(row.name, row.document, source) for row in inline]
+    attached = select(Attachment.policy_arn).where(Attachment.owner_id == owner_id).order_by(Attachment.policy_arn)
+    for arn in session.scalars(attached):
+        policy = managed_policy_text(session, account, arn)
+        assert policy is not None  # a policy that is attached cannot be deleted
+        found.append(policy)
+    return found
+
+
+def managed_policy_text(session: Session, account: str, arn: str) -> PolicyText | None:
+    """The default version of a managed policy, AWS's or the account's own; None where there is none of that ARN."""
+    if (aws := aws_policies().get(arn)) is not None:
+        return PolicyText(aws.name, aws.document, "aws-managed")
+    policy = managed_policy(session, account, arn)
+    if policy is None:
         return None
-    policies = _policies(session, role_id)
-    session.expunge(role)  # it outlives the session in the cache
-    return role, policies
+    version = session.get(PolicyVersion, (policy.policy_id, policy.default_version))
+    assert version is not None  # the default version cannot be deleted
+    return PolicyText(policy.name, version.document, "user-managed")
 
 
-def _policies(session: Session, owner_id: str) -> tuple[PolicyText, ...]:
-    rows = session.scalars(select(InlinePolicy).where(InlinePolicy.owner_id == owner_id).order_by(InlinePolicy.name))
-    return tuple(PolicyText(row.name, row.document) for row in rows)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _key_id(prefix: str) -> str:
-    """20 or 21 characters of AWS's form: the prefix and 16 of the base32 alphabet."""
-    return prefix + base64.b32encode(secrets.token_bytes(10)).decode()
-
-
-def _secret() -> str:
-    return base64.b64encode(secrets.token_bytes(30)).decode()  # 40 characters, as AWS's
+def managed_policy(session: Session, account: str, arn: str) -> ManagedPolicy | None:
+    """The account's own managed policy of that ARN."""
+    policy = session.get(ManagedPolicy, arn.rpartition("/")[2].lower())
+    return policy if policy is not None and policy.arn(account) == arn else None
 
 
 def write_private(file: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vnotch.api.service import ApiError
+from vnotch.iam.evaluation import Decision
 
 Path = tuple[str | int, ...]
 
@@ -113,7 +114,7 @@ class Dialect:
     def session_expired(self) -> ApiError:
         raise NotImplementedError
 
-    def denied(self, principal_arn: str, action: str, resource: str, explicit: bool) -> ApiError:
+    def denied(self, principal_arn: str, action: str, resource: str, decision: Decision) -> ApiError:
         raise NotImplementedError
 
 
@@ -212,7 +213,7 @@ class Ec2Dialect(Dialect):
     def session_expired(self) -> ApiError:
         return ApiError("RequestExpired", "Request has expired.")
 
-    def denied(self, principal_arn: str, action: str, resource: str, explicit: bool) -> ApiError:
+    def denied(self, principal_arn: str, action: str, resource: str, decision: Decision) -> ApiError:
         return ApiError("UnauthorizedOperation", "You are not authorized to perform this operation.", 403)
 
 
@@ -246,8 +247,8 @@ class QueryDialect(Dialect):
     def session_expired(self) -> ApiError:
         return ApiError("ExpiredToken", "The security token included in the request is expired", 403)
 
-    def denied(self, principal_arn: str, action: str, resource: str, explicit: bool) -> ApiError:
-        return ApiError("AccessDenied", denial_text(principal_arn, action, resource, explicit), 403)
+    def denied(self, principal_arn: str, action: str, resource: str, decision: Decision) -> ApiError:
+        return ApiError("AccessDenied", denial_text(principal_arn, action, resource, decision), 403)
 
 
 class JsonDialect(Dialect):
@@ -294,8 +295,8 @@ class JsonDialect(Dialect):
     def session_expired(self) -> ApiError:
         return ApiError("ExpiredTokenException", "The security token included in the request is expired")
 
-    def denied(self, principal_arn: str, action: str, resource: str, explicit: bool) -> ApiError:
-        return ApiError("AccessDeniedException", denial_text(principal_arn, action, resource, explicit))
+    def denied(self, principal_arn: str, action: str, resource: str, decision: Decision) -> ApiError:
+        return ApiError("AccessDeniedException", denial_text(principal_arn, action, resource, decision))
 
 
 def _json_kind(value: Any) -> str:
@@ -305,15 +306,29 @@ def _json_kind(value: Any) -> str:
     return "null" if value is None else "A number"
 
 
-def denial_text(principal_arn: str, action: str, resource: str, explicit: bool) -> str:
-    """AWS's sentence about a denied call (IAM user guide, "Troubleshoot access denied error messages")."""
+# Layer of a decision -> how AWS names it, and with its article.
+_LAYERS = {
+    "identity": ("identity-based policy", "an identity-based policy"),
+    "boundary": ("permissions boundary", "a permissions boundary"),
+    "session": ("session policy", "a session policy"),
+    "resource": ("resource-based policy", "a resource-based policy"),
+    "trust": ("role trust policy", "the role trust policy"),
+}
+
+
+def denial_reason(action: str, decision: Decision) -> str:
+    """AWS's words for what denied a call (IAM user guide, "Troubleshoot access denied error messages")."""
+    if decision.layer == "session-token":  # in plain words, AWS says nothing of it
+        return "because credentials of GetSessionToken without MFA may call nothing of IAM and little of STS"
+    plain, with_article = _LAYERS[decision.layer]
+    if decision.explicit:
+        return f"with an explicit deny in {with_article}"
+    return f"because no {plain} allows the {action} action"
+
+
+def denial_text(principal_arn: str, action: str, resource: str, decision: Decision) -> str:
     on = f" on resource: {resource}" if resource and resource != "*" else ""
-    reason = (
-        "with an explicit deny in an identity-based policy"
-        if explicit
-        else f"because no identity-based policy allows the {action} action"
-    )
-    return f"User: {principal_arn} is not authorized to perform: {action}{on} {reason}"
+    return f"User: {principal_arn} is not authorized to perform: {action}{on} {denial_reason(action, decision)}"
 
 
 EC2 = Ec2Dialect()

@@ -1,0 +1,209 @@
+"""Users, groups, roles and the policies that they have, as rows.
+
+Rules that the tables keep:
+- IAM's names are unique without regard to case, so the keys are the names in lower case (`name_key`).
+- What belongs to a principal is held by its unique id (AIDA..., AGPA..., AROA...), so that one that is made again under
+  an old name inherits nothing.
+- AWS's own managed policies are no rows (`vnotch.store.aws_managed`); an `Attachment` names them by ARN like others.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Iterable
+from typing import ClassVar
+
+from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from vnotch.store.state import Base
+
+SERVICE_ROLE_PATH = "/aws-service-role/"
+
+
+class AccountRow(Base):
+    """One row: what is fixed from the first start on, and the key that authenticates session tokens."""
+
+    __tablename__ = "account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[str] = mapped_column(String(12))
+    region: Mapped[str] = mapped_column(String(32))
+    session_key: Mapped[bytes] = mapped_column(LargeBinary)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class Entity(Base):
+    """What users, groups, roles, managed policies and instance profiles have in common."""
+
+    __abstract__ = True
+    kind: ClassVar[str]  # as in the names of operations and parameters
+    arn_kind: ClassVar[str]
+    name_key: Mapped[str]
+    name: Mapped[str]
+    path: Mapped[str]
+    tags: Mapped[str]
+
+    def arn(self, account: str) -> str:
+        return f"arn:aws:iam::{account}:{self.arn_kind}{self.path}{self.name}"
+
+    @property
+    def tag_list(self) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(self.tags)
+        return found
+
+
+class User(Entity):
+    __tablename__ = "iam_user"
+    kind = "User"
+    arn_kind = "user"
+    name_key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(512))
+    user_id: Mapped[str] = mapped_column(String(32), unique=True)
+    tags: Mapped[str] = mapped_column(Text, default="[]")  # JSON list of {"Key", "Value"}
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    boundary_arn: Mapped[str | None] = mapped_column(String(2048))
+
+    @property
+    def unique_id(self) -> str:
+        return self.user_id
+
+
+class Role(Entity):
+    __tablename__ = "iam_role"
+    kind = "Role"
+    arn_kind = "role"
+    name_key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(512))
+    role_id: Mapped[str] = mapped_column(String(32), unique=True)
+    trust_policy: Mapped[str] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    max_session_seconds: Mapped[int]
+    tags: Mapped[str] = mapped_column(Text, default="[]")
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    boundary_arn: Mapped[str | None] = mapped_column(String(2048))
+
+    @property
+    def unique_id(self) -> str:
+        return self.role_id
+
+    @property
+    def service_linked(self) -> bool:
+        return self.path.startswith(SERVICE_ROLE_PATH)
+
+
+class Group(Entity):
+    __tablename__ = "iam_group"
+    kind = "Group"
+    arn_kind = "group"
+    name_key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    path: Mapped[str] = mapped_column(String(512))
+    group_id: Mapped[str] = mapped_column(String(32), unique=True)
+    tags: Mapped[str] = mapped_column(Text, default="[]")  # IAM tags no groups; always empty
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+    @property
+    def unique_id(self) -> str:
+        return self.group_id
+
+
+Principal = User | Role | Group
+
+
+class Membership(Base):
+    __tablename__ = "iam_group_member"
+    group_id: Mapped[str] = mapped_column(ForeignKey("iam_group.group_id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(
+        ForeignKey("iam_user.user_id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class InlinePolicy(Base):
+    """An inline policy of a user, group or role, by its unique id."""
+
+    __tablename__ = "iam_inline_policy"
+    owner_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    document: Mapped[str] = mapped_column(Text)
+
+
+class ManagedPolicy(Entity):
+    """A customer managed policy; its documents are its versions, of which one is the default."""
+
+    __tablename__ = "iam_managed_policy"
+    kind = "Policy"
+    arn_kind = "policy"
+    name_key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    path: Mapped[str] = mapped_column(String(512))
+    policy_id: Mapped[str] = mapped_column(String(32), unique=True)
+    description: Mapped[str | None] = mapped_column(Text)
+    default_version: Mapped[int]
+    last_version: Mapped[int]  # numbers of deleted versions are not given again
+    tags: Mapped[str] = mapped_column(Text, default="[]")
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    updated_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class PolicyVersion(Base):
+    __tablename__ = "iam_policy_version"
+    policy_id: Mapped[str] = mapped_column(
+        ForeignKey("iam_managed_policy.policy_id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)  # v1 is 1
+    document: Mapped[str] = mapped_column(Text)
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class Attachment(Base):
+    """A managed policy on a user, group or role."""
+
+    __tablename__ = "iam_attachment"
+    owner_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    policy_arn: Mapped[str] = mapped_column(String(2048), primary_key=True, index=True)
+
+
+class InstanceProfile(Entity):
+    __tablename__ = "iam_instance_profile"
+    kind = "InstanceProfile"
+    arn_kind = "instance-profile"
+    name_key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    path: Mapped[str] = mapped_column(String(512))
+    profile_id: Mapped[str] = mapped_column(String(32), unique=True)
+    role_id: Mapped[str | None] = mapped_column(ForeignKey("iam_role.role_id"), index=True)
+    tags: Mapped[str] = mapped_column(Text, default="[]")
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+class AccessKey(Base):
+    __tablename__ = "iam_access_key"
+    access_key_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    secret_access_key: Mapped[str] = mapped_column(String(64))
+    user_key: Mapped[str | None] = mapped_column(ForeignKey("iam_user.name_key"), index=True)
+    agent: Mapped[str | None] = mapped_column(String(128), index=True)
+    status: Mapped[str] = mapped_column(String(8))  # Active or Inactive
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def new_unique_id(prefix: str) -> str:
+    """20 or 21 characters of AWS's form: the prefix and 16 of the base32 alphabet."""
+    return prefix + base64.b32encode(secrets.token_bytes(10)).decode()
+
+
+def new_secret() -> str:
+    return base64.b64encode(secrets.token_bytes(30)).decode()  # 40 characters, as AWS's
+
+
+def tag_keys(tags: Iterable[dict[str, str]], prefix: str) -> dict[str, str]:
+    """Tags as condition keys in lower case: `aws:principaltag/team` and its value."""
+    return {prefix + tag["Key"].lower(): tag["Value"] for tag in tags}
