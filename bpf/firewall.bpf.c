@@ -229,6 +229,15 @@ static __always_inline void count_fragments(struct parsed *p, u32 longest, u32 h
 	p->bytes = total + (n - 1) * header + n * added;
 }
 
+/* Not static, so that the verifier looks at it once and by itself, and its callers go on from one state and not from many. */
+__attribute__((noinline)) int parse_memory(const struct pkt *packet, struct parsed *out)
+{
+	if (!packet || !out)
+		return -1;
+	parse_packet(packet, out);
+	return out->exclusion ? -1 : 0;
+}
+
 /*
  * Understands the packet as it lies in the kernel's memory, from its IP header on. `input`: the index of the interface at
  * which it came in, where that is `eni`'s or lies above captured ones (`eni` is NULL then), or 0. Returns 0, or -1 for a
@@ -236,12 +245,14 @@ static __always_inline void count_fragments(struct parsed *p, u32 longest, u32 h
  */
 static __attribute__((noinline)) int read_packet(const struct sk_buff *skb, int input, const struct eni *eni, struct parsed *out)
 {
-	struct pkt packet = { .link = LINK_TYPED };
+	struct pkt packet;
 	u16 network = 0, mac = NO_MAC_HEADER, protocol = 0;
 	u32 len = 0, tail = 0, end = 0, longest;
 	struct skb_shared_info *shared;
 	u8 *head = 0, *data = 0, first[6] __attribute__((aligned(4))) = {};
 
+	__builtin_memset(&packet, 0, sizeof(packet));	/* kernels before 6.3 take no pointer to what was never written */
+	packet.link = LINK_TYPED;
 	READ(head, skb->head);
 	READ(data, skb->data);
 	READ(len, skb->len);
@@ -259,8 +270,7 @@ static __attribute__((noinline)) int read_packet(const struct sk_buff *skb, int 
 	packet.type = (u16)(protocol << 8 | protocol >> 8);
 	READ(packet.gso_size, shared->gso_size);
 	READ(packet.gso_segs, shared->gso_segs);
-	parse_packet(&packet, out);
-	if (out->exclusion)
+	if (parse_memory(&packet, out))
 		return -1;
 	if (input && mac != NO_MAC_HEADER && network >= mac + ETHERNET_HEADER &&
 	    !probe_read_kernel(first, sizeof(first), head + mac)) {
