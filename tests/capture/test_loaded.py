@@ -53,6 +53,16 @@ def test_without_the_compiled_object_the_build_is_named(monkeypatch: pytest.Monk
         Datapath.open()
 
 
+def test_the_verifier_has_steps_left() -> None:
+    """It gives up after a million (BPF_COMPLEXITY_LIMIT_INSNS), and each kernel release counts differently."""
+    with Datapath.open() as datapath:
+        assert datapath._sight.firewall
+        for program in (*datapath._programs, datapath._sight.firewall.program):
+            lines = Path(f"/proc/self/fdinfo/{program}").read_text().splitlines()
+            (walked,) = [int(line.split()[1]) for line in lines if line.startswith("verified_insns:")]
+            assert 0 < walked < 200_000
+
+
 def test_what_the_verifier_says_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = loaded.OBJECT.parents[4] / "bpf" / "vnotch.bpf.c"
     broken = text.read_text().replace("c->bytes += p->bytes;", "c->bytes += p->bytes; ((u64 *)c)[2] = 1;")
