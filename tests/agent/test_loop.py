@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from world import SECOND, T0, World, flow_log, interface
 
+from vnotch.agent.journal import Entry
 from vnotch.flow import Direction, Exclusion, Outcome
 from vnotch.inventory import Peer
 from vnotch.service_ranges import ServiceRanges
@@ -377,10 +378,32 @@ def test_a_full_disk_costs_no_packet_while_the_agent_lives(world: World, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     world.send(count=3)
     world.tick_to(50)
-    assert world.capture.journal_failures == 1
+    assert world.capture.intake.journal_failures == 1
     monkeypatch.setattr(os, "fsync", real)
     world.tick_to(60)
     assert world.packets("group-a") == {("eni-5", "192.0.2.1"): 5}
+
+
+def test_a_slot_is_kept_for_what_the_journal_did_not_take(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window has packets of an interface that is gone, in memory alone: its slot is nobody else's yet."""
+    watched = flow_log("a", [5, 6, 7])
+    world.configure([5, 6], [watched])
+    world.start()
+
+    def full(entry: Entry) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.capture.intake.journal, "append", full)
+        world.send(5, count=2)
+        world.tick_to(10)
+        world.configure([6], [watched])
+        world.tick_to(40)
+    world.tick_to(50)
+    world.configure([6, 7], [watched])
+    world.send(7, count=3)
+    world.tick_to(60)
+    assert world.packets("group-a") == {("eni-5", "192.0.2.1"): 2, ("eni-7", "192.0.2.1"): 3}
 
 
 def test_progress_that_cannot_be_saved_holds_its_batches_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_a_number_is_kept_for_a_drain_that_the_journal_did_not_take(
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.capture._journal, "append", refuse)
+        patch.setattr(world.capture.intake.journal, "append", refuse)
         world.tick_to(70)
     use(world, "sgr-new")
     world.tick_to(110)

@@ -37,7 +37,7 @@ def world(tmp_path: Path) -> World:
 
 def views(world: World, datapath: Any = None) -> Views:
     def look() -> LoopView:
-        world.capture.recent.watch()
+        world.capture.intake.recent.watch()
         return world.capture.view()
 
     return Views(lambda function: function(), look, datapath or world.datapath, lambda: world.time_ns)

@@ -233,7 +233,7 @@ class Agent:
         self._show()
 
     def _look(self) -> LoopView:
-        self.capture.recent.watch()
+        self.capture.intake.recent.watch()
         return self.capture.view()
 
     def _stop(self) -> None:

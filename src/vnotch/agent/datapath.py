@@ -1,5 +1,4 @@
-"""What the agent's loop needs of the datapath: of the kernel's (capture.kernel) and of a played one (capture.playback).
-"""
+"""What the agent's loop needs of the datapath: the kernel's (capture.kernel) or a played one (capture.playback)."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Intake:
         *,
         observer: OwnerObserver | None,
     ) -> None:
-        """Replays the journal, which is in `folder`. `observer` finds who is behind flows, of the interfaces `asked`."""
+        """Replays the journal in `folder`. `observer` finds who is behind flows, of the interfaces `asked`."""
         self._datapath = datapath
         self._progress = progress
         self._tracks = tracks

@@ -43,85 +43,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pyarrow as pa
-
+from vnotch.agent.datapath import Datapath, Predecessor
+from vnotch.agent.intake import Intake
 from vnotch.agent.interfaces import Interfaces
-from vnotch.agent.journal import Entry, Journal, boot_id
-from vnotch.agent.owners import OwnerObserver, WindowOwners, asks
+from vnotch.agent.owners import OwnerObserver, asks
 from vnotch.agent.progress import Progress
 from vnotch.agent.spooling import Spooling, spooling_of
+from vnotch.agent.status import CaptureStatus
+from vnotch.agent.succession import succeed
 from vnotch.agent.tracks import EARLY_SECONDS, Closed, Tracks
-from vnotch.agent.view import LoopView, RecentDrains, open_windows
-from vnotch.capture.generations import Drain
-from vnotch.capture.glance import Glance
-from vnotch.capture.host_firewall import HostFirewallState
-from vnotch.capture.policy import JudgedBy
-from vnotch.deciders import RuleNumbers
+from vnotch.agent.view import LoopView, open_windows
 from vnotch.deliver.spool import Spool
 from vnotch.errors import KernelError, LimitError
-from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Loss
-from vnotch.inventory import AgentConfiguration, FlowLog, Interface
-from vnotch.ledger import Ledger
-from vnotch.owner import OWNER_SCHEMA
+from vnotch.flow import Direction
+from vnotch.inventory import AgentConfiguration, FlowLog
 from vnotch.paths import NO_PEERS, Peers
-from vnotch.rules import RuleBook
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import MAX_FLOWS
 
-LEDGER_WINDOWS = 4
-LEDGER_INTERVAL_SECONDS = 60
-"""Windows of the ledger where no flow log is in use."""
-
 CLOCK_STEP_SECONDS = 5
 """Less is how clocks are steered, and matters to no bound."""
-
-USAGE_SECONDS = 5.0
 
 DELETED = "flow-log-deleted"
 
 _SECOND_NS = 1_000_000_000
 
 log = logging.getLogger(__name__)
-
-
-class Predecessor(Protocol):
-    """What is to be known of a release with other maps (capture.predecessor.Predecessor)."""
-
-    @property
-    def identity(self) -> int: ...
-
-
-class Datapath(Protocol):
-    """What the loop needs of capture.kernel.Datapath."""
-
-    attach_mode: str
-    taken_over: bool
-
-    @property
-    def generation(self) -> int: ...
-    @property
-    def predecessor(self) -> Predecessor | None: ...
-
-    def set_interface(self, slot: int, **values: Any) -> None: ...
-    def set_rules(self, book: RuleBook, judged: Mapping[int, JudgedBy], numbers: RuleNumbers) -> set[int]: ...
-    def attach(self, device: str, slot: int) -> None: ...
-    def detach(self, slot: int) -> None: ...
-    def device_of(self, slot: int) -> str | None: ...
-    def follow_links(self) -> None: ...
-    def clear(self, slot: int) -> None: ...
-    def rule_numbers(self) -> set[int]: ...
-    def end_predecessor(self) -> dict[tuple[int, int], tuple[int, int]] | None: ...
-    def forget_predecessor(self) -> None: ...
-    def flip_and_drain(self) -> Drain: ...
-    def commit(self, generation: int) -> None: ...
-    def seen(self) -> dict[tuple[int, int], tuple[int, int]]: ...
-    def host_firewall(self) -> HostFirewallState: ...
-    def glance(self) -> Glance: ...
-    def usage(self) -> dict[str, Any]: ...
 
 
 class Capture:
@@ -144,18 +94,13 @@ class Capture:
         """`elapsed_ns` goes on evenly, also while the host sleeps, and whatever is done to the clock `now_ns`. `owners`
         finds who is behind flows; without it the fields that say so are absent."""
         self._datapath = datapath
-        self._owner_observer = owners
-        self._owners = WindowOwners()
-        self._owners_asked: set[str] = set()  # interfaces
         self._ranges = ranges
         self._peers = NO_PEERS
         self._now_ns = now_ns
         self._elapsed_ns = elapsed_ns
         self._clocks_apart_ns = now_ns() - elapsed_ns()
-        self._boot_id = boot_id()
         self._progress_path = folder / "progress.json"
         self._progress = Progress.load(self._progress_path)
-        self._journal = Journal(folder / "journal")
         self._tracks = Tracks(self._progress, flows_max, early_seconds)
         self.interfaces = Interfaces(folder / "slots.json", datapath, now_ns=now_ns)
         self.spool = Spool(
@@ -164,32 +109,16 @@ class Capture:
             seconds_max=spool_seconds_max,
             complete_commit=self._progress.commit,
         )
+        self.intake = Intake(
+            folder / "journal", datapath, self._progress, self._tracks, self.interfaces, observer=owners
+        )
+        self._status = CaptureStatus(datapath, self._progress, self._tracks, self.interfaces, self.intake, self.spool)
         self.configuration: AgentConfiguration | None = None
-        self._ledger = Ledger(LEDGER_WINDOWS)
-        self._goes_on = datapath.taken_over or datapath.predecessor is not None
-        """Whether the ledger does: with new maps `seen` begins at zero, and the ledger with it."""
-        self._is_whole = self._progress.ledger is not None
-        """Whether nothing is missing in the ledger: the progress may have been damaged, or never saved."""
-        if not self._goes_on:
-            self._progress.inherited = {}
-        elif self._progress.ledger is not None:
-            self._ledger = Ledger.from_json(self._progress.ledger, LEDGER_WINDOWS)
-        self._number = max(self._progress.ledger_through, self._journal.last_number or 0)
-        self._last_flip_ns: int | None = None
-        self._uncommitted = datapath.taken_over
-        self._taken: tuple[str, int, int] | None = None
         self._unsaved = False
         self._held: list[int] = []
-        self._unwritten: dict[int, dict[str, int]] = {}  # drains that the journal did not take -> their windows
-        self.journal_failures = 0
         self.unclaimed_packets = 0
-        self.recent = RecentDrains()
-        self._drained_flows = 0
-        self._usage: dict[str, Any] = {}
-        self._usage_due = 0.0
         self.refused: dict[str, str] = {}
         """Flow log -> why none of its records can be made."""
-        self._replay()
 
     @property
     def tick_seconds(self) -> int:
@@ -201,21 +130,6 @@ class Capture:
         if self.configuration is None:
             return None
         return {flow_log.flow_log_id for flow_log in self.configuration.flow_logs}
-
-    # Starting again
-
-    def _replay(self) -> None:
-        for entry in self._journal.replay():
-            lost = self._tracks.replay(entry)
-            self._owners.add(entry.starts, entry.owners)
-            if entry.number > self._progress.ledger_through and self._goes_on:
-                self._ledger.add(entry.flows, entry.losses, entry.ledger_start_s)
-                if lost is not None:
-                    self._ledger.lose(lost, entry.ledger_start_s)
-            self._taken = (entry.boot_id, entry.generation, entry.flipped_ns)
-        self._owners.keep(self._tracks.open_windows)
-        if len(self._journal):
-            log.info("%d drains of before are in the journal", len(self._journal))
 
     # The configuration
 
@@ -230,13 +144,13 @@ class Capture:
         for flow_log in before.values():
             for interface_id in flow_log.interface_ids:
                 covering.setdefault(interface_id, []).append(flow_log.flow_log_id)
-        self.interfaces.apply(configuration.interfaces, covering, self._number + 1, configuration.rules)
+        self.interfaces.apply(configuration.interfaces, covering, self.intake.number + 1, configuration.rules)
         departing = self._departing(configuration, wanted)
         if departing:
-            self._drain_all()  # with the last packets of interfaces that are gone
+            self.intake.drain_all()  # with the last packets of interfaces that are gone
         self._progress.flow_logs = wanted | departing
         self._follow(self._progress.flow_logs.values())
-        self._owners_asked = {
+        self.intake.asked = {
             interface_id
             for flow_log in self._progress.flow_logs.values()
             if asks(flow_log)
@@ -252,47 +166,10 @@ class Capture:
         self._finish(made)
 
     def _succeed(self, predecessor: Predecessor) -> None:
-        """The interfaces are taken over: books what the release before counted and did not drain.
-
-        Killed at any point, it is done again at the next start with the same result: nothing is drained before the end.
-        """
-        seen = self._datapath.end_predecessor()
-        if seen is None or not self._is_whole:
-            log.warning("what the other release counted since its last drain is lost; how much that is cannot be told")
-        else:
-            self._inherit(seen, predecessor.identity)
+        """The interfaces are taken over from a release with other maps."""
+        succeed(self._datapath, predecessor, self.intake, self._progress, self._now_ns())
         self._save()
         self._datapath.forget_predecessor()
-
-    def _inherit(self, seen: Mapping[tuple[int, int], tuple[int, int]], identity: int) -> None:
-        inherited = self._progress.inherited
-        if self._progress.inherited_from != identity:
-            self._progress.inherited = inherited = _sum(inherited, seen)
-            self._progress.inherited_from = identity
-        gaps = [gap for gap in self._ledger.compare(inherited) if gap.packets > 0]
-        if not gaps:
-            log.info("the other release had drained all that it counted: nothing is lost")
-            return
-        rows = [
-            {
-                "slot": gap.slot,
-                "direction": int(gap.direction),
-                "loss": int(Loss.UPGRADE),
-                "packets": gap.packets,
-                "bytes": max(gap.bytes, 0),
-            }
-            for gap in gaps
-        ]
-        now_ns = self._now_ns()
-        last_ns = max(self._progress.drained_ns, self._taken[2] if self._taken else 0)
-        log.warning(
-            "%d packets that the other release counted since its last drain (%s) and until now cannot be read and are "
-            "lost; they are in the ledger and in x-lost-packets",
-            sum(gap.packets for gap in gaps),
-            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last_ns / _SECOND_NS)) if last_ns else "time unknown",
-        )
-        lost = pa.Table.from_pylist(rows, schema=LOSS_SCHEMA)
-        self._take(Drain(0, now_ns, FLOW_SCHEMA.empty_table(), lost), now_ns)
 
     def _departing(self, configuration: AgentConfiguration, wanted: Mapping[str, FlowLog]) -> dict[str, FlowLog]:
         """Flow logs that are no longer ours because their last interface here is gone: its windows are theirs still.
@@ -331,19 +208,11 @@ class Capture:
         Raises KernelError where the datapath fails; nothing is lost by that, the next step takes the same packets.
         """
         self.interfaces.end_adoptions()
-        self._drain_all()
+        self.intake.drain_all()
         now_ns = self._now_ns()
         self._note_clock(now_ns)
         self.spool.expire(now_ns / _SECOND_NS)
         return self._close(None if close_all else now_ns, now_ns / _SECOND_NS)
-
-    def _drain_all(self) -> None:
-        """Takes in whatever the kernel has counted by now; nothing while a release before counts too (`_succeed`)."""
-        if self._datapath.predecessor is not None:
-            return
-        if self._uncommitted:
-            self._drain()  # one that was begun before: newer packets are not in it
-        self._drain()
 
     def _note_clock(self, now_ns: int) -> None:
         """A clock that is set forward makes nothing older: a host that starts with a wrong clock, with what it has
@@ -354,76 +223,13 @@ class Capture:
             log.warning("the clock was set forward by %.0f s", forward_ns / _SECOND_NS)
             self.spool.clock_set_forward(now_ns / _SECOND_NS, forward_ns / _SECOND_NS)
 
-    def _drain(self) -> None:
-        """Takes one drain in and commits it. One that was taken in before and not committed is only committed."""
-        self._uncommitted = True
-        drain = self._datapath.flip_and_drain()
-        name = (self._boot_id, drain.generation, drain.flipped_ns)
-        if name != self._taken:
-            self._take(drain, self._instant(drain.flipped_ns))
-            self._taken = name
-            self._progress.drained_ns = drain.flipped_ns
-        self._datapath.commit(drain.generation)
-        self._uncommitted = False
-
-    def _instant(self, flipped_ns: int) -> int:
-        """An instant of the tick that the drain covers: of the tick that just ended where a boundary was passed."""
-        tick_ns = self.tick_seconds * _SECOND_NS
-        boundary_ns = flipped_ns // tick_ns * tick_ns
-        last_ns, self._last_flip_ns = self._last_flip_ns, flipped_ns
-        if last_ns is not None and last_ns < boundary_ns:
-            return boundary_ns - 1
-        return flipped_ns
-
-    def _take(self, drain: Drain, at_ns: int) -> None:
-        self._number += 1
-        self._drained_flows = drain.flows.num_rows
-        self.recent.add(self._number, drain)
-        owners = self._observe_owners(drain)
-        starts, lost = self._tracks.add(drain.flows, drain.losses, at_ns)
-        self._owners.add(starts, owners)
-        interval = LEDGER_INTERVAL_SECONDS
-        ledger_start_s = at_ns // _SECOND_NS // interval * interval
-        if track := self._tracks.ledger_track:
-            ledger_start_s = starts[track]
-        self._ledger.add(drain.flows, drain.losses, ledger_start_s)
-        if lost is not None:
-            self._ledger.lose(lost, ledger_start_s)
-        entry = Entry(
-            number=self._number,
-            boot_id=self._boot_id,
-            generation=drain.generation,
-            flipped_ns=drain.flipped_ns,
-            starts=starts,
-            ledger_start_s=ledger_start_s,
-            flows=drain.flows,
-            losses=drain.losses,
-            owners=owners,
-        )
-        try:
-            self._journal.append(entry)
-        except OSError as error:
-            self.journal_failures += 1
-            self._unwritten[self._number] = starts
-            log.error("drain %d is in memory only, the journal does not take it: %s", self._number, error)
-
-    def _observe_owners(self, drain: Drain) -> pa.Table:
-        if self._owner_observer is None or not self._owners_asked:
-            return OWNER_SCHEMA.empty_table()
-        asked: dict[int, Interface] = {
-            slot: interface
-            for slot, interface in self.interfaces.by_slot.items()
-            if interface.interface_id in self._owners_asked
-        }
-        return self._owner_observer.observe(drain.flows, asked)
-
     # Closing
 
     def _close(self, now_ns: int | None, now_s: float) -> bool:
-        closed = self._tracks.close(now_ns, self._number)
+        closed = self._tracks.close(now_ns, self.intake.number)
         made = self._spool(closed, now_s)
-        self._owners.keep(self._tracks.open_windows)
-        due = closed or self._unsaved or self._journal.has_any(self._tracks.is_done) or self._free_slots()
+        self.intake.owners.keep(self._tracks.open_windows)
+        due = closed or self._unsaved or self.intake.has_done or self._free_slots()
         if due and self._finish(made):
             self._prune()
         return bool(closed)
@@ -449,7 +255,7 @@ class Capture:
             self.spool,
             peers=self._peers,
             ranges=self._ranges,
-            owners=self._owners.of,
+            owners=self.intake.owners.of,
         )
         self.refused = made.refused
         self.unclaimed_packets += made.unclaimed_packets
@@ -465,11 +271,11 @@ class Capture:
         for slot in free:
             # In this order: a slot is given out again only when no saved ledger and no counter knows its last owner.
             self._datapath.clear(slot)
-            self._ledger.forget(slot)
+            self.intake.ledger.forget(slot)
             for direction in Direction:
                 self._progress.inherited.pop((slot, int(direction)), None)
-        self._progress.ledger = self._ledger.to_json()
-        self._progress.ledger_through = self._number
+        self._progress.ledger = self.intake.ledger.to_json()
+        self._progress.ledger_through = self.intake.number
         try:
             self._progress.save(self._progress_path)
         except OSError as error:
@@ -487,30 +293,25 @@ class Capture:
         return True
 
     def _free_slots(self) -> list[int]:
-        return self.interfaces.reclaimable(self._journal.first_number or self._number + 1)
+        return self.interfaces.reclaimable(self.intake.first_needed)
 
     def _prune(self) -> None:
-        self._journal.remove(self._tracks.is_done)
-        self._unwritten = {
-            number: starts for number, starts in self._unwritten.items() if not self._tracks.is_done(number, starts)
-        }
+        self.intake.prune()
         self._forget_rules()
-        self._tracks.forget_done(self._journal.first_number or self._number + 1)
+        self._tracks.forget_done(self.intake.first_needed)
 
     def _forget_rules(self) -> None:
         """Numbers of rules that are gone, once no drain that may name them is needed any more."""
         if not self.interfaces.rule_names.has_old:
             return
-        needed = [self._number + 1, *self._unwritten]
-        if self._journal.first_number is not None:
-            needed.append(self._journal.first_number)
+        first_needed = self.intake.first_needed
         try:
-            self.interfaces.rule_names.forget(self._datapath.rule_numbers(), self._number + 1, min(needed))
+            self.interfaces.rule_names.forget(self._datapath.rule_numbers(), self.intake.number + 1, first_needed)
         except (OSError, KernelError) as error:
             log.error("numbers of rules that are gone are kept for now: %s", error)
 
     def _follow(self, flow_logs: Iterable[FlowLog]) -> None:
-        self._tracks.follow(flow_logs, self._number + 1, self._now_ns() // _SECOND_NS)
+        self._tracks.follow(flow_logs, self.intake.number + 1, self._now_ns() // _SECOND_NS)
 
     # Showing
 
@@ -518,7 +319,7 @@ class Capture:
         """What a view needs of the loop: references to tables that nobody changes, and copies of the small rest."""
         return LoopView(
             generation=self._datapath.generation,
-            number=self._number,
+            number=self.intake.number,
             tick_seconds=self.tick_seconds,
             windows=open_windows(self._tracks.parts(), self._progress.flow_log_tracks),
             ledger_track=self._tracks.ledger_track,
@@ -528,65 +329,10 @@ class Capture:
             rules=self.interfaces.rule_names,
             peers=self._peers,
             ranges=self._ranges,
-            drains=self.recent.drains(),
+            drains=self.intake.recent.drains(),
         )
 
-    def _usage_now(self) -> dict[str, Any]:
-        """Memory and fill of the maps, looked at every few seconds at most: the table of connections is read for it."""
-        if (now := time.monotonic()) >= self._usage_due:
-            self._usage, self._usage_due = self._datapath.usage(), now + USAGE_SECONDS
-        return {**self._usage, "flows_in_last_drain": self._drained_flows}
-
     def status(self) -> dict[str, Any]:
-        """The parts of the status that the capture knows: interfaces, ledger, spool, its own losses of durability."""
-        names = {slot: interface.interface_id for slot, interface in self.interfaces.by_slot.items()}
-        ledger = self._ledger.to_json(names)
-        ledger["seen"] = [
-            {
-                "slot": slot,
-                "interface_id": names.get(slot),
-                "direction": Direction(direction).name.lower(),
-                "packets": packets,
-                "bytes": size,
-            }
-            for (slot, direction), (packets, size) in sorted(
-                _sum(self._progress.inherited, self._datapath.seen()).items()
-            )
-        ]
-        return {
-            "interfaces": self.interfaces.states(),
-            "ledger": ledger,
-            "spool": self.spool.counters(),
-            "host_firewall": self._datapath.host_firewall().to_json(),
-            "capture": {
-                "tick_seconds": self.tick_seconds,
-                "drains": self._number,
-                "journal_drains": len(self._journal),
-                "journal_bytes": self._journal.size,
-                "journal_failures": self.journal_failures,
-                "journal_damaged": self._journal.damaged_files,
-                "late_packets": self._tracks.late,
-                "unclaimed_packets": self.unclaimed_packets,
-                "peers_omitted": self.configuration.peers_omitted if self.configuration else 0,
-            },
-            "maps": self._usage_now(),
-            "owners": self._owners_status(),
-        }
-
-    def _owners_status(self) -> dict[str, Any] | None:
-        """None where no flow log asks who is behind its flows."""
-        if self._owner_observer is None or not self._owners_asked:
-            return None
-        counters = asdict(self._owner_observer.counters)
-        return counters | {"kept": self._owners.kept, "turned_away": self._owners.turned_away}
-
-
-def _sum(
-    one: Mapping[tuple[int, int], tuple[int, int]], other: Mapping[tuple[int, int], tuple[int, int]]
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Packets and bytes by slot and direction, added up."""
-    total = dict(one)
-    for place, (packets, size) in other.items():
-        before = total.get(place, (0, 0))
-        total[place] = before[0] + packets, before[1] + size
-    return total
+        """The parts of the status that the capture knows (`CaptureStatus`)."""
+        peers_omitted = self.configuration.peers_omitted if self.configuration else 0
+        return self._status.to_json(unclaimed_packets=self.unclaimed_packets, peers_omitted=peers_omitted)

@@ -80,6 +80,14 @@ class Progress:
         }
         replace_file(path, json.dumps(document).encode())
 
+    def seen_in_all(self, seen: Mapping[tuple[int, int], tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
+        """Packets and bytes by slot and direction: what these programs have seen, and what those before them had."""
+        total = dict(self.inherited)
+        for place, (packets, size) in seen.items():
+            before = total.get(place, (0, 0))
+            total[place] = before[0] + packets, before[1] + size
+        return total
+
     @classmethod
     def _from_json(cls, document: Mapping[str, Any]) -> Progress:
         tracks = {
