@@ -29,12 +29,12 @@ from vnotch.store.aws_managed import aws_policies
 from vnotch.store.principals import (
     AccessKey,
     AccountRow,
-    Attachment,
     Group,
     InlinePolicy,
     InstanceProfile,
     ManagedPolicy,
     Membership,
+    PolicyAttachment,
     PolicyVersion,
     Principal,
     Role,
@@ -453,7 +453,7 @@ def _own_policies(session: Session, account: str, principal: Principal) -> list[
     owner_id, source = principal.unique_id, principal.kind.lower()
     inline = session.scalars(select(InlinePolicy).where(InlinePolicy.owner_id == owner_id).order_by(InlinePolicy.name))
     found = [PolicyText(row.name, row.document, source) for row in inline]
-    attached = select(Attachment.policy_arn).where(Attachment.owner_id == owner_id).order_by(Attachment.policy_arn)
+    attached = select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner_id).order_by(PolicyAttachment.policy_arn)
     for arn in session.scalars(attached):
         policy = managed_policy_text(session, account, arn)
         assert policy is not None  # a policy that is attached cannot be deleted

@@ -19,7 +19,7 @@ from vnotch.api.iam.part import (
 )
 from vnotch.api.service import ApiError, Call, operation
 from vnotch.store.aws_managed import AwsPolicy
-from vnotch.store.principals import Attachment, Group, InlinePolicy, Principal, Role, User
+from vnotch.store.principals import Group, InlinePolicy, PolicyAttachment, Principal, Role, User
 
 ATTACHED_MAX = 10
 """IAM quota: managed policies on one user, group or role."""
@@ -47,11 +47,11 @@ class Attachments(IamPart):
             policy = find_policy(session, self.account, arn)
             if isinstance(policy, AwsPolicy) and not policy.attachable:
                 raise ApiError("PolicyNotAttachable", f"Cannot attach a Service Role Policy to a Customer {kind}.")
-            if session.get(Attachment, (owner.unique_id, arn)) is None:
-                mine = Attachment.owner_id == owner.unique_id
-                if (session.scalar(select(func.count()).select_from(Attachment).where(mine)) or 0) >= ATTACHED_MAX:
+            if session.get(PolicyAttachment, (owner.unique_id, arn)) is None:
+                mine = PolicyAttachment.owner_id == owner.unique_id
+                if (session.scalar(select(func.count()).select_from(PolicyAttachment).where(mine)) or 0) >= ATTACHED_MAX:
                     raise limit_exceeded(f"PoliciesPer{kind}: {ATTACHED_MAX}")
-                session.add(Attachment(owner_id=owner.unique_id, policy_arn=arn))
+                session.add(PolicyAttachment(owner_id=owner.unique_id, policy_arn=arn))
         return {}
 
     @operation("DetachUserPolicy", "user_resource")
@@ -70,7 +70,7 @@ class Attachments(IamPart):
         arn = call.params["PolicyArn"]
         with self.accounts.write() as session:
             owner = find_principal(session, call, kind, to_change=True)
-            attachment = session.get(Attachment, (owner.unique_id, arn))
+            attachment = session.get(PolicyAttachment, (owner.unique_id, arn))
             if attachment is None:
                 raise ApiError("NoSuchEntity", f"Policy {arn} was not found.")
             session.delete(attachment)
@@ -118,7 +118,7 @@ def _having(session: Session, kind: str, arn: str, usage: str | None) -> list[Pr
     column = {"User": User.user_id, "Group": Group.group_id, "Role": Role.role_id}[kind]
     found: dict[str, Principal] = {}
     if usage in (None, "PermissionsPolicy"):
-        rows = select(table).join(Attachment, Attachment.owner_id == column).where(Attachment.policy_arn == arn)
+        rows = select(table).join(PolicyAttachment, PolicyAttachment.owner_id == column).where(PolicyAttachment.policy_arn == arn)
         found |= {row.name_key: row for row in session.scalars(rows)}
     if usage in (None, "PermissionsBoundary") and kind != "Group":
         found |= {row.name_key: row for row in session.scalars(select(table).where(table.boundary_arn == arn))}
@@ -142,7 +142,7 @@ def _entities_page(call: Call, found: list[tuple[str, Principal]]) -> dict[str, 
 
 
 def attached_policies(session: Session, owner: Principal) -> list[dict[str, str]]:
-    arns = session.scalars(select(Attachment.policy_arn).where(Attachment.owner_id == owner.unique_id)).all()
+    arns = session.scalars(select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner.unique_id)).all()
     listed = [{"PolicyName": arn.rpartition("/")[2], "PolicyArn": arn} for arn in arns]
     return sorted(listed, key=lambda item: (item["PolicyName"].lower(), item["PolicyArn"]))
 
@@ -151,7 +151,7 @@ def refuse_with_policies(session: Session, owner: Principal) -> None:
     """DeleteConflict where the owner still has policies."""
     if session.scalar(select(InlinePolicy).where(InlinePolicy.owner_id == owner.unique_id).limit(1)) is not None:
         raise conflict("must delete policies first")
-    if session.scalar(select(Attachment).where(Attachment.owner_id == owner.unique_id).limit(1)) is not None:
+    if session.scalar(select(PolicyAttachment).where(PolicyAttachment.owner_id == owner.unique_id).limit(1)) is not None:
         raise conflict("must detach all policies first")
 
 

@@ -20,7 +20,7 @@ from vnotch.api.iam.part import (
 )
 from vnotch.api.service import ApiError, Call, operation
 from vnotch.store.aws_managed import AwsPolicy, aws_policies
-from vnotch.store.principals import Attachment, ManagedPolicy, PolicyVersion, Role, User, new_unique_id, now_ms
+from vnotch.store.principals import ManagedPolicy, PolicyAttachment, PolicyVersion, Role, User, new_unique_id, now_ms
 
 # IAM quotas (IAM user guide, "IAM and AWS STS quotas").
 POLICIES_MAX = 1_500
@@ -203,7 +203,7 @@ class ManagedPolicies(IamPart):
 
 def usage_of(session: Session, arn: str) -> tuple[int, int]:
     """How many users, groups and roles have a policy, and how many it bounds."""
-    attached = session.scalar(select(func.count()).select_from(Attachment).where(Attachment.policy_arn == arn)) or 0
+    attached = session.scalar(select(func.count()).select_from(PolicyAttachment).where(PolicyAttachment.policy_arn == arn)) or 0
     bounded = sum(
         session.scalar(select(func.count()).select_from(table).where(table.boundary_arn == arn)) or 0
         for table in (User, Role)

@@ -16,7 +16,7 @@ from vnotch.api.iam.roles import ROLES_MAX
 from vnotch.api.service import ApiError, Call, operation
 from vnotch.iam.delivery_role import SERVICE_PRINCIPAL
 from vnotch.store.accounts import Accounts
-from vnotch.store.principals import SERVICE_ROLE_PATH, Attachment, Role, new_unique_id
+from vnotch.store.principals import SERVICE_ROLE_PATH, PolicyAttachment, Role, new_unique_id
 
 # Service -> the name of its role, and the ARN of the policy that it has.
 SERVICES = {
@@ -37,7 +37,7 @@ def make_service_linked_role(
     path = f"{SERVICE_ROLE_PATH}{service}/"
     role = accounts.make_role(session, name, trust, path=path, description=description)
     if role is not None:
-        session.add(Attachment(owner_id=role.role_id, policy_arn=policy_arn))
+        session.add(PolicyAttachment(owner_id=role.role_id, policy_arn=policy_arn))
     return role
 
 
@@ -70,7 +70,7 @@ class ServiceLinkedRoles(IamPart):
             role = find_role(session, call)
             if not role.service_linked:
                 raise ApiError("NoSuchEntity", f"The role with name {role.name} is no service-linked role.")
-            for attachment in session.query(Attachment).filter(Attachment.owner_id == role.role_id):
+            for attachment in session.query(PolicyAttachment).filter(PolicyAttachment.owner_id == role.role_id):
                 session.delete(attachment)
             session.delete(role)
         return {"DeletionTaskId": f"task{role.path}{role.name}/{new_unique_id('')}"}
