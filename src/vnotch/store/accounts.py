@@ -453,8 +453,8 @@ def _own_policies(session: Session, account: str, principal: Principal) -> list[
     owner_id, source = principal.unique_id, principal.kind.lower()
     inline = session.scalars(select(InlinePolicy).where(InlinePolicy.owner_id == owner_id).order_by(InlinePolicy.name))
     found = [PolicyText(row.name, row.document, source) for row in inline]
-    attached = select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner_id).order_by(PolicyAttachment.policy_arn)
-    for arn in session.scalars(attached):
+    attached = select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner_id)
+    for arn in session.scalars(attached.order_by(PolicyAttachment.policy_arn)):
         policy = managed_policy_text(session, account, arn)
         assert policy is not None  # a policy that is attached cannot be deleted
         found.append(policy)

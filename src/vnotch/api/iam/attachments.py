@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from vnotch.api.iam.part import (
     ITEMS_DEFAULT,
     IamPart,
+    check_count,
     find_policy,
     find_principal,
-    limit_exceeded,
     marker,
     page,
     read_marker,
@@ -49,8 +49,7 @@ class Attachments(IamPart):
                 raise ApiError("PolicyNotAttachable", f"Cannot attach a Service Role Policy to a Customer {kind}.")
             if session.get(PolicyAttachment, (owner.unique_id, arn)) is None:
                 mine = PolicyAttachment.owner_id == owner.unique_id
-                if (session.scalar(select(func.count()).select_from(PolicyAttachment).where(mine)) or 0) >= ATTACHED_MAX:
-                    raise limit_exceeded(f"PoliciesPer{kind}: {ATTACHED_MAX}")
+                check_count(session, PolicyAttachment, ATTACHED_MAX, f"PoliciesPer{kind}", mine)
                 session.add(PolicyAttachment(owner_id=owner.unique_id, policy_arn=arn))
         return {}
 
@@ -118,8 +117,8 @@ def _having(session: Session, kind: str, arn: str, usage: str | None) -> list[Pr
     column = {"User": User.user_id, "Group": Group.group_id, "Role": Role.role_id}[kind]
     found: dict[str, Principal] = {}
     if usage in (None, "PermissionsPolicy"):
-        rows = select(table).join(PolicyAttachment, PolicyAttachment.owner_id == column).where(PolicyAttachment.policy_arn == arn)
-        found |= {row.name_key: row for row in session.scalars(rows)}
+        rows = select(table).join(PolicyAttachment, PolicyAttachment.owner_id == column)
+        found |= {row.name_key: row for row in session.scalars(rows.where(PolicyAttachment.policy_arn == arn))}
     if usage in (None, "PermissionsBoundary") and kind != "Group":
         found |= {row.name_key: row for row in session.scalars(select(table).where(table.boundary_arn == arn))}
     return [found[name] for name in sorted(found)]
@@ -142,8 +141,8 @@ def _entities_page(call: Call, found: list[tuple[str, Principal]]) -> dict[str, 
 
 
 def attached_policies(session: Session, owner: Principal) -> list[dict[str, str]]:
-    arns = session.scalars(select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner.unique_id)).all()
-    listed = [{"PolicyName": arn.rpartition("/")[2], "PolicyArn": arn} for arn in arns]
+    arns = select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner.unique_id)
+    listed = [{"PolicyName": arn.rpartition("/")[2], "PolicyArn": arn} for arn in session.scalars(arns)]
     return sorted(listed, key=lambda item: (item["PolicyName"].lower(), item["PolicyArn"]))
 
 
@@ -151,7 +150,7 @@ def refuse_with_policies(session: Session, owner: Principal) -> None:
     """DeleteConflict where the owner still has policies."""
     if session.scalar(select(InlinePolicy).where(InlinePolicy.owner_id == owner.unique_id).limit(1)) is not None:
         raise conflict("must delete policies first")
-    if session.scalar(select(PolicyAttachment).where(PolicyAttachment.owner_id == owner.unique_id).limit(1)) is not None:
+    if attached_policies(session, owner):
         raise conflict("must detach all policies first")
 
 

@@ -203,7 +203,8 @@ class ManagedPolicies(IamPart):
 
 def usage_of(session: Session, arn: str) -> tuple[int, int]:
     """How many users, groups and roles have a policy, and how many it bounds."""
-    attached = session.scalar(select(func.count()).select_from(PolicyAttachment).where(PolicyAttachment.policy_arn == arn)) or 0
+    attachments = select(func.count()).select_from(PolicyAttachment).where(PolicyAttachment.policy_arn == arn)
+    attached = session.scalar(attachments) or 0
     bounded = sum(
         session.scalar(select(func.count()).select_from(table).where(table.boundary_arn == arn)) or 0
         for table in (User, Role)
