@@ -4,7 +4,7 @@ Rules that the tables keep:
 - IAM's names are unique without regard to case, so the keys are the names in lower case (`name_key`).
 - What belongs to a principal is held by its unique id (AIDA..., AGPA..., AROA...), so that one that is made again under
   an old name inherits nothing.
-- AWS's own managed policies are no rows (`vnotch.store.aws_managed`); a `PolicyAttachment` names them by ARN like others.
+- AWS's own managed policies are no rows (`vnotch.store.aws_managed`); a `PolicyAttachment` names them by ARN.
 """
 
 from __future__ import annotations
