@@ -146,7 +146,12 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
         try:
             agents = Agents(state, accounts)
             app = compose(config, state, accounts, lake, agents)
-            _run_until_signal(app, listener, lambda: _say_started(config, started), agents.watch.close)
+
+            def ending() -> None:
+                agents.watch.close()
+                app.state.api.end()
+
+            _run_until_signal(app, listener, lambda: _say_started(config, started), ending)
         finally:
             lake.close()
     finally:

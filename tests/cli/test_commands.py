@@ -131,6 +131,37 @@ def test_the_aws_cli_runs_against_the_endpoint(server: RunningServer, group: str
     assert (done.returncode, done.stdout) == (0, "first REJECT\n"), done.stderr
 
 
+def test_the_aws_cli_tails_live(server: RunningServer, tmp_path: Path) -> None:
+    logs = server.endpoint.client("logs")
+    logs.create_log_group(logGroupName="live")
+    logs.create_log_stream(logGroupName="live", logStreamName="s")
+    arn = "arn:aws:logs:us-east-1:123456789012:log-group:live"
+    shown = tmp_path / "shown"
+    with shown.open("w") as out:
+        process = subprocess.Popen(
+            command("aws", "logs", "start-live-tail", "--log-group-identifiers", arn),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment(VNOTCH_DATA_DIR=server.data_dir),
+        )
+    try:
+
+        def is_shown() -> bool:
+            now_ms = int(time.time() * 1000)
+            event = {"timestamp": now_ms, "message": "live event"}
+            logs.put_log_events(logGroupName="live", logStreamName="s", logEvents=[event])
+            time.sleep(0.5)
+            return "live event\n" in shown.read_text()
+
+        until("an event is shown", is_shown)
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    finally:
+        process.kill()
+        process.wait()
+        logs.delete_log_group(logGroupName="live")
+
+
 def test_an_error_of_the_aws_cli_is_its_own(server: RunningServer) -> None:
     done = run("aws", "logs", "delete-log-group", "--log-group-name", "nowhere", VNOTCH_DATA_DIR=server.data_dir)
     assert done.returncode not in (0, 2)
@@ -159,20 +190,22 @@ def test_without_an_aws_cli_the_remedy_is_named(server: RunningServer, tmp_path:
 
 def test_env_points_any_client_here_and_takes_it_back(server: RunningServer) -> None:
     names = ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_REGION"]
+    names.append("AWS_DISABLE_HOST_PREFIX_INJECTION")
     show = "; ".join(f'echo "{name}=${{{name}-unset}}"' for name in names)
     vnotch = " ".join(command())
     script = f'eval "$({vnotch} env --data-dir {server.data_dir})"\n{show}\neval "$({vnotch} env --unset)"\n{show}'
     done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, env=environment(), check=True)
     lines = done.stdout.splitlines()
     document = json.loads(server.folders.credentials.read_text())
-    assert lines[:5] == [
+    assert lines[:6] == [
         f"AWS_ENDPOINT_URL=http://127.0.0.1:{server.port}",
         f"AWS_ACCESS_KEY_ID={document['access_key_id']}",
         f"AWS_SECRET_ACCESS_KEY={document['secret_access_key']}",
         "AWS_DEFAULT_REGION=us-east-1",
         "AWS_REGION=us-east-1",
+        "AWS_DISABLE_HOST_PREFIX_INJECTION=true",
     ]
-    assert lines[5:] == [f"{name}=unset" for name in names]
+    assert lines[6:] == [f"{name}=unset" for name in names]
 
 
 def test_boto3_works_with_these_variables_alone(server: RunningServer) -> None:

@@ -25,16 +25,18 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from vnotch.api.access_log import AccessEntry, AccessLog
 from vnotch.api.authorization_messages import AuthorizationMessages
 from vnotch.api.exchange import Bodies, Exchange, Limits
 from vnotch.api.gate import Denied, Gate, signature_of, signature_refused
 from vnotch.api.request_context import tag_request_keys
-from vnotch.api.service import ApiError, Call, Deferred, Handler, Principal, Service
+from vnotch.api.service import ApiError, Call, Deferred, Handler, Principal, Service, Streamed
 from vnotch.api.wire import dialect as dialects
+from vnotch.api.wire import event_stream
 from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_of
 from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam.evaluation import Decision
@@ -89,13 +91,15 @@ class Api:
             answer = await self.in_pool(exchange, self.answer_sync, exchange)
             if isinstance(answer, Deferred):
                 answer = await self.wait(exchange, answer)
+            if isinstance(answer, Streamed):
+                return self.stream(exchange, answer)
         except Exception as error:
             answer = self.write_error(exchange, error)
         finally:
             self.bodies.release(exchange)
         return self.finish(exchange, answer)
 
-    def answer_sync(self, exchange: Exchange) -> WireAnswer | Deferred:
+    def answer_sync(self, exchange: Exchange) -> WireAnswer | Deferred | Streamed:
         """The steps that compute and wait for the database; on a thread of the pool."""
         for step in (self.authenticate, self.find_operation, self.parse, self.authorise):
             step(exchange)
@@ -211,9 +215,9 @@ class Api:
             note=partial(_note, exchange.entry),
         )
 
-    def run(self, exchange: Exchange) -> WireAnswer | Deferred:
+    def run(self, exchange: Exchange) -> WireAnswer | Deferred | Streamed:
         result = exchange.served.handlers[exchange.operation.name](self.call(exchange))
-        return result if isinstance(result, Deferred) else self.write(exchange, result)
+        return result if isinstance(result, Deferred | Streamed) else self.write(exchange, result)
 
     async def wait(self, exchange: Exchange, deferred: Deferred) -> WireAnswer:
         """On the event loop: the requests that wait are bounded by the connections and by what they wait for."""
@@ -275,10 +279,40 @@ class Api:
         entry.status, entry.response_bytes = answer.status, len(answer.body)
         entry.duration_ms = round((time.perf_counter() - exchange.started_s) * 1000, 3)
         self.access_log.add(entry)
-        headers = {**answer.headers, "x-amzn-requestid": exchange.request_id, "x-amz-request-id": exchange.request_id}
+        headers = {**answer.headers, **_request_ids(exchange)}
         if entry.status in (408, 413) or (entry.status >= 400 and not exchange.body):
             headers["connection"] = "close"  # what is left of a refused body must not be read as the next request
         return Response(answer.body, answer.status, headers)
+
+    def stream(self, exchange: Exchange, streamed: Streamed) -> Response:
+        """The answer that goes on. Its entry in the access log is written at its end."""
+        writer = exchange.served.protocol.stream(exchange.operation)
+        entry = exchange.entry
+        entry.status = 200
+
+        async def frames() -> AsyncIterator[bytes]:
+            yield writer.initial()
+            try:
+                async for name, value in streamed.events:
+                    written = writer.event(name, value)
+                    entry.response_bytes += len(written)
+                    yield written
+            except Exception as error:
+                told = self.api_error(exchange, error)
+                entry.error_code = told.code
+                yield writer.exception(told)
+
+        def ended() -> None:
+            streamed.close()
+            entry.duration_ms = round((time.perf_counter() - exchange.started_s) * 1000, 3)
+            self.access_log.add(entry)
+
+        return Stream(frames(), ended, {"content-type": event_stream.CONTENT_TYPE, **_request_ids(exchange)})
+
+    def end(self) -> None:
+        """See Service.end."""
+        for served in self.served.values():
+            served.service.end()
 
     def close(self) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
@@ -288,6 +322,24 @@ def _note(entry: AccessEntry, action: str, resource: str, decision: Decision) ->
     """What an operation that decides by itself has decided."""
     entry.action, entry.resources = action, (resource,)
     entry.note(decision)
+
+
+class Stream(StreamingResponse):
+    """An answer of many pieces; `ended` is called when it is over, however it ends."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], ended: Callable[[], None], headers: dict[str, str]) -> None:
+        super().__init__(pieces, headers=headers)
+        self.ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.ended()
+
+
+def _request_ids(exchange: Exchange) -> dict[str, str]:
+    return {"x-amzn-requestid": exchange.request_id, "x-amz-request-id": exchange.request_id}
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -3,7 +3,8 @@
 uvicorn bounds the size of a request's head and the time between requests, but neither the time that a head may take nor
 how many connections wait for one; a client that sends a byte now and then would hold its connection for ever, and a
 thousand of them all of the process's descriptors. `BoundedProtocol` gives each head `HEAD_SECONDS`, and turns
-connections beyond `connections_max` away at once. Bodies are bounded by the app (`api.exchange.Bodies`).
+connections beyond `connections_max` away at once. Bodies are bounded by the app (`api.exchange.Bodies`). A client that
+does not read its answer is cut off `WRITE_SECONDS` after the buffer for it has filled.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from vnotch.errors import HostError
 
 HEAD_SECONDS = 10
+WRITE_SECONDS = 60
+"""A reader of less than about 1 KB/s does not empty the buffer in this time."""
 HEAD_BYTES_MAX = 64 * 1024
 KEEP_ALIVE_SECONDS = 75
 """Longer than SDKs keep idle connections in their pools without looking."""
@@ -34,11 +37,13 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-lengt
 
 
 class BoundedProtocol(H11Protocol):
-    """H11Protocol with a deadline for each request's head."""
+    """H11Protocol with a deadline for each request's head, and one for a reader that does not read."""
 
     head_seconds: float = HEAD_SECONDS
+    write_seconds: float = WRITE_SECONDS
     connections_max: int = CONNECTIONS_MAX
     _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,7 +55,21 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
+        self._cancel_stalled()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_stalled()
+        super().resume_writing()
+
+    def _cancel_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is None and self.conn.their_state is h11.IDLE:

@@ -8,7 +8,7 @@ pool. One that waits for a commit returns a `Deferred`, so that callers who wait
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -83,7 +83,18 @@ class Deferred:
     result: Callable[[], dict[str, Any]]
 
 
-Handler = Callable[[Any, Call], dict[str, Any] | Deferred]
+@dataclass(frozen=True)
+class Streamed:
+    """A handler's result that goes on: `events` gives (member of the output's event stream, its value) until it ends
+    or raises an ApiError, which ends the stream with that exception. `close` is called once, also where the client
+    went away before the first event."""
+
+    events: AsyncIterator[tuple[str, dict[str, Any]]]
+    close: Callable[[], None]
+
+
+Result = dict[str, Any] | Deferred | Streamed
+Handler = Callable[[Any, Call], Result]
 F = TypeVar("F", bound=Handler)
 
 
@@ -127,6 +138,9 @@ class Service:
     def resource_keys(self, call: Call, resource: str) -> Mapping[str, str | tuple[str, ...]]:
         """Condition keys of a resource, by its ARN. Asked for only where a policy has such a key."""
         return {}
+
+    def end(self) -> None:
+        """The server is ending: lets answers that go on end soon. Called from a signal handler, so it must not wait."""
 
     def resources(self, handler: Handler, call: Call) -> list[str]:
         """The ARNs to authorise a call of `handler` on."""

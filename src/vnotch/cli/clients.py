@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vnotch.cli.endpoint import Endpoint, aws_command
+from vnotch.cli.endpoint import ENVIRONMENT_NAMES, Endpoint, aws_command
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 
 PASSES_ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -25,8 +25,7 @@ def env(
 ) -> None:
     """Print shell commands that point AWS clients here: eval "$(vnotch env)"."""
     if unset:
-        names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_REGION")
-        sys.stdout.write("".join(f"unset {name}\n" for name in names))
+        sys.stdout.write("".join(f"unset {name}\n" for name in ENVIRONMENT_NAMES))
         return
     endpoint = Endpoint.find(folders_of(data_dir), endpoint_url)
     sys.stdout.write("".join(f"export {name}={shlex.quote(value)}\n" for name, value in endpoint.environment().items()))

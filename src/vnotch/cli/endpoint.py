@@ -22,6 +22,17 @@ def default_url(port: int = ENDPOINT_PORT) -> str:
     return f"http://{ENDPOINT_HOST}:{port}"
 
 
+ENVIRONMENT_NAMES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    # Live Tail's host is `stream-` before the endpoint's, a name that nobody resolves.
+    "AWS_DISABLE_HOST_PREFIX_INJECTION",
+)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     url: str
@@ -120,13 +131,8 @@ class Endpoint:
 
     def environment(self) -> dict[str, str]:
         """The variables that make any AWS client of this user talk to vnotch."""
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": self.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
-            "AWS_DEFAULT_REGION": self.region,
-            "AWS_REGION": self.region,
-        }
+        values = (self.url, self.access_key_id, self.secret_access_key, self.region, self.region, "true")
+        return dict(zip(ENVIRONMENT_NAMES, values, strict=True))
 
     def is_up(self) -> bool:
         """Whether something listens there; it may still be something else."""

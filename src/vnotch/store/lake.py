@@ -315,9 +315,9 @@ class Lake:
     ) -> pa.Table:
         """The first events of a relation that meet all conditions."""
         order = "timestamp_ms DESC, sequence DESC" if descending else "timestamp_ms, sequence"
-        return self._rendered(lambda: page_sql(relation(), conditions, predicate, order, limit))
+        return self.rendered(lambda: page_sql(relation(), conditions, predicate, order, limit))
 
-    def _rendered(self, statement: Callable[[], tuple[str, list[Any]]]) -> pa.Table:
+    def rendered(self, statement: Callable[[], tuple[str, list[Any]]]) -> pa.Table:
         """The answer to a statement that renders messages; made anew where a format came in between."""
         for last in (False,) * (_TRIES - 1) + (True,):
             try:
@@ -336,7 +336,7 @@ class Lake:
             everything = self.relation([group_id], start_ms=0, end_ms=EVER_MS, without_streams=without_streams)
             return page_sql(everything, [f"sequence > {int(sequence)}"], None, "sequence", limit)
 
-        return self._rendered(statement).cast(EVENT_SCHEMA)
+        return self.rendered(statement).cast(EVENT_SCHEMA)
 
     @property
     def last_sequence(self) -> int:

@@ -33,6 +33,8 @@ class LogTotals:
     def __init__(self, state: State, lake: Lake) -> None:
         self.state = state
         self.lake = lake
+        self.committed: dict[int, int] = {}
+        """Group -> the last sequence number of its newest commit since the start: who follows looks here first."""
         self._pending: list[StreamDelta] = []
         self._recount = False
         self._catch_up()
@@ -62,6 +64,7 @@ class LogTotals:
 
     def _committed(self, deltas: Sequence[StreamDelta], sequence: int) -> None:
         self._pending = merged_deltas([*self._pending, *deltas])
+        self.committed.update((delta.group_id, sequence) for delta in deltas)
         try:
             if self._recount:
                 self._count_anew()

@@ -20,7 +20,7 @@ from vnotch.api.ec2.filters import Table, constant, parse, tag_value
 from vnotch.api.ec2.paging import RESULTS, Page
 from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.gate import Gate
-from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Deferred, Handler, Resources, Service, operation
+from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Result, Service, operation
 from vnotch.api.wire.dialect import EC2
 from vnotch.store import firewall, instances, network, routing
 from vnotch.store.accounts import Accounts
@@ -85,7 +85,7 @@ def ec2_operation(
     def mark(handler: F) -> Handler:
         @operation(name, resources)
         @wraps(handler)
-        def handle(part: Any, call: Call) -> dict[str, Any] | Deferred:
+        def handle(part: Any, call: Call) -> Result:
             for parameter, value in call.params.items():
                 if parameter not in honoured and value not in (None, False, 0, "", [], {}):
                     raise ApiError("UnsupportedOperation", f"The parameter {parameter} is not supported by vnotch.")

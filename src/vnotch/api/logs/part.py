@@ -131,9 +131,16 @@ def group_in(call: Call) -> str:
 def name_from_identifier(call: Call, member: str, identifier: str) -> str:
     if not identifier.startswith("arn:"):
         return checked_name(member, identifier, GROUP_NAME, r"[\w#+=/:,.@-]*")
+    return group_name_of_arn(call, identifier.removesuffix(":*"))
+
+
+def group_name_of_arn(call: Call, arn: str) -> str:
+    """The name in the ARN of a log group, which does not end in `:*`. Raises ApiError; so does another account's."""
+    if not arn.startswith("arn:") or arn.endswith("*"):
+        raise invalid(f"{arn!r} is not the ARN of a log group; it cannot end with an asterisk.")
     prefix = f"arn:aws:logs:{call.region}:{call.account}:log-group:"
-    name = identifier.removeprefix(prefix).removesuffix(":*")
-    if not identifier.startswith(prefix) or not GROUP_NAME.fullmatch(name):
+    name = arn.removeprefix(prefix)
+    if not arn.startswith(prefix) or not GROUP_NAME.fullmatch(name):
         raise no_such_group()
     return name
 

@@ -21,6 +21,7 @@ from vnotch.api.service import ApiError
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire.constraints import Constraints
 from vnotch.api.wire.dialect import Dialect
+from vnotch.api.wire.event_stream import EventStreamWriter, has_stream
 from vnotch.api.wire.form import FormReader, form_pairs, parameter_tree
 from vnotch.api.wire.json import JsonReader, JsonWriter
 from vnotch.api.wire.models import error_statuses, operation_of, own_name, service_model
@@ -71,7 +72,7 @@ class Protocol:
             if operation.input_shape is not None:
                 self._reader.prepare(operation.input_shape)
                 self._constraints.prepare(operation.input_shape)
-            if operation.output_shape is not None:
+            if operation.output_shape is not None and not has_stream(operation.output_shape):
                 self._writer.prepare(operation.output_shape)
             self._prepared.add(operation.name)
 
@@ -87,6 +88,10 @@ class Protocol:
         raise NotImplementedError
 
     def error(self, error: ApiError, request_id: str) -> WireAnswer:
+        raise NotImplementedError
+
+    def stream(self, operation: OperationModel) -> EventStreamWriter:
+        """How the events of an operation that streams them are written."""
         raise NotImplementedError
 
     def status_of(self, error: ApiError) -> int:
@@ -198,6 +203,10 @@ class JsonProtocol(Protocol):
 
     def error(self, error: ApiError, request_id: str) -> WireAnswer:
         return WireAnswer(self.status_of(error), self._writer.error(error), {"content-type": self._content_type})
+
+    def stream(self, operation: OperationModel) -> EventStreamWriter:
+        with self._compiling:
+            return EventStreamWriter(operation.output_shape, self._writer)
 
 
 @lru_cache(maxsize=32)
