@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
 import socket
@@ -23,6 +25,8 @@ from vnotch.api.app import Limits, SignedRequest, signed_route
 from vnotch.api.http import BoundedProtocol
 from vnotch.api.service import ApiError, Call, Service, operation
 from vnotch.errors import HostError, InputError, LimitError
+from vnotch.iam import sigv4
+from vnotch.iam.chunked import SIGNED
 
 WHO = b"Action=GetCallerIdentity&Version=2011-06-15"
 TRUST = {
@@ -143,6 +147,34 @@ def test_presigned_queries_work(api: Any) -> None:
     assert "user/administrator" in httpx.get(url).text
     assert code_of(httpx.get(url.replace("X-Amz-Expires=60", "X-Amz-Expires=6000"))) == "SignatureDoesNotMatch"
     assert code_of(httpx.get(url + "&Action=ListRoles")) == "SignatureDoesNotMatch"
+
+
+def test_a_body_in_signed_chunks(api: Any) -> None:
+    key_id, secret = api.administrator_key
+    parts = api.endpoint.partition("//")[2]
+    headers = {
+        "host": parts,
+        "content-type": "application/x-www-form-urlencoded",
+        "content-encoding": "aws-chunked",
+        "x-amz-content-sha256": SIGNED,
+        "x-amz-decoded-content-length": str(len(WHO)),
+    }
+    request = sigv4.Request("POST", "/", "", list(headers.items()), SIGNED)
+    headers |= sigv4.sign(request, key_id, secret, now_s=time.time(), region="us-east-1", service="sts")
+    seed = sigv4.read_signature(list(headers.items()), "")
+    key = sigv4.signing_key(secret, seed.date, "us-east-1", "sts")
+    body, previous = b"", seed.signature
+    for data in (WHO, b""):
+        empty, digest = hashlib.sha256(b"").hexdigest(), hashlib.sha256(data).hexdigest()
+        text = f"AWS4-HMAC-SHA256-PAYLOAD\n{seed.time}\n{seed.scope}\n{previous}\n{empty}\n{digest}"
+        previous = hmac.new(key, text.encode(), "sha256").hexdigest()
+        body += f"{len(data):x};chunk-signature={previous}\r\n".encode() + data + b"\r\n"
+    assert "user/administrator" in httpx.post(api.endpoint, content=body, headers=headers).text
+    changed = body.replace(b"GetCallerIdentity", b"GetSessionToken__")
+    assert code_of(httpx.post(api.endpoint, content=changed, headers=headers)) == "SignatureDoesNotMatch"
+    assert code_of(httpx.post(api.endpoint, content=body[:-20], headers=headers)) == "IncompleteSignature"
+    plain = {**headers, "x-amz-content-sha256": hashlib.sha256(body).hexdigest()}
+    assert code_of(httpx.post(api.endpoint, content=body, headers=plain)) == "MalformedQueryString"
 
 
 def test_request_ids_are_in_header_body_and_log(api: Any, ec2: Ec2Part) -> None:

@@ -42,7 +42,7 @@ from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam.evaluation import Decision
 from vnotch.iam.sigv4 import Signature, SignatureError
 from vnotch.iam.variables import Context
-from vnotch.store.accounts import Accounts
+from vnotch.store.accounts import Accounts, Identity
 from vnotch.store.state import State
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Api:
         if exchange.served is None:
             # The signature is verified first: what is served here is nobody's business without a key.
             service = exchange.signature.service
-            self.gate.authenticate(exchange.signature, exchange.signed(), service, exchange.dialect)
+            self._verified(exchange, service)
             names = ", ".join(sorted(self.served))
             raise exchange.dialect.unknown_action(f"of the service {service} (served here: {names})", "")
         self.identify(exchange, exchange.served.service.name)
@@ -148,9 +148,19 @@ class Api:
 
     def identify(self, exchange: Exchange, service: str) -> None:
         assert isinstance(exchange.signature, Signature)
-        exchange.identity = self.gate.authenticate(exchange.signature, exchange.signed(), service, exchange.dialect)
+        exchange.identity = self._verified(exchange, service)
         exchange.principal = self.gate.principal(exchange.identity)
         exchange.entry.principal_arn = exchange.identity.arn
+
+    def _verified(self, exchange: Exchange, service: str) -> Identity:
+        """Whose signature it is, with the payload verified too."""
+        assert isinstance(exchange.signature, Signature)
+        try:
+            identity = self.gate.authenticate(exchange.signature, exchange.signed(), service, exchange.dialect)
+            exchange.unchunk(identity.secret_access_key)
+        except SignatureError as error:
+            raise signature_refused(error, exchange.dialect) from None
+        return identity
 
     def find_operation(self, exchange: Exchange) -> None:
         operation = exchange.served.protocol.operation(self.wire_request(exchange))

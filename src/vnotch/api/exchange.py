@@ -17,6 +17,7 @@ from vnotch.api.request_context import Circumstances, Keys
 from vnotch.api.service import Principal
 from vnotch.api.wire.dialect import Dialect
 from vnotch.iam import sigv4
+from vnotch.iam.chunked import MODES, Chunked, decoded
 from vnotch.store.accounts import Identity
 
 
@@ -85,9 +86,22 @@ class Exchange:
         )
 
     def signed(self) -> sigv4.Request:
-        """What the signature has to cover."""
-        digest = hashlib.sha256(self.body).hexdigest()
+        """What the signature has to cover. Of a chunked payload it is the mode; the chunks have signatures of their
+        own, see `unchunk`."""
+        chunked = Chunked.of(self.header)
+        digest = chunked.mode if chunked else hashlib.sha256(self.body).hexdigest()
         return sigv4.Request(self.request.method, self.path, self.query, self.headers, digest)
+
+    def unchunk(self, secret_access_key: str) -> None:
+        """Puts the payload of a chunked request in the place of its body. The request's signature is verified.
+
+        Raises SignatureError.
+        """
+        chunked = Chunked.of(self.header)
+        if chunked is not None:
+            assert isinstance(self.signature, sigv4.Signature)
+            secure = self.circumstances().secure
+            self.body = decoded(self.body, chunked, self.signature, secret_access_key, secure=secure)
 
 
 class Bodies:
@@ -108,6 +122,8 @@ class Bodies:
         if lengths and lengths[0].isdecimal() and int(lengths[0]) > self.limits.body_bytes:
             raise exchange.dialect.too_large(f"The body is larger than {self.limits.body_bytes} bytes.")
         encoding = exchange.header.get("content-encoding", "identity")
+        if encoding == "aws-chunked" and exchange.header.get("x-amz-content-sha256", "").strip() in MODES:
+            return
         if encoding not in ("identity", ""):
             raise exchange.dialect.malformed("A Content-Encoding is not supported.")
 

@@ -5,8 +5,9 @@ The steps and their names are those of the IAM user guide, "Create a signed AWS 
     canonical request -> string to sign -> signing key (HMAC chain over date, region, service) -> signature
 
 The payload's hash is always computed from the body that arrived. A client that also states it in
-x-amz-content-sha256 must state the same; unsigned and chunked payloads (S3's) are refused. The signature has to cover
-the host and every x-amz- and x-vnotch- header that came, else one of them could be added on the way.
+x-amz-content-sha256 must state the same; an unsigned payload is refused, and a chunked one is verified chunk by chunk
+(`vnotch.iam.chunked`). The signature has to cover the host and every x-amz- and x-vnotch- header that came, else one of
+them could be added on the way.
 """
 
 from __future__ import annotations
