@@ -34,7 +34,7 @@ from vnotch.agent.configuration import load_key
 from vnotch.cli.agent import ensure_key
 from vnotch.cli.endpoint import Endpoint as Administrator
 from vnotch.config import SPOOL_BYTES, SPOOL_SECONDS, Folders
-from vnotch.deliver.batch import EVENT_SCHEMA, Batch
+from vnotch.deliver.batch import EVENT_SCHEMA, Batch, join
 from vnotch.deliver.courier import Courier
 from vnotch.deliver.endpoint import Endpoint
 from vnotch.deliver.logs import LogGroups
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         groups = LogGroups(endpoint, Roles(endpoint, key))
         spool = Spool(folder / "spool", bytes_max=SPOOL_BYTES, seconds_max=SPOOL_SECONDS, complete_commit=0)
         ages = Ages(spool)
-        courier = Courier(spool, groups.deliver)
+        courier = Courier(spool, groups.deliver, join=join)
         courier.start()
         batches = Batches(flow_logs, arguments.streams, arguments.events)
         first_s = time.monotonic()

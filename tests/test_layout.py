@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "vnotch"
 
 ORDER = [
     "errors",
+    "durable",
     "signed_http",
     # packet
     "flow",
@@ -38,8 +39,8 @@ ORDER = [
     "paths",
     "line",
     "columns",
-    "record",
     "bucket_keys",
+    "record",
     "bucket_files",
     "bucket_replacement",
     # destination
@@ -51,6 +52,7 @@ ORDER = [
     "compact",
     # round the path
     "iam",
+    "buckets",
     "api",
     "config",
     "lab",

@@ -1,4 +1,4 @@
-"""AWS's layout of flow logs in a bucket: what the key of a file says of it before it is read.
+"""AWS's layout of flow logs in a bucket: the key that a file gets, and what a key says of a file before it is read.
 
     [folder/]AWSLogs/{account}/vpcflowlogs/{region}/{yyyy}/{MM}/{dd}/[{HH}/]{name}
     [folder/]AWSLogs/aws-account-id={account}/aws-service=vpcflowlogs/aws-region={region}/year={yyyy}/month={MM}/day={dd}/[hour={HH}/]{name}
@@ -16,9 +16,19 @@ import re
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 SLOT_SECONDS = 300
 
+EXTENSIONS = {"plain-text": "log.gz", "parquet": "log.parquet"}
+"""What the name of a file ends in, by the FileFormat of DestinationOptions; the first one is AWS's default."""
+
+HASH_DIGITS = 8
+"""Of the hash in a name, hexadecimal, as in AWS's example; what it is a hash of AWS does not say."""
+
+_BUCKET_ARN = re.compile(
+    r"arn:aws[a-z-]*:s3:::(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<folder>.*))?", re.DOTALL
+)
 _NAME = re.compile(
     r"(?P<account>[^_/]+)_vpcflowlogs_(?P<region>[a-z0-9-]+)_(?P<flow_log>fl-[0-9a-f]+)"
     r"_(?P<time>[0-9]{8}T[0-9]{4}Z)_(?:[0-9a-f]{8}s(?P<slots>[0-9]{1,4})|[0-9A-Za-z]+)\.log(?:\.gz|\.parquet)?"
@@ -46,6 +56,46 @@ class KeyName:
     def end_s(self) -> int:
         """The end of its last slot, exclusive."""
         return self.slot_s + self.slots * SLOT_SECONDS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a flow log lie: LogDestination and DestinationOptions of CreateFlowLogs.
+
+    `folder` is what follows the bucket in LogDestination, as it was given: nothing in it is decoded or resolved.
+    """
+
+    folder: str
+    account: str
+    region: str
+    file_format: str = "plain-text"
+    hive_compatible: bool = False
+    per_hour: bool = False
+
+    def key(self, flow_log_id: str, slot_s: int, name_hash: str) -> str:
+        """The key of a file with the records that end in the slot which begins at `slot_s` (Unix seconds)."""
+        slot = datetime.fromtimestamp(slot_s, UTC)
+        year, month, day, hour = slot.strftime("%Y %m %d %H").split()
+        if self.hive_compatible:
+            parts = [f"aws-account-id={self.account}", "aws-service=vpcflowlogs", f"aws-region={self.region}"]
+            parts += [f"year={year}", f"month={month}", f"day={day}", *([f"hour={hour}"] if self.per_hour else [])]
+        else:
+            parts = [self.account, "vpcflowlogs", self.region, year, month, day, *([hour] if self.per_hour else [])]
+        folder = f"{self.folder}/" if self.folder and not self.folder.endswith("/") else self.folder
+        time = slot.strftime("%Y%m%dT%H%MZ")
+        name = f"{self.account}_vpcflowlogs_{self.region}_{flow_log_id}_{time}_{name_hash}"
+        return f"{folder}AWSLogs/{'/'.join(parts)}/{name}.{EXTENSIONS[self.file_format]}"
+
+
+def slot_of(end_s: Any) -> Any:
+    """The beginning of the slot that a record with this `end` belongs to; of one number or of an array of them."""
+    return end_s // SLOT_SECONDS * SLOT_SECONDS
+
+
+def parse_bucket_arn(arn: str) -> tuple[str, str] | None:
+    """`arn:aws:s3:::bucket[/folder/]` -> (bucket, folder as given); None for what is no such ARN."""
+    match = _BUCKET_ARN.fullmatch(arn)
+    return (match["bucket"], match["folder"] or "") if match else None
 
 
 def parse_name(key: str) -> KeyName | None:

@@ -83,7 +83,8 @@ class FlowLog:
     """A flow log (the subscription) as far as an agent needs it, resolved to the interfaces it covers now.
 
     `tag_keys` are its TagFieldSpecifications: resource type (`instance`, `network-interface`, `auto-scaling-group`) and
-    the one or two tag keys that the fields of that type show.
+    the one or two tag keys that the fields of that type show. `file_format` is that of a bucket's files (`plain-text`,
+    `parquet`); a bucket has neither log group nor role here: where it lies is the server's to know.
     """
 
     flow_log_id: str
@@ -91,11 +92,12 @@ class FlowLog:
     traffic_type: str  # ALL, ACCEPT or REJECT
     log_format: str  # `${...} ${...}`
     max_aggregation_interval: int  # seconds
-    log_destination_type: str  # cloud-watch-logs
+    log_destination_type: str  # cloud-watch-logs, s3
     log_group_name: str
     deliver_logs_permission_arn: str
     interface_ids: tuple[str, ...]
     tag_keys: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    file_format: str | None = None
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> FlowLog:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.address import as_numpy
+from vnotch.bucket_keys import slot_of
 from vnotch.columns import Selection, describes_interface, interface_value
 from vnotch.errors import InputError
 from vnotch.fields import FIELDS, Format, TagKeys, parse_format
@@ -29,6 +30,7 @@ from vnotch.window import Window, without_rule
 
 __all__ = [
     "Events",
+    "SlotRecords",
     "WindowRecords",
     "flow_log_format",
     "parse_line",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _NO_INTERFACE = -1
+_SECOND_NS = 1_000_000_000
 _SLOTS = 65_536
 _OUTCOMES = {"ALL": None, "ACCEPT": Outcome.ACCEPT, "REJECT": Outcome.REJECT}
 
@@ -56,6 +59,20 @@ class Events:
     interface_id: str
     timestamps_ms: pa.Array
     messages: pa.Array
+
+
+@dataclass(frozen=True)
+class SlotRecords:
+    """The records of one interface in one window that end in one slot of a bucket's files.
+
+    `table` has the schema of the flow log's format; `packets` and `bytes` are those of its flows.
+    """
+
+    interface_id: str
+    slot_s: int
+    table: pa.Table
+    packets: int
+    bytes: int
 
 
 def record_table(
@@ -145,6 +162,26 @@ class WindowRecords:
             if len(messages):
                 events.append(Events(self._interfaces[number].interface_id, timestamps_ms, messages))
         return events
+
+    def slot_records(self, flow_log: FlowLog, seen_interfaces: Collection[str]) -> list[SlotRecords]:
+        """One item for each covered interface and slot with records that end in it; all rows of `table`."""
+        format = flow_log_format(flow_log.log_format, flow_log.tag_keys)
+        selection = self._selection(flow_log, format)
+        flows, ends_s = selection.table(format), selection.flow("end_ns") // _SECOND_NS
+        packets, size = selection.flow("packets"), selection.flow("bytes")
+        statuses, rows = self._statuses(flow_log, format, seen_interfaces)
+        status_slot_s = slot_of(self.window.end_s)
+        found = []
+        for number, begin, end in self._covered_slices(flow_log, selection):
+            slots = slot_of(ends_s[begin:end])
+            for slot_s in sorted({*np.unique(slots).tolist(), *([status_slot_s] if number in rows else [])}):
+                chosen = begin + np.flatnonzero(slots == slot_s)
+                table = flows.slice(begin, end - begin) if len(chosen) == end - begin else flows.take(pa.array(chosen))
+                if number in rows and slot_s == status_slot_s:
+                    table = pa.concat_tables([table, statuses.slice(rows[number], 1)])
+                name = self._interfaces[number].interface_id
+                found.append(SlotRecords(name, slot_s, table, int(packets[chosen].sum()), int(size[chosen].sum())))
+        return found
 
     @cached_property
     def unclaimed(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from fake_logs import FakeLogs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnotch.deliver.batch import EVENT_SCHEMA, Batch
+from vnotch.deliver.batch import EVENT_SCHEMA, Batch, join
 from vnotch.deliver.courier import PER_FLOW_LOG, Courier
 from vnotch.deliver.endpoint import BatchRefused, Endpoint, Key
 from vnotch.deliver.logs import Delivered, LogGroups, parts, put_log_events_body, without_too_large
@@ -242,7 +242,9 @@ class Carrying:
 
     def __init__(self, folder: Path, deliver: Callable[[Batch], object], *, start: bool = True) -> None:
         self.spool = Spool(folder, bytes_max=10**9, seconds_max=3600, complete_commit=0)
-        self.courier = Courier(self.spool, deliver, backoff_seconds=0.02, backoff_seconds_max=0.1, on_status=self._note)
+        self.courier = Courier(
+            self.spool, deliver, join=join, backoff_seconds=0.02, backoff_seconds_max=0.1, on_status=self._note
+        )
         self.seen: list[dict[str, tuple[str, str | None]]] = []
         self._commit = 0
         if start:

@@ -162,7 +162,9 @@ def test_a_damaged_file_is_set_aside_and_the_others_are_intact(
         others = ["a", "b", "c"]
     else:
         assert again.damaged_files == 1
-        assert again.untold("fl-1", "eni-1-all") == (5, 200), "what it held will be told of in a SKIPDATA record"
+        assert again.dropped.untold("fl-1", "eni-1-all") == (5, 200), (
+            "what it held will be told of in a SKIPDATA record"
+        )
         assert len(list((folder / "damaged").iterdir())) == 1
     assert left == others
     shutil.rmtree(folder)
@@ -242,11 +244,11 @@ def test_counts_of_drops_outlive_the_process_and_are_told_once(tmp_path: Path) -
     spool.release(1)
     spool.expire(1000)
     again = open_spool(tmp_path)
-    assert again.untold("fl-1", "eni-1-all") == (7, 280)
-    assert again.untold("fl-1", "eni-2-all") == (0, 0)
-    again.told("fl-1", "eni-1-all")
+    assert again.dropped.untold("fl-1", "eni-1-all") == (7, 280)
+    assert again.dropped.untold("fl-1", "eni-2-all") == (0, 0)
+    again.dropped.told("fl-1", "eni-1-all")
     last = open_spool(tmp_path)
-    assert last.untold("fl-1", "eni-1-all") == (0, 0)
+    assert last.dropped.untold("fl-1", "eni-1-all") == (0, 0)
     assert last.counters()["dropped"][0]["packets"] == 7, "the count itself stays"
 
 

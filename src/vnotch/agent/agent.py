@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
 from vnotch.agent.enrolment import Enroller
@@ -26,11 +26,13 @@ from vnotch.agent.view import LoopView, Views
 from vnotch.agent.view_socket import ViewSocket, on_loop
 from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
-from vnotch.deliver.batch import Batch
+from vnotch.deliver.batch import Batch, join
 from vnotch.deliver.courier import BACKOFF_SECONDS_MAX, Courier
 from vnotch.deliver.endpoint import BatchRefused
 from vnotch.deliver.logs import Delivered
-from vnotch.errors import AccessError, VnotchError
+from vnotch.deliver.outbox import SlotFile
+from vnotch.deliver.publisher import Publisher
+from vnotch.errors import AccessError, DeliveryError, VnotchError
 from vnotch.inventory import AgentConfiguration
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
 
@@ -45,7 +47,17 @@ VIEW_SECONDS = 5.0
 STATUS_BYTES_MAX = 3_500_000
 """The server takes 4 MiB. A status that is longer, of thousands of interfaces, goes without the ledger's windows."""
 
+UPLOADS = 8
+UPLOADS_PER_FLOW_LOG = 4
+"""Files under way at once. They have megabytes, so a few fill a link."""
+
+Carried = TypeVar("Carried", Batch, SlotFile)
+
 log = logging.getLogger(__name__)
+
+
+def _no_upload(file: SlotFile) -> Delivered:
+    raise DeliveryError("this agent has no way to a bucket")
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ class AgentConfig:
 
 
 class Agent:
-    """The loop and its threads, wired. `deliver` takes a batch to its destination; `forget` drops a flow log's keys."""
+    """The loop and its threads, wired. `deliver` takes a batch to its log stream, `upload` a file to its bucket;
+    `forget` drops a flow log's keys."""
 
     def __init__(
         self,
@@ -82,6 +95,7 @@ class Agent:
         poll_client: ServerClient,
         post_client: ServerClient,
         *,
+        upload: Callable[[SlotFile], Delivered] = _no_upload,
         forget: Callable[[str], None] = lambda flow_log_id: None,
         ranges: ServiceRanges = NO_RANGES,
         owners: OwnerObserver | None = None,
@@ -89,7 +103,6 @@ class Agent:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
-        self._deliver = deliver
         self._forget = forget
         self._now_ns = now_ns
         self._boot_id = boot_id()
@@ -110,15 +123,33 @@ class Agent:
         )
         self.courier = Courier(
             self.capture.spool,
-            self._carry,
+            lambda batch: self._carry(batch, deliver),
+            join=join,
             backoff_seconds_max=config.backoff_seconds_max,
             on_status=self._show_soon,
+        )
+        self.uploads = Courier(
+            self.capture.outbox,
+            lambda file: self._carry(file, upload),
+            workers=UPLOADS,
+            per_flow_log=UPLOADS_PER_FLOW_LOG,
+            backoff_seconds_max=config.backoff_seconds_max,
+            on_status=self._show_soon,
+        )
+        self.publisher = Publisher(
+            self.capture.spool,
+            self.capture.outbox,
+            config.folder,
+            self.capture.incarnation,
+            self.capture.intervals,
+            on_files=self.uploads.wake,
+            now_s=lambda: now_ns() / 1e9,
         )
         self._poll = ConfigurationPoll(
             poll_client,
             config.folder / "configuration.json",
             lambda configuration: self._events.put(lambda: self._configure(configuration)),
-            on_return=self.courier.hurry,
+            on_return=self._hurry,
         )
         self._post = StatusPost(post_client)
         views = Views(lambda look: on_loop(self._events.put, look, VIEW_SECONDS), self._look, datapath, now_ns)
@@ -151,7 +182,8 @@ class Agent:
         """-> whether nothing was left to deliver at the end."""
         if (last := self._poll.last()) is not None:
             self._configure(last)
-        for thread in (self.courier, self._poll, self._post, self._views, self._enroller):
+        delivering = (self.courier, self.uploads, self.publisher)
+        for thread in (*delivering, self._poll, self._post, self._views, self._enroller):
             if thread is not None:
                 thread.start()
         started()
@@ -221,7 +253,8 @@ class Agent:
             self._pending = None
             for flow_log_id in before - (self.capture.flow_log_ids or set()):
                 self.courier.forget(flow_log_id)
-        self.courier.wake()
+                self.uploads.forget(flow_log_id)
+        self._woken(True)
         self._show()
 
     def _relink(self, vanished: Sequence[str], renamed: Sequence[tuple[str, str]]) -> None:
@@ -254,10 +287,15 @@ class Agent:
     def _woken(self, something_new: bool) -> None:
         if something_new:
             self.courier.wake()
+            self.publisher.wake()
 
-    def _carry(self, batch: Batch) -> Delivered:
+    def _hurry(self) -> None:
+        self.courier.hurry()
+        self.uploads.hurry()
+
+    def _carry(self, batch: Carried, deliver: Callable[[Carried], Delivered]) -> Delivered:
         try:
-            return self._deliver(batch)
+            return deliver(batch)
         except AccessError as error:
             served = self.capture.flow_log_ids
             if served is not None and batch.flow_log_id not in served:
@@ -274,9 +312,16 @@ class Agent:
         if self._enroller is not None:
             self._enroller.stop(STOP_SECONDS)
         self._guarded(lambda: self._woken(self.capture.step(close_all=flush)))
-        self.courier.hurry()
-        empty = self.courier.wait_until_empty(self._config.flush_seconds if flush else STOP_SECONDS)
+        if flush:
+            self.publisher.publish(everything=True)
+        self.publisher.stop(STOP_SECONDS)
+        self._hurry()
+        deadline = time.monotonic() + (self._config.flush_seconds if flush else STOP_SECONDS)
+        empty = self.courier.wait_until_empty(deadline - time.monotonic())
+        empty &= self.uploads.wait_until_empty(deadline - time.monotonic())
+        empty &= not (flush and self.capture.spool.slots())
         self.courier.stop(STOP_SECONDS)
+        self.uploads.stop(STOP_SECONDS)
         self._show()
         self._post.stop(STOP_SECONDS)
         return empty
@@ -302,7 +347,7 @@ class Agent:
     def status(self) -> dict[str, Any]:
         """What is posted to the server and written to status.json."""
         served = self.capture.flow_log_ids or set()
-        outcomes = self.courier.statuses()
+        outcomes = self.courier.statuses() | self.uploads.statuses()
         outcomes |= dict.fromkeys(self.capture.refused, ("FAILED", "Unknown error"))
         configuration = self.capture.configuration
         return {
@@ -313,13 +358,14 @@ class Agent:
                 for flow_log_id, (status, message) in sorted(outcomes.items())
                 if flow_log_id in served
             ],
-            "deliveries": self.courier.counters(),
+            "deliveries": self.courier.counters() | self.uploads.counters(),
             "enrolment": self._enroller.status() if self._enroller else None,
             "errors": {
                 "capture": self.capture_error,
                 "configuration": self._poll.error,
                 "status": self._post.error,
                 "records": self.capture.refused,
+                "files": self.publisher.error,
                 "views": self._views.error,
             },
             "agent": {

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from vnotch.agent.durable import replace_file, set_aside
 from vnotch.deliver.endpoint import Key
+from vnotch.durable import replace_file, set_aside
 from vnotch.errors import AccessError, DestinationUnavailable, InputError, VnotchError
 from vnotch.inventory import AgentConfiguration
 from vnotch.signed_http import NoAnswer, Refused, SignedHttp
@@ -25,6 +25,7 @@ POLL_SECONDS = 30
 RETRY_SECONDS = 0.5
 RETRY_SECONDS_MAX = 15.0
 STATUS_TIMEOUT_SECONDS = 10.0
+PRESIGN_TIMEOUT_SECONDS = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,10 @@ class ServerClient:
         """Reports what could be enrolled; -> what became of it. Raises as `configuration`."""
         body = {"candidates": candidates}
         return dict(self._send("PUT", "/candidates", body, timeout_seconds=STATUS_TIMEOUT_SECONDS))
+
+    def presign(self, upload: Mapping[str, Any]) -> dict[str, Any]:
+        """The request by which a file can be put into its flow log's bucket (`vnotch.deliver.bucket`)."""
+        return dict(self._send("POST", "/uploads", upload, timeout_seconds=PRESIGN_TIMEOUT_SECONDS))
 
     def _send(self, method: str, path: str, body: Any = None, *, timeout_seconds: float) -> Any:
         try:

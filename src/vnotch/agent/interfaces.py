@@ -18,11 +18,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
 
-from vnotch.agent.durable import replace_file, set_aside
 from vnotch.agent.rule_numbers import SavedNumbers
 from vnotch.agent.trials import UNCONFIRMED, Trials
 from vnotch.capture.policy import JudgedBy
 from vnotch.deciders import RuleNumbers
+from vnotch.durable import replace_file, set_aside
 from vnotch.errors import KernelError, LimitError, VnotchError
 from vnotch.inventory import Interface
 from vnotch.rules import RuleBook

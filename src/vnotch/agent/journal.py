@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vnotch.agent.durable import replace_file, set_aside, sync_folder
+from vnotch.durable import replace_file, set_aside, sync_folder
 from vnotch.owner import OWNER_SCHEMA
 
 COMPRESSED_ROWS_MIN = 256

@@ -56,6 +56,7 @@ from vnotch.agent.status import CaptureStatus
 from vnotch.agent.succession import succeed
 from vnotch.agent.tracks import EARLY_SECONDS, Closed, Tracks
 from vnotch.agent.view import LoopView, open_windows
+from vnotch.deliver.outbox import Outbox
 from vnotch.deliver.spool import Spool
 from vnotch.errors import KernelError, LimitError
 from vnotch.flow import Direction
@@ -103,16 +104,22 @@ class Capture:
         self._progress = Progress.load(self._progress_path)
         self._tracks = Tracks(self._progress, flows_max, early_seconds)
         self.interfaces = Interfaces(folder / "slots.json", datapath, now_ns=now_ns)
+        self.outbox = Outbox(folder / "uploads")
         self.spool = Spool(
             folder / "spool",
             bytes_max=spool_bytes_max,
             seconds_max=spool_seconds_max,
             complete_commit=self._progress.commit,
+            taken=self.outbox.taken,
         )
+        self.outbox.count_in(self.spool.dropped)
+        self.spool.annex = self.outbox
         self.intake = Intake(
             folder / "journal", datapath, self._progress, self._tracks, self.interfaces, observer=owners
         )
-        self._status = CaptureStatus(datapath, self._progress, self._tracks, self.interfaces, self.intake, self.spool)
+        self._status = CaptureStatus(
+            datapath, self._progress, self._tracks, self.interfaces, self.intake, self.spool, self.outbox
+        )
         self.configuration: AgentConfiguration | None = None
         self._unsaved = False
         self._held: list[int] = []
@@ -123,6 +130,17 @@ class Capture:
     @property
     def tick_seconds(self) -> int:
         return self._tracks.tick_seconds
+
+    @property
+    def incarnation(self) -> str:
+        """Tells this agent's folder from any other, also from one of its name that was removed."""
+        return self._progress.incarnation
+
+    def intervals(self) -> dict[str, int] | None:
+        """Flow log -> aggregation interval in seconds, of those served now; None before there is a configuration."""
+        if (configuration := self.configuration) is None:
+            return None
+        return {flow_log.flow_log_id: flow_log.max_aggregation_interval for flow_log in configuration.flow_logs}
 
     @property
     def flow_log_ids(self) -> set[str] | None:
@@ -185,6 +203,7 @@ class Capture:
                 departing[flow_log_id] = flow_log
             else:
                 self.spool.discard_flow_log(flow_log_id, DELETED)
+                self.outbox.discard_flow_log(flow_log_id, DELETED)
                 self._progress.recorded.pop(flow_log_id, None)
         return departing
 
@@ -239,7 +258,7 @@ class Capture:
         if not self._save():
             return False
         for stream in made.told:
-            self.spool.told(*stream)
+            self.spool.dropped.told(*stream)
         return True
 
     def _spool(self, closed: Sequence[Closed], now_s: float) -> Spooling:

@@ -20,6 +20,7 @@ from vnotch.agent.configuration import ServerClient, load_key
 from vnotch.agent.enrolment import Enroller
 from vnotch.agent.owners import OwnerObserver
 from vnotch.capture.interfaces import LinkWatcher, Namespace
+from vnotch.deliver.bucket import Buckets
 from vnotch.deliver.endpoint import Endpoint, Key
 from vnotch.deliver.logs import LogGroups
 from vnotch.deliver.role import Roles
@@ -75,11 +76,16 @@ def open_datapath(config: AgentConfig) -> Any:
 def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, started: Callable[[], None]) -> bool:
     endpoint = Endpoint(config.endpoint_url, config.region)
     groups = LogGroups(endpoint, Roles(endpoint, key))
-    poll, post, report = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(3))
+    clients = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(4))
+    poll, post, report, uploads = clients
+    buckets = Buckets(uploads.presign)
     of_host: dict[str, Any] = {}  # what is known of the host's own sockets and interfaces; a file tells of another's
     if config.capture_file is None:
         of_host = {"owners": OwnerObserver(config.netns), "enroller": Enroller(report, config.netns)}
-    agent = Agent(config, datapath, groups.deliver, poll, post, forget=groups.forget, ranges=ranges, **of_host)
+    agent = Agent(
+        config, datapath, groups.deliver, poll, post,
+        upload=buckets.deliver, forget=groups.forget, ranges=ranges, **of_host,
+    )  # fmt: skip
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: agent.stop())

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vnotch.agent.durable import replace_file, set_aside
+from vnotch.durable import replace_file, set_aside
 from vnotch.inventory import FlowLog
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from vnotch.agent.durable import replace_file, set_aside
 from vnotch.deciders import TRACKED_BIT, Decider, Layer, RuleNumbers
+from vnotch.durable import replace_file, set_aside
 from vnotch.errors import InputError
 from vnotch.rules import RuleBook, acl_entry_id
 

@@ -1,4 +1,5 @@
-"""Closed windows -> the batches that the spool takes: one for each flow log and interface that has a record.
+"""Closed windows -> the batches that the spool takes: one for each flow log and interface that has a record, and for a
+bucket one for each slot that its records end in.
 
 Made for all flow logs of a window together, since they share columns and lines (`record.WindowRecords`); no loop here
 runs over records.
@@ -22,7 +23,7 @@ from vnotch.flow import LOSS_SCHEMA, Direction, Loss, Outcome
 from vnotch.inventory import FlowLog, Interface
 from vnotch.owner import NO_OWNERS, Owners
 from vnotch.paths import NO_PEERS, Peers
-from vnotch.record import Events, WindowRecords
+from vnotch.record import Events, SlotRecords, WindowRecords
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import Window
 
@@ -97,6 +98,11 @@ def _add(
         records = records.of_window(_with_losses(records.window, untold, interfaces.by_slot))
         result.told += [(flow_log.flow_log_id, flow_log.stream_name(interface_id)) for interface_id in untold]
     # An interface that is gone has no more windows without traffic, only its last flows.
+    if flow_log.log_destination_type == "s3":
+        for part in records.slot_records(covering, recorded.difference(retired)):
+            recorded.add(part.interface_id)
+            result.batches.append(_slot_batch(flow_log, part, records.window, progress))
+        return
     for events in records.events(covering, recorded.difference(retired)):
         recorded.add(events.interface_id)
         result.batches.append(_batch(flow_log, events, records.window, sums, progress))
@@ -106,7 +112,7 @@ def _batch(flow_log: FlowLog, events: Events, window: Window, sums: _Sums, progr
     stream = flow_log.stream_name(events.interface_id)
     packets, bytes_ = sums.of(events.interface_id, flow_log.traffic_type)
     return Batch(
-        batch_id=f"{flow_log.flow_log_id}/{stream}/{window.end_s}/{progress.incarnation}.{progress.commit}",
+        batch_id=_batch_id(flow_log, stream, window, progress),
         flow_log_id=flow_log.flow_log_id,
         group=flow_log.log_group_name,
         stream=stream,
@@ -117,10 +123,31 @@ def _batch(flow_log: FlowLog, events: Events, window: Window, sums: _Sums, progr
     )
 
 
+def _slot_batch(flow_log: FlowLog, part: SlotRecords, window: Window, progress: Progress) -> Batch:
+    stream = flow_log.stream_name(part.interface_id)
+    return Batch(
+        batch_id=f"{_batch_id(flow_log, stream, window, progress)}/{part.slot_s}",
+        flow_log_id=flow_log.flow_log_id,
+        group="",
+        stream=stream,
+        role_arn="",
+        events=part.table,
+        packets=part.packets,
+        bytes=part.bytes,
+        slot_s=part.slot_s,
+        file_format=flow_log.file_format or "plain-text",
+        log_format=flow_log.log_format,
+    )
+
+
+def _batch_id(flow_log: FlowLog, stream: str, window: Window, progress: Progress) -> str:
+    return f"{flow_log.flow_log_id}/{stream}/{window.end_s}/{progress.incarnation}.{progress.commit}"
+
+
 def _untold(flow_log: FlowLog, spool: Spool) -> dict[str, tuple[int, int]]:
     """Interface -> packets and bytes of its batches that the spool dropped, where no record has told of them yet."""
     found = {
-        interface_id: spool.untold(flow_log.flow_log_id, flow_log.stream_name(interface_id))
+        interface_id: spool.dropped.untold(flow_log.flow_log_id, flow_log.stream_name(interface_id))
         for interface_id in dict.fromkeys(flow_log.interface_ids)
     }
     return {interface_id: lost for interface_id, lost in found.items() if lost[0]}

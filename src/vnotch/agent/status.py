@@ -11,6 +11,7 @@ from vnotch.agent.intake import Intake
 from vnotch.agent.interfaces import Interfaces
 from vnotch.agent.progress import Progress
 from vnotch.agent.tracks import Tracks
+from vnotch.deliver.outbox import Outbox
 from vnotch.deliver.spool import Spool
 from vnotch.flow import Direction
 
@@ -28,6 +29,7 @@ class CaptureStatus:
         interfaces: Interfaces,
         intake: Intake,
         spool: Spool,
+        outbox: Outbox,
     ) -> None:
         self._datapath = datapath
         self._progress = progress
@@ -35,6 +37,7 @@ class CaptureStatus:
         self._interfaces = interfaces
         self._intake = intake
         self._spool = spool
+        self._outbox = outbox
         self._usage: dict[str, Any] = {}
         self._usage_due = 0.0
 
@@ -44,6 +47,7 @@ class CaptureStatus:
             "interfaces": self._interfaces.states(),
             "ledger": self._ledger(),
             "spool": self._spool.counters(),
+            "uploads": self._outbox.counters(),
             "host_firewall": self._datapath.host_firewall().to_json(),
             "capture": {
                 "tick_seconds": self._tracks.tick_seconds,

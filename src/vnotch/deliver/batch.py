@@ -1,7 +1,8 @@
-"""A batch of records on its way to one log stream, and its form as a file of the spool.
+"""A batch of records on its way to a log stream or to a bucket's slot, and its form as a file of the spool.
 
-The file is an Arrow IPC file (timestamp in ms, message) with the batch's description in the schema's metadata. Its name
-tells order, commit, age, flow log, stream, counts, size and CRC-32.
+The file is an Arrow IPC file with the batch's description in the schema's metadata: for a log stream events (timestamp
+in ms, message), for a bucket the typed columns of the flow log's format. Its name tells order, commit, age, flow log,
+stream, counts, size, CRC-32 and, for a bucket, the slot.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ EVENT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Batch:
-    """Records of one flow log for one log stream. `packets` and `bytes` are the sums over its records.
+    """Records of one flow log and interface. `packets` and `bytes` are the sums over its records.
 
-    `batch_id` is the same whenever the same batch is made again, and no two different batches share one.
+    `batch_id` is the same whenever the same batch is made again, and no two different batches share one. `slot_s` is 0
+    for a log group; for a bucket it is the beginning of the slot that all records end in (Unix seconds), `file_format`
+    and `log_format` say what the file is to be, `events` has the format's columns, and there is neither group nor role.
     """
 
     batch_id: str
@@ -46,9 +49,12 @@ class Batch:
     group: str
     stream: str
     role_arn: str
-    events: pa.Table  # EVENT_SCHEMA
+    events: pa.Table  # EVENT_SCHEMA, or the schema of `log_format`
     packets: int = 0
     bytes: int = 0
+    slot_s: int = 0
+    file_format: str = ""
+    log_format: str = ""
     members: tuple[Batch, ...] = ()
     """Batches that are delivered together in this one; each counts once under its own id."""
 
@@ -67,6 +73,12 @@ class Entry:
     bytes: int
     size: int  # of the file
     crc: int
+    slot_s: int = 0
+
+    @property
+    def queue(self) -> tuple[str, str]:
+        """What it waits in: a log stream of a flow log, or a slot of its files."""
+        return self.flow_log_id, str(self.slot_s) if self.slot_s else self.stream
 
     @property
     def name(self) -> str:
@@ -80,6 +92,7 @@ class Entry:
             self.bytes,
             self.size,
             f"{self.crc:08x}",
+            *((self.slot_s,) if self.slot_s else ()),
         )
         return ",".join(map(str, parts)) + ".arrow"
 
@@ -88,7 +101,7 @@ class Entry:
         """None where the name is not one of ours."""
         parts = name.removesuffix(".arrow").split(",")
         try:
-            order, created, flow_log_id, stream, events, packets, size_bytes, size, crc = parts
+            order, created, flow_log_id, stream, events, packets, size_bytes, size, crc, *slot = parts
             commit, index = order.split("-")
             entry = cls(
                 int(commit),
@@ -101,8 +114,9 @@ class Entry:
                 int(size_bytes),
                 int(size),
                 int(crc, 16),
+                *map(int, slot),
             )
-        except ValueError:
+        except (ValueError, TypeError):
             return None
         return entry if entry.name == name else None
 
@@ -145,6 +159,8 @@ def encode(batch: Batch, commit: int, index: int, created_s: int) -> tuple[Entry
         "packets": batch.packets,
         "bytes": batch.bytes,
     }
+    if batch.slot_s:
+        about |= {"slot_s": batch.slot_s, "file_format": batch.file_format, "log_format": batch.log_format}
     table = batch.events.replace_schema_metadata({"vnotch": json.dumps(about)})
     sink = pa.BufferOutputStream()
     compression = "zstd" if table.num_rows >= COMPRESSED_EVENTS_MIN else None
@@ -163,6 +179,7 @@ def encode(batch: Batch, commit: int, index: int, created_s: int) -> tuple[Entry
         bytes=batch.bytes,
         size=data.size,
         crc=zlib.crc32(data),
+        slot_s=batch.slot_s,
     )
     if len(entry.name) > NAME_BYTES_MAX:
         raise InputError(f"the log stream name {batch.stream!r} is too long for the spool")

@@ -1,4 +1,5 @@
-"""The courier: carries batches from the spool to their destination, without ever making the capture wait.
+"""The courier: carries what waits on disk to its destination, without ever making the capture wait: batches from the
+spool to log streams, files from the outbox to buckets.
 
 A pool of threads serves the flow logs in turn. Several streams of one flow log are under way at once, up to a bound
 that leaves threads for the others; a stream's batches go in order, and those that have gathered go in one call. A flow
@@ -14,14 +15,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from vnotch.deliver.batch import Batch, Entry, join
 from vnotch.deliver.endpoint import BatchRefused
 from vnotch.deliver.logs import Delivered
-from vnotch.deliver.spool import Spool
 from vnotch.errors import DeliveryError
 
 WORKERS = 64
@@ -59,15 +58,42 @@ class Delivery:
     failed_at: float = 0.0  # on the monotonic clock: the last failure
 
 
-class Courier:
-    """Carries. `deliver` does one batch and raises DeliveryError; `on_status` is told of each change of a status."""
+class Parcel(Protocol):
+    """What is carried: a batch, or a file."""
+
+    @property
+    def batch_id(self) -> str: ...
+
+
+E = TypeVar("E")
+P = TypeVar("P", bound=Parcel)
+P_co = TypeVar("P_co", bound=Parcel, covariant=True)
+
+
+class Source(Protocol[E, P_co]):
+    """Where it waits (`spool.Spool`, `outbox.Outbox`)."""
+
+    def waiting(self) -> Mapping[str, int]: ...
+    def ready(self) -> list[str]: ...
+    def lease(self, flow_log_id: str, batches_max: int = 1) -> list[E]: ...
+    def read(self, entry: E) -> P_co | None: ...
+    def acknowledge(self, entry: E) -> None: ...
+    def give_back(self, entries: Sequence[E]) -> None: ...
+    def discard(self, entry: E, reason: str) -> None: ...
+
+
+class Courier(Generic[E, P]):
+    """Carries. `deliver` does one batch and raises DeliveryError; `join` makes one of several, where it can;
+    `on_status` is told of each change of a status."""
 
     def __init__(
         self,
-        spool: Spool,
-        deliver: Callable[[Batch], Delivered],
+        spool: Source[E, P],
+        deliver: Callable[[P], Delivered],
         *,
+        join: Callable[[Sequence[P]], P | None] = lambda parcels: None,
         workers: int = WORKERS,
+        per_flow_log: int = PER_FLOW_LOG,
         backoff_seconds: float = BACKOFF_SECONDS,
         backoff_seconds_max: float = BACKOFF_SECONDS_MAX,
         on_status: Callable[[], None] = lambda: None,
@@ -75,6 +101,8 @@ class Courier:
     ) -> None:
         self._spool = spool
         self._deliver = deliver
+        self._join = join
+        self._per_flow_log = per_flow_log
         self._backoff_seconds = backoff_seconds
         self._backoff_seconds_max = backoff_seconds_max
         self._on_status = on_status
@@ -169,7 +197,7 @@ class Courier:
                 waits = []
                 for flow_log_id in self._spool.ready():
                     delivery = self._deliveries.setdefault(flow_log_id, Delivery())
-                    if delivery.under_way < (1 if delivery.failures else PER_FLOW_LOG):
+                    if delivery.under_way < (1 if delivery.failures else self._per_flow_log):
                         waits.append((delivery.due, flow_log_id))
                 if waits and min(waits)[0] <= now:
                     delivery = self._deliveries[min(waits)[1]]
@@ -180,13 +208,13 @@ class Courier:
                 self._wake.wait(min(waits)[0] - now if waits else None)
         return None
 
-    def _carry(self, entries: list[Entry]) -> tuple[Delivered | DeliveryError | None, int]:
+    def _carry(self, entries: list[E]) -> tuple[Delivered | DeliveryError | None, int]:
         """Delivers what was leased, together or one after the other -> the outcome and how many batches were taken."""
         read = [(entry, batch) for entry in entries if (batch := self._spool.read(entry)) is not None]
         if not read:
             return None, 0
-        joined = join([batch for _, batch in read])
-        if joined is not None and len(read) > 1:
+        joined = self._join([batch for _, batch in read]) if len(read) > 1 else None
+        if joined is not None:
             outcome = self._deliver_one(joined)
             if isinstance(outcome, Delivered):
                 for entry, _ in read:
@@ -198,7 +226,7 @@ class Courier:
             # One of them is at fault: each is tried alone.
         return self._carry_in_turn(read)
 
-    def _carry_in_turn(self, read: list[tuple[Entry, Batch]]) -> tuple[Delivered | DeliveryError | None, int]:
+    def _carry_in_turn(self, read: list[tuple[E, P]]) -> tuple[Delivered | DeliveryError | None, int]:
         total, taken = Delivered(), 0
         refused: BatchRefused | None = None
         for number, (entry, batch) in enumerate(read):
@@ -215,7 +243,7 @@ class Courier:
             taken += 1
         return (refused if refused is not None and not taken else total), taken
 
-    def _deliver_one(self, batch: Batch) -> Delivered | DeliveryError:
+    def _deliver_one(self, batch: P) -> Delivered | DeliveryError:
         try:
             return self._deliver(batch)
         except DeliveryError as error:

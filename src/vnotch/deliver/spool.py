@@ -15,7 +15,7 @@ Rules:
    a crash half way through a commit. They were never visible, so never delivered; they are removed and the owner writes
    them again.
 3. Order is kept for each stream of a flow log: the oldest first, and nothing while an older batch is under way. The
-   streams of a flow log take turns.
+   streams of a flow log take turns. What is for a bucket waits in its slot until that becomes files (`publisher.py`).
 4. Bounds: bytes and age. What exceeds them is dropped oldest first and counted by flow log, stream and reason. So is
    what finds no room on the disk. A batch that is being delivered is never dropped: it may already have arrived.
 5. What is damaged is moved to `damaged/` (at most `DAMAGED_FILES_MAX` files of it are kept) and counted.
@@ -24,20 +24,20 @@ Rules:
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from vnotch.deliver.batch import Batch, Entry, decode, encode, may_join
+from vnotch.deliver.dropped import DAMAGED, DISK, EXPIRED, FULL, DroppedCounts, Share
 from vnotch.errors import LimitError
 
 DAMAGED_FILES_MAX = 64
@@ -49,32 +49,36 @@ FILES_WITHOUT_THREADS = 8
 FILES_OPEN_MAX = 256
 """Files of a `write` that are open at once."""
 
-DROPPED_KEYS_MAX = 4096
-
-FULL = "spool-full"
-EXPIRED = "spool-expired"
-DISK = "disk-full"
-DAMAGED = "damaged"
-
-
-@dataclass
-class Dropped:
-    """What was dropped of one stream for one reason, and how much of it no SKIPDATA record has told of yet."""
-
-    batches: int = 0
-    events: int = 0
-    packets: int = 0
-    bytes: int = 0
-    untold_packets: int = 0
-    untold_bytes: int = 0
-
 
 @dataclass
 class Queue:
-    """The visible batches of one stream of a flow log, oldest first; the first `leased` of them are being delivered."""
+    """The visible batches of one stream or slot of a flow log, oldest first; the first `leased` of them are being
+    delivered."""
 
     entries: deque[Entry] = field(default_factory=deque)
     leased: int = 0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The batches of one slot of a flow log that wait for its files."""
+
+    flow_log_id: str
+    slot_s: int
+    batches: int
+    bytes: int  # on disk
+    oldest_s: int  # when the first of them was made
+
+
+class Annex(Protocol):
+    """What is on disk beside the spool and under the same bound on bytes (`outbox.Outbox`)."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def oldest_s(self) -> float | None: ...
+    def drop_oldest(self, reason: str) -> None: ...
+    def expire(self, is_too_old: Callable[[int], bool]) -> None: ...
 
 
 class Spool:
@@ -84,30 +88,38 @@ class Spool:
     """
 
     def __init__(
-        self, folder: Path, *, bytes_max: int, seconds_max: int, complete_commit: int, fsync: Any = os.fsync
+        self,
+        folder: Path,
+        *,
+        bytes_max: int,
+        seconds_max: int,
+        complete_commit: int,
+        taken: Collection[str] = (),
+        fsync: Any = os.fsync,
     ) -> None:
+        """`taken`: names of batches that have gone into files of a bucket; those that are still there are removed."""
         self.folder = folder
         self.bytes_max = bytes_max
         self.seconds_max = seconds_max
-        self.dropped: dict[tuple[str, str, str], Dropped] = {}  # flow log, stream, reason
         self.damaged_files = 0
         self._fsync = fsync
         self._lock = threading.RLock()
-        self._queues: dict[tuple[str, str], Queue] = {}  # flow log, stream
-        self._counts: dict[str, int] = defaultdict(int)  # flow log -> visible batches
+        self.annex: Annex | None = None
+        self._queues: dict[tuple[str, str], Queue] = {}  # flow log, and stream or slot (`Entry.queue`)
+        self._counts: dict[str, int] = defaultdict(int)  # flow log -> visible batches for streams
         self._turns: dict[str, dict[str, None]] = defaultdict(dict)
         """Flow log -> its streams that have something and nothing under way, in the order of their turns."""
         self._held: dict[int, deque[Entry]] = {}
         self._size = 0
         self._steps: deque[tuple[float, float]] = deque(maxlen=STEPS_MAX)  # before what time, by how many seconds
-        self._counts_changed = False
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._load_dropped()
-        self._list(complete_commit)
+        self.dropped = DroppedCounts(folder / "dropped.json")
+        self.damaged_files += self.dropped.is_damaged
+        self._list(complete_commit, frozenset(taken))
 
     # Opening
 
-    def _list(self, complete_commit: int) -> None:
+    def _list(self, complete_commit: int, taken: Collection[str]) -> None:
         found = []
         with os.scandir(self.folder) as files:
             for file in files:
@@ -119,14 +131,14 @@ class Spool:
                 entry = Entry.parse(file.name)
                 if entry is None or file.stat(follow_symlinks=False).st_size != entry.size:
                     self._set_aside(file.name, entry)
-                elif entry.commit > complete_commit:
+                elif entry.commit > complete_commit or entry.name in taken:
                     os.unlink(file.path)
                 else:
                     found.append(entry)
         for entry in sorted(found):
             self._show(entry)
             self._size += entry.size
-        self._save_dropped()
+        self.dropped.save()
 
     def _set_aside(self, name: str, entry: Entry | None) -> None:
         aside = self.folder / "damaged"
@@ -166,7 +178,7 @@ class Spool:
             self._size += sum(entry.size for entry in held)
             self._held.setdefault(commit, deque()).extend(held)
             self._keep_bounds(now_s)
-            self._save_dropped()
+            self.dropped.save()
         if refused:
             raise LimitError(
                 f"the spool found no room for {refused} of {len(batches)} batches", "make room on the disk"
@@ -245,7 +257,7 @@ class Spool:
     # Delivering
 
     def waiting(self) -> dict[str, int]:
-        """Flow log -> number of its visible batches."""
+        """Flow log -> number of its visible batches for streams."""
         with self._lock:
             return dict(self._counts)
 
@@ -275,6 +287,37 @@ class Spool:
             queue.leased = len(leased)
             return leased
 
+    def slots(self) -> list[Slot]:
+        """What waits for a bucket and is not leased."""
+        with self._lock:
+            waiting = [list(queue.entries) for queue in self._queues.values() if not queue.leased]
+        return [
+            Slot(
+                entries[0].flow_log_id,
+                entries[0].slot_s,
+                len(entries),
+                sum(entry.size for entry in entries),
+                min(entry.created_s for entry in entries),
+            )
+            for entries in waiting
+            if entries and entries[0].slot_s
+        ]
+
+    def lease_slot(self, flow_log_id: str, slot_s: int) -> list[Entry]:
+        """All that waits in a slot, oldest first, each to be acknowledged or given back."""
+        with self._lock:
+            queue = self._queues.get((flow_log_id, str(slot_s)))
+            if queue is None or queue.leased:
+                return []
+            queue.leased = len(queue.entries)
+            return list(queue.entries)
+
+    def take_away(self, entries: Sequence[Entry]) -> None:
+        """They are somewhere else, durably; when this returns, a power cut cannot bring them back."""
+        for entry in entries:
+            self.acknowledge(entry)
+        self._fsync_folder()
+
     def read(self, entry: Entry) -> Batch | None:
         """The batch of an entry; None where its file is damaged, which is then set aside, counted and gone."""
         try:
@@ -287,7 +330,7 @@ class Spool:
                     self.damaged_files += 1
                     self._count(entry, DAMAGED)
                 self._remove(entry)
-                self._save_dropped()
+                self.dropped.save()
             return None
 
     def acknowledge(self, entry: Entry) -> None:
@@ -299,16 +342,16 @@ class Spool:
     def give_back(self, entries: Sequence[Entry]) -> None:
         """All that is left of a lease."""
         with self._lock:
-            for name in {(entry.flow_log_id, entry.stream) for entry in entries}:
-                if (queue := self._queues.get(name)) is not None:
+            for entry in {entry.queue: entry for entry in entries}.values():
+                if (queue := self._queues.get(entry.queue)) is not None:
                     queue.leased = 0
-                    self._turns[name[0]][name[1]] = None
+                    self._begin_turn(entry)
 
     def discard(self, entry: Entry, reason: str) -> None:
         """Drops a batch and counts it."""
         with self._lock:
             self._drop(entry, reason)
-            self._save_dropped()
+            self.dropped.save()
 
     def discard_flow_log(self, flow_log_id: str, reason: str) -> None:
         """Drops all waiting batches of a flow log, but for those that are under way."""
@@ -316,7 +359,7 @@ class Spool:
             for queue in [queue for name, queue in self._queues.items() if name[0] == flow_log_id]:
                 for entry in list(islice(queue.entries, queue.leased, None)):
                     self._drop(entry, reason)
-            self._save_dropped()
+            self.dropped.save()
 
     # Bounds
 
@@ -324,31 +367,36 @@ class Spool:
         """Drops what is too old."""
         with self._lock:
             self._keep_bounds(now_s)
-            self._save_dropped()
+            self.dropped.save()
 
     def clock_set_forward(self, now_s: float, seconds: float) -> None:
         """Batches of before it are older by this only for the clock. Known until the process ends."""
         with self._lock:
             self._steps.append((now_s - seconds, seconds))
 
-    def _created_s(self, entry: Entry) -> float:
+    def _is_too_old(self, created_s: float, now_s: float) -> bool:
         """By the clock as it is now."""
-        created_s: float = entry.created_s
         for before_s, seconds in self._steps:
             if created_s <= before_s:
                 created_s += seconds
-        return created_s
+        return created_s < now_s - self.seconds_max
 
     def _keep_bounds(self, now_s: float) -> None:
         for queue in list(self._queues.values()):
-            while (entry := self._oldest(queue)) and self._created_s(entry) < now_s - self.seconds_max:
+            while (entry := self._oldest(queue)) and self._is_too_old(entry.created_s, now_s):
                 self._drop(entry, EXPIRED)
-        while self._size > self.bytes_max:
+        if self.annex is not None:
+            self.annex.expire(lambda created_s: self._is_too_old(created_s, now_s))
+        while self._size + (self.annex.size if self.annex else 0) > self.bytes_max:
             oldest = [entry for queue in self._queues.values() if (entry := self._oldest(queue))]
             oldest += [entries[0] for entries in self._held.values() if entries]
-            if not oldest:
+            beside_s = self.annex.oldest_s if self.annex else None
+            if self.annex and beside_s is not None and (not oldest or beside_s <= min(oldest).created_s):
+                self.annex.drop_oldest(FULL)
+            elif oldest:
+                self._drop(min(oldest), FULL)
+            else:
                 return
-            self._drop(min(oldest), FULL)
 
     @staticmethod
     def _oldest(queue: Queue) -> Entry | None:
@@ -362,20 +410,6 @@ class Spool:
         """Bytes on disk, visible or not."""
         return self._size
 
-    def untold(self, flow_log_id: str, stream: str) -> tuple[int, int]:
-        """Packets and bytes dropped of a stream since the last `told`: they belong into its next SKIPDATA record."""
-        with self._lock:
-            found = [dropped for key, dropped in self.dropped.items() if key[:2] == (flow_log_id, stream)]
-            return sum(d.untold_packets for d in found), sum(d.untold_bytes for d in found)
-
-    def told(self, flow_log_id: str, stream: str) -> None:
-        with self._lock:
-            for key, dropped in self.dropped.items():
-                if key[:2] == (flow_log_id, stream):
-                    dropped.untold_packets = dropped.untold_bytes = 0
-                    self._counts_changed = True
-            self._save_dropped()
-
     def counters(self) -> dict[str, Any]:
         """For the status: what waits, and what was dropped, by flow log, stream and reason."""
         with self._lock:
@@ -383,62 +417,30 @@ class Spool:
             return {
                 "batches": sum(map(len, entries)),
                 "waiting": dict(self._counts),
+                "gathering": sum(slot.batches for slot in self.slots()),
                 "bytes": self._size,
                 "bytes_max": self.bytes_max,
                 "oldest_s": min((queue[0].created_s for queue in entries), default=None),
                 "damaged_files": self.damaged_files,
-                "dropped": self._dropped_list(),
+                "dropped": self.dropped.to_json(),
             }
 
-    def _dropped_list(self) -> list[dict[str, Any]]:
-        return [
-            {"flow_log_id": flow_log_id, "stream": stream, "reason": reason, **vars(dropped)}
-            for (flow_log_id, stream, reason), dropped in sorted(self.dropped.items())
-        ]
-
     def _count(self, entry: Entry, reason: str) -> None:
-        key = (entry.flow_log_id, entry.stream, reason)
-        if key not in self.dropped and len(self.dropped) >= DROPPED_KEYS_MAX:
-            key = ("-", "-", reason)  # so many streams come and go over the months: they are counted together
-        dropped = self.dropped.setdefault(key, Dropped())
-        dropped.batches += 1
-        dropped.events += entry.events
-        dropped.packets += entry.packets
-        dropped.bytes += entry.bytes
-        dropped.untold_packets += entry.packets
-        dropped.untold_bytes += entry.bytes
-        self._counts_changed = True
-
-    def _save_dropped(self) -> None:
-        if not self._counts_changed:
-            return
-        self._counts_changed = False
-        # Best effort: these counts are written when the disk may be full, and a batch matters more than its count.
-        temporary = self.folder / ".dropped"
-        try:
-            temporary.write_text(json.dumps(self._dropped_list()))
-            os.replace(temporary, self.folder / "dropped.json")
-        except OSError:
-            temporary.unlink(missing_ok=True)
-
-    def _load_dropped(self) -> None:
-        try:
-            for item in json.loads((self.folder / "dropped.json").read_text()):
-                key = (item.pop("flow_log_id"), item.pop("stream"), item.pop("reason"))
-                self.dropped[key] = Dropped(**item)
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self.damaged_files += 1
+        self.dropped.count(entry.flow_log_id, entry.stream, reason, share_of(entry))
 
     # Bookkeeping
 
     def _show(self, entry: Entry) -> None:
-        """Makes a batch visible, behind the others of its stream."""
-        queue = self._queues.setdefault((entry.flow_log_id, entry.stream), Queue())
+        """Makes a batch visible, behind the others of its stream or slot."""
+        queue = self._queues.setdefault(entry.queue, Queue())
         queue.entries.append(entry)
-        self._counts[entry.flow_log_id] += 1
+        if not entry.slot_s:
+            self._counts[entry.flow_log_id] += 1
         if not queue.leased:
+            self._begin_turn(entry)
+
+    def _begin_turn(self, entry: Entry) -> None:
+        if not entry.slot_s:
             self._turns[entry.flow_log_id].setdefault(entry.stream)
 
     def _end_turn(self, flow_log_id: str, stream: str) -> None:
@@ -456,23 +458,27 @@ class Spool:
         (self.folder / entry.name).unlink(missing_ok=True)
 
     def _remove(self, entry: Entry) -> None:
-        name = entry.flow_log_id, entry.stream
-        queue = self._queues.get(name)
+        queue = self._queues.get(entry.queue)
         if queue is not None and entry in queue.entries:
             under_way = queue.entries.index(entry) < queue.leased
             queue.entries.remove(entry)
             self._size -= entry.size
-            self._counts[entry.flow_log_id] -= 1
-            if not self._counts[entry.flow_log_id]:
-                del self._counts[entry.flow_log_id]
+            if not entry.slot_s:
+                self._counts[entry.flow_log_id] -= 1
+                if not self._counts[entry.flow_log_id]:
+                    del self._counts[entry.flow_log_id]
             queue.leased -= under_way
             if not queue.entries:
-                del self._queues[name]
-                self._end_turn(*name)
+                del self._queues[entry.queue]
+                self._end_turn(entry.flow_log_id, entry.stream)
             elif under_way and not queue.leased:
-                self._turns[name[0]][name[1]] = None
+                self._begin_turn(entry)
             return
         held = self._held.get(entry.commit, ())
         if entry in held:
             self._held[entry.commit].remove(entry)
             self._size -= entry.size
+
+
+def share_of(entry: Entry) -> Share:
+    return Share(1, entry.events, entry.packets, entry.bytes)
