@@ -42,6 +42,11 @@ class Folders:
         return self.root / "lake"
 
     @property
+    def buckets(self) -> Path:
+        """What stands for an S3 endpoint where none is named: a bucket is a folder in it."""
+        return self.root / "buckets"
+
+    @property
     def credentials(self) -> Path:
         """The administrator's key as JSON, readable by its owner alone."""
         return self.root / "credentials.json"

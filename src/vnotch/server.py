@@ -32,6 +32,10 @@ from vnotch.api.iam import Iam
 from vnotch.api.lab_hosts import LabHosts
 from vnotch.api.logs import Logs
 from vnotch.api.sts import Sts
+from vnotch.api.uploads import Uploads
+from vnotch.buckets import open_buckets
+from vnotch.buckets.s3 import S3Settings
+from vnotch.buckets.upload import BucketStore
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.store.accounts import Accounts
@@ -51,6 +55,8 @@ class ServerConfig:
     region: str | None = None  # fixed at first start
     any_interval: bool = False  # aggregation intervals from 1 to 900 s beside AWS's 60 and 600
     quotas: Quotas = field(default_factory=Quotas)
+    s3_endpoint: str | None = None  # aws, a URL, or file:FOLDER; None: the data folder's own
+    s3: S3Settings = field(default_factory=S3Settings)
 
     @property
     def url(self) -> str:
@@ -145,7 +151,10 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
         lake = Lake.open(folders.lake)
         try:
             agents = Agents(state, accounts)
-            app = compose(config, state, accounts, lake, agents)
+            buckets = open_buckets(
+                config.s3_endpoint, config.s3, folder=folders.buckets, url=config.url, region=accounts.region
+            )
+            app = compose(config, state, accounts, lake, agents, buckets)
 
             def ending() -> None:
                 agents.watch.close()
@@ -159,17 +168,20 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
         state.close()
 
 
-def compose(config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents) -> Starlette:
+def compose(
+    config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents, buckets: BucketStore
+) -> Starlette:
     """The application with every service on it."""
     access_log = AccessLog(config.folders.root / "access.log")
     services = [
-        Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas),
+        Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas, buckets=buckets),
         Iam(accounts),
         Sts(accounts, agents.flow_log_for, access_log),
         Logs(state, lake, config.quotas),
     ]
     ours = [
         *agents.routes(),
+        *Uploads(state, accounts, buckets).routes(),
         *LabHosts(state, accounts).routes(),
         *Explanations(state, accounts).routes(),
     ]

@@ -175,8 +175,6 @@ def test_requests_that_aws_refuses(changes: dict[str, Any], code: str, text: str
         ({"LogFormat": "${version} ${colour}"}, "InvalidParameter", "colour"),
         ({"LogFormat": "${version} ${version}"}, "InvalidParameter", "version"),
         # Well formed, but not delivered by this release.
-        (S3_ALONE, "InvalidParameter", "delivers to cloud-watch-logs"),
-        ({**S3_ALONE, "LogDestination": f"{BUCKET}/folder/"}, "InvalidParameter", "delivers to cloud-watch-logs"),
         (
             {"LogDestinationType": "kinesis-data-firehose", "LogDestination": STREAM, "LogGroupName": LEFT_OUT},
             "InvalidParameter",

@@ -154,7 +154,7 @@ class Agents:
         method, interface_id = request.exchange.request.method, request.path_params["interface"]
         method = "GET" if method == "HEAD" else method
         verb = {"GET": "GetBinding", "PUT": "PutBinding", "DELETE": "DeleteBinding"}[method]
-        _authorise(request, verb, f"arn:aws:ec2:{request.region}:{request.account}:network-interface/{interface_id}")
+        authorise(request, verb, f"arn:aws:ec2:{request.region}:{request.account}:network-interface/{interface_id}")
 
         def get() -> dict[str, Any]:
             with self.state.read() as session:
@@ -176,7 +176,7 @@ class Agents:
     def _agent(self, request: SignedRequest, verb: str) -> str:
         """The agent that the path names, once the caller is authorised for `verb` on it."""
         name = request.path_params["agent"]
-        _authorise(request, verb, self.accounts.agent_arn(name))
+        authorise(request, verb, self.accounts.agent_arn(name))
         return name
 
     def _revision(self, name: str) -> int:
@@ -194,7 +194,8 @@ class Agents:
         return found.to_json()
 
 
-def _authorise(request: SignedRequest, verb: str, resource: str) -> None:
+def authorise(request: SignedRequest, verb: str, resource: str) -> None:
+    """Raises ApiError (403) unless the caller may do `verb` of vnotch's own on the resource."""
     try:
         request.authorise(f"vnotch:{verb}", resource)
     except ApiError as error:

@@ -31,12 +31,41 @@ def server(
             help="Allow more or less of a resource than AWS does, such as rules-per-security-group=200. Repeatable.",
         ),
     ] = None,
+    s3_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VNOTCH_S3_ENDPOINT",
+            metavar="aws|URL|file:FOLDER",
+            help="Where buckets of flow logs are: AWS, another S3 endpoint, or a folder of this host.",
+            show_default="file:DATA-DIR/buckets",
+        ),
+    ] = None,
+    s3_region: Annotated[
+        str | None,
+        typer.Option(envvar="VNOTCH_S3_REGION", help="Region of the S3 endpoint.", show_default="the profile's"),
+    ] = None,
+    s3_profile: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VNOTCH_S3_PROFILE", help="AWS profile that signs uploads.", show_default="AWS's usual chain"
+        ),
+    ] = None,
+    s3_credentials: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="VNOTCH_S3_CREDENTIALS", help="AWS credentials file with the profile.", exists=True, dir_okay=False
+        ),
+    ] = None,
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
     from vnotch.api.ec2.quotas import Quotas
+    from vnotch.buckets.s3 import S3Settings
     from vnotch.server import ServerConfig, run
 
-    config = ServerConfig(folders_of(data_dir), host, port, account, region, any_interval, Quotas.of(quota or ()))
+    s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None)
+    config = ServerConfig(
+        folders_of(data_dir), host, port, account, region, any_interval, Quotas.of(quota or ()), s3_endpoint, s3
+    )
     run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
 
 

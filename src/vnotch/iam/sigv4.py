@@ -347,3 +347,29 @@ def sign(
 
 # What proxies and HTTP libraries change on the way.
 _UNSIGNED = frozenset({"authorization", "user-agent", "connection", "expect", "transfer-encoding", "x-amzn-trace-id"})
+
+
+def presign(
+    request: Request,
+    access_key_id: str,
+    secret_access_key: str,
+    *,
+    now_s: float,
+    region: str,
+    service: str,
+    seconds: int,
+) -> str:
+    """The query by which `request`, which has all headers that are to be signed, may be made for `seconds`."""
+    time = datetime.fromtimestamp(now_s, UTC).strftime("%Y%m%dT%H%M%SZ")
+    names = tuple(sorted({name for name, _ in request.headers}))
+    stated = Signature(access_key_id, time[:8], region, service, time, names, "", "", seconds)
+    added = {
+        "X-Amz-Algorithm": ALGORITHM,
+        "X-Amz-Credential": f"{access_key_id}/{stated.scope}",
+        "X-Amz-Date": time,
+        "X-Amz-Expires": str(seconds),
+        "X-Amz-SignedHeaders": ";".join(names),
+    }
+    query = "&".join([*([request.query] if request.query else []), *(f"{k}={_encoded(v)}" for k, v in added.items())])
+    covered = Request(request.method, request.path, query, request.headers, request.payload_sha256)
+    return f"{query}&X-Amz-Signature={calculate(stated, secret_access_key, covered)}"

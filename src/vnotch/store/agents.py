@@ -160,8 +160,20 @@ def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str)
     flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == session_name))
     if flow_log is None or flow_log.deliver_logs_permission_arn != role_arn:
         return None
-    covers = agent in agents_on(session, [flow_log.resource_id]) or _has_left(session, agent, flow_log.resource_id)
-    return flow_log if covers else None
+    return flow_log if _delivers(session, agent, flow_log) else None
+
+
+def bucket_flow_log(session: Session, agent: str, flow_log_id: str) -> network.FlowLog | None:
+    """The flow log into a bucket of which `agent` may upload files, or None; the rule is that of `flow_log_for`."""
+    flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == flow_log_id))
+    if flow_log is None or flow_log.log_destination_type != network.S3:
+        return None
+    return flow_log if _delivers(session, agent, flow_log) else None
+
+
+def _delivers(session: Session, agent: str, flow_log: network.FlowLog) -> bool:
+    resource_id = flow_log.resource_id
+    return agent in agents_on(session, [resource_id]) or _has_left(session, agent, resource_id)
 
 
 def departed(session: Session, agent: str, interface: network.NetworkInterface) -> None:
@@ -282,6 +294,7 @@ def _flow_logs(flow_logs: list[network.FlowLog], rows: list[network.NetworkInter
             deliver_logs_permission_arn=flow_log.deliver_logs_permission_arn,
             interface_ids=tuple(covered[flow_log.resource_id]),
             tag_keys=tag_fields.keys_of(flow_log),
+            file_format=flow_log.file_format,
         )
         for flow_log in flow_logs
     )

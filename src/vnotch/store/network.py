@@ -240,6 +240,10 @@ class NetworkInterface(Base):
         return "in-use" if self.binding or self.attachment or self.created_type == NAT_GATEWAY else "available"
 
 
+CLOUD_WATCH_LOGS, S3, FIREHOSE = "cloud-watch-logs", "s3", "kinesis-data-firehose"
+"""LogDestinationType."""
+
+
 class FlowLog(Base):
     __tablename__ = "flow_logs"
 
@@ -250,11 +254,15 @@ class FlowLog(Base):
     traffic_type: Mapped[str]
     log_destination_type: Mapped[str]
     log_destination: Mapped[str | None]  # as given
-    log_group_name: Mapped[str]
-    deliver_logs_permission_arn: Mapped[str]
+    log_group_name: Mapped[str]  # empty for a bucket
+    deliver_logs_permission_arn: Mapped[str]  # empty for a bucket
     log_format: Mapped[str]
     max_aggregation_interval: Mapped[int]
     created_ms: Mapped[int] = mapped_column(BigInteger)
+    # DestinationOptions; None for a log group.
+    file_format: Mapped[str | None]
+    hive_compatible_partitions: Mapped[bool | None]
+    per_hour_partition: Mapped[bool | None]
 
     deliveries: Mapped[list[FlowLogDelivery]] = relationship(
         lazy="selectin", cascade="all, delete-orphan", passive_deletes=True

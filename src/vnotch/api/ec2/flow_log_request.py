@@ -12,10 +12,10 @@ from typing import Any
 
 from vnotch.api.ec2.part import invalid_value, required
 from vnotch.api.service import ApiError, Call
+from vnotch.bucket_keys import EXTENSIONS, parse_bucket_arn
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, TagKeys, parse_format
-
-CLOUD_WATCH_LOGS, S3, FIREHOSE = "cloud-watch-logs", "s3", "kinesis-data-firehose"
+from vnotch.store.network import CLOUD_WATCH_LOGS, FIREHOSE, S3
 
 TRANSIT_GATEWAY_TYPES = ("TransitGateway", "TransitGatewayAttachment")
 ID_PREFIX = {
@@ -27,7 +27,7 @@ ID_PREFIX = {
     "RegionalNatGateway": "nat",
 }
 TRAFFIC_TYPES = ("ACCEPT", "REJECT", "ALL")
-FILE_FORMATS = ("plain-text", "parquet")
+FILE_FORMATS = tuple(EXTENSIONS)
 INTERVALS = (60, 600)
 INTERVAL_DEFAULT = 600
 ANY_INTERVAL_MAX = 900
@@ -37,6 +37,9 @@ TAG_KEYS_MAX = 2
 TAG_KEY_CHARACTERS = 128
 """Bounds of TagFieldSpecifications (API TagFieldSpecificationRequest)."""
 
+FOLDER_BYTES_MAX = 700
+"""A key has at most 1024 bytes (S3 user guide), and what follows the folder in it less than 300."""
+
 IDS_MAX = 1000
 TRANSIT_GATEWAY_IDS_MAX = 25
 """Resources of one call (API CreateFlowLogs)."""
@@ -45,13 +48,22 @@ _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+")
 _GROUP_ARN = re.compile(r"arn:aws[a-z-]*:logs:([a-z0-9-]+):(\d{12}):log-group:([A-Za-z0-9_./#-]{1,512})(:\*)?")
 _FORMAT = re.compile(r"\$\{[^}]+\}( \$\{[^}]+\})*")
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_./#-]{1,512}")
-_BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:::([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 _STREAM_ARN = re.compile(r"arn:aws[a-z-]*:firehose:[a-z0-9-]+:\d{12}:deliverystream[/:][A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True)
+class FileOptions:
+    """DestinationOptions of a bucket, with AWS's defaults."""
+
+    file_format: str = FILE_FORMATS[0]
+    hive_compatible_partitions: bool = False
+    per_hour_partition: bool = False
+
+
+@dataclass(frozen=True)
 class FlowLogRequest:
-    """`undeliverable`, where not None, is the message of every resource's `Unsuccessful` item."""
+    """`undeliverable`, where not None, is the message of every resource's `Unsuccessful` item. For a bucket there are
+    `files`, and neither group nor role."""
 
     resource_ids: tuple[str, ...]
     resource_type: str
@@ -64,6 +76,7 @@ class FlowLogRequest:
     max_aggregation_interval: int
     undeliverable: str | None = None
     tag_keys: TagKeys = ()
+    files: FileOptions | None = None
 
     @classmethod
     def of(cls, call: Call, any_interval: bool) -> FlowLogRequest:
@@ -74,25 +87,43 @@ class FlowLogRequest:
         interval = _interval(params, resource_type, any_interval)
         tag_keys = _tag_keys(params)
         log_format = _log_format(params, tag_keys)
-        if params.get("LogDestinationType", CLOUD_WATCH_LOGS) != CLOUD_WATCH_LOGS:
+        kind = params.get("LogDestinationType", CLOUD_WATCH_LOGS)
+        if kind == FIREHOSE:
             raise _invalid(
-                f"LogDestinationType {params['LogDestinationType']} is not delivered by this release of vnotch, "
-                "which delivers to cloud-watch-logs"
+                f"LogDestinationType {kind} is not delivered by this release of vnotch, which delivers to "
+                f"{CLOUD_WATCH_LOGS} and {S3}"
             )
-        group, undeliverable = _log_group(call)
+        group, undeliverable = _log_group(call) if kind == CLOUD_WATCH_LOGS else ("", None)
         return cls(
             resource_ids=tuple(params["ResourceIds"]),
             resource_type=resource_type,
             traffic_type=params.get("TrafficType") or "",
-            log_destination_type=CLOUD_WATCH_LOGS,
+            log_destination_type=kind,
             log_destination=params.get("LogDestination"),
             log_group_name=group,
-            deliver_logs_permission_arn=params["DeliverLogsPermissionArn"],
+            deliver_logs_permission_arn=params.get("DeliverLogsPermissionArn") or "",
             log_format=log_format,
             max_aggregation_interval=interval,
             undeliverable=undeliverable,
             tag_keys=tag_keys,
+            files=_file_options(params) if kind == S3 else None,
         )
+
+    @property
+    def bucket(self) -> tuple[str, str]:
+        """The bucket and the folder in it."""
+        parsed = parse_bucket_arn(self.log_destination or "")
+        assert parsed is not None, "it was checked"
+        return parsed
+
+
+def _file_options(params: dict[str, Any]) -> FileOptions:
+    options = params.get("DestinationOptions") or {}
+    return FileOptions(
+        options.get("FileFormat", FILE_FORMATS[0]),
+        bool(options.get("HiveCompatiblePartitions", False)),
+        bool(options.get("PerHourPartition", False)),
+    )
 
 
 def _invalid(message: str) -> ApiError:
@@ -166,10 +197,12 @@ def _check_role(role: str, account: str) -> None:
 
 
 def _check_bucket(destination: str, options: dict[str, Any]) -> None:
-    match = _BUCKET_ARN.fullmatch(destination)
-    if match is None:
+    parsed = parse_bucket_arn(destination)
+    if parsed is None:
         raise invalid_value(destination, "LogDestination", "It is the ARN of an S3 bucket, with a folder or without.")
-    if (match[2] or "").split("/")[0] == "AWSLogs":
+    if len(parsed[1].encode(errors="surrogateescape")) > FOLDER_BYTES_MAX:
+        raise invalid_value(destination, "LogDestination", f"The folder has at most {FOLDER_BYTES_MAX} bytes.")
+    if parsed[1].split("/")[0] == "AWSLogs":
         raise invalid_value(destination, "LogDestination", "AWSLogs is reserved and cannot be the folder.")
     file_format = options.get("FileFormat", FILE_FORMATS[0])
     if file_format not in FILE_FORMATS:

@@ -33,6 +33,7 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
+from vnotch.buckets.upload import Presence
 from vnotch.store import agents, network
 from vnotch.store.state import new_id
 from vnotch.store.tag_fields import keys_of
@@ -46,6 +47,13 @@ SERVICE_LINKED_ROLE = f"aws-service-role/{SERVICE_PRINCIPAL}/AWSServiceRoleForVP
 """By which AWS keeps tag values current. Here nothing assumes it, so it is not made; its permission is asked for."""
 
 AUTO_SCALING = "auto-scaling-group"
+
+_BUCKET_WORDS = {
+    Presence.MISSING: "LogDestination: {} does not exist",
+    Presence.DENIED: "Access Denied for LogDestination: {}. Please check LogDestination permission",
+    Presence.UNKNOWN: "LogDestination: {} is undeliverable",
+}
+"""AWS's texts; the last one it has for a bucket where delivery is known to fail, here for one that does not answer."""
 
 KIND_OF_TYPE = {"VPC": VPC, "Subnet": SUBNET, "NetworkInterface": INTERFACE}
 
@@ -103,11 +111,15 @@ class FlowLogs(Ec2Part):
     )
     def create_flow_logs(self, call: Call) -> dict[str, Any]:
         request = FlowLogRequest.of(call, self.any_interval)
-        conditions = {"iam:passedtoservice": SERVICE_PRINCIPAL}
-        self.require(call, "iam:PassRole", request.deliver_logs_permission_arn, conditions)
+        if request.files is not None:
+            self.require(call, "logs:CreateLogDelivery", "*", {})
+        else:
+            conditions = {"iam:passedtoservice": SERVICE_PRINCIPAL}
+            self.require(call, "iam:PassRole", request.deliver_logs_permission_arn, conditions)
         self._require_tags(call, request)
         tags = tags_at_creation(self, call, FLOW_LOG)
         refuse_dry_run(call)
+        undeliverable = request.undeliverable or self._undeliverable(request)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return earlier
@@ -118,8 +130,8 @@ class FlowLogs(Ec2Part):
                 "FlowLogIds": [],
                 "Unsuccessful": [],
             }
-            if request.undeliverable:
-                answer["Unsuccessful"] = [_unsuccessful(item, request.undeliverable) for item in request.resource_ids]
+            if undeliverable:
+                answer["Unsuccessful"] = [_unsuccessful(item, undeliverable) for item in request.resource_ids]
                 return answer
             for resource_id in request.resource_ids:
                 flow_log_id = _create(session, request, resource_id, call.now_ms)
@@ -128,6 +140,15 @@ class FlowLogs(Ec2Part):
             agents.touch(session, agents.agents_on(session, request.resource_ids))
             remember(session, call, answer)
             return answer
+
+    def _undeliverable(self, request: FlowLogRequest) -> str | None:
+        """What AWS says of a bucket that will not do; None for one that is there."""
+        if request.files is None:
+            return None
+        bucket, folder = request.bucket
+        presence = self.buckets.presence(bucket, folder) if self.buckets else Presence.MISSING
+        text = _BUCKET_WORDS.get(presence)
+        return text and text.format(bucket)
 
     def _require_tags(self, call: Call, request: FlowLogRequest) -> None:
         """Showing tags needs the right to read them and to make the service's own role (VPC user guide, tag fields)."""
@@ -162,6 +183,8 @@ class FlowLogs(Ec2Part):
                     f"These flow log ids in the input list are not found: [TotalCount: {len(missing)}] "
                     + " ".join(missing),
                 )
+            if any(row.log_destination_type != network.CLOUD_WATCH_LOGS for row in rows):
+                self.require(call, "logs:DeleteLogDelivery", "*", {})
             agents.touch(session, agents.agents_on(session, {row.resource_id for row in rows}))
             drop_tags(session, ids)
             for row in rows:
@@ -192,6 +215,7 @@ def _create(session: Session, request: FlowLogRequest, resource_id: str, now_ms:
         row.resource_id == resource_id,
         row.log_destination_type == request.log_destination_type,
         row.log_group_name == request.log_group_name,
+        *([row.log_destination == request.log_destination] if request.files else []),
     )
     if session.scalar(select(same)):
         raise ApiError(
@@ -210,6 +234,7 @@ def _create(session: Session, request: FlowLogRequest, resource_id: str, now_ms:
         log_format=request.log_format,
         max_aggregation_interval=request.max_aggregation_interval,
         created_ms=now_ms,
+        **(vars(request.files) if request.files else {}),
         tag_fields=[
             network.FlowLogTagField(resource_type=kind, key=key) for kind, keys in request.tag_keys for key in keys
         ],
@@ -233,16 +258,23 @@ def _describe(flow_log: network.FlowLog) -> dict[str, Any]:
         "FlowLogId": flow_log.flow_log_id,
         "FlowLogStatus": "ACTIVE",
         "DeliverLogsStatus": flow_log.deliver_logs_status,
-        "DeliverLogsPermissionArn": flow_log.deliver_logs_permission_arn,
         "ResourceId": flow_log.resource_id,
         "TrafficType": flow_log.traffic_type,
         "CreationTime": timestamp(flow_log.created_ms),
         "LogDestinationType": flow_log.log_destination_type,
-        "LogGroupName": flow_log.log_group_name,
         "LogFormat": flow_log.log_format,
         "MaxAggregationInterval": flow_log.max_aggregation_interval,
         "Tags": tag_set(flow_log.tags),
     }
+    if flow_log.log_destination_type == network.S3:
+        answer["DestinationOptions"] = {
+            "FileFormat": flow_log.file_format,
+            "HiveCompatiblePartitions": bool(flow_log.hive_compatible_partitions),
+            "PerHourPartition": bool(flow_log.per_hour_partition),
+        }
+    else:
+        answer["DeliverLogsPermissionArn"] = flow_log.deliver_logs_permission_arn
+        answer["LogGroupName"] = flow_log.log_group_name
     if tag_keys := keys_of(flow_log):
         answer["TagFieldSpecifications"] = [{"ResourceType": kind, "TagKeys": list(keys)} for kind, keys in tag_keys]
     if flow_log.log_destination is not None:

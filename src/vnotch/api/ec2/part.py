@@ -22,6 +22,7 @@ from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.gate import Gate
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Result, Service, operation
 from vnotch.api.wire.dialect import EC2
+from vnotch.buckets.upload import BucketStore
 from vnotch.store import firewall, instances, network, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
@@ -29,18 +30,25 @@ from vnotch.store.state import State
 
 class Ec2Part(Service):
     """Base of the parts of EC2. `any_interval` allows aggregation intervals that AWS has not; `quotas` are AWS's
-    defaults."""
+    defaults; `buckets` are those that flow logs are delivered to, None where there is none."""
 
     name = "ec2"
     model = "ec2"
 
     def __init__(
-        self, state: State, accounts: Accounts, *, any_interval: bool = False, quotas: Quotas | None = None
+        self,
+        state: State,
+        accounts: Accounts,
+        *,
+        any_interval: bool = False,
+        quotas: Quotas | None = None,
+        buckets: BucketStore | None = None,
     ) -> None:
         self.state = state
         self.region = accounts.region
         self.any_interval = any_interval
         self.quotas = quotas or Quotas()
+        self.buckets = buckets
         self._gate = Gate(accounts)
 
     def require(self, call: Call, action: str, resource: str, conditions: Mapping[str, str]) -> None:

@@ -1,0 +1,233 @@
+"""The whole path into buckets on real packets: namespaces, eBPF, agent, an S3 server, and independent readers.
+
+The network is that of `test_spine`. SeaweedFS stands for S3; its key is the server's alone. boto3, pyarrow,
+flowlogs-reader and `vnotch query` read what arrived, and all must find what the sender counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+from flowlogs_reader import S3FlowLogsReader
+from seaweed import OWNER, Seaweed
+from test_spine import ADDRESSES, PORT, Network, Spine, until
+
+from vnotch.bucket_keys import parse_name, slot_of
+from vnotch.fields import DEFAULT_FORMAT, parse_format
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+BUCKET = "flow-logs"
+TEXT, HIVE = "plain", "a%b/ü/AWSLogs"
+ACCOUNT, REGION = "123456789012", "us-east-1"
+
+
+class BucketSpine(Spine):
+    def __init__(self, folder: Path, network: Network, weed: Seaweed) -> None:
+        super().__init__(folder, network)
+        self.weed = weed
+        self.s3 = weed.client(OWNER)
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Only the server has the bucket's key."""
+        if name == "server":
+            arguments = (*arguments, "--s3-endpoint", self.weed.url, "--s3-region", "eu-west-1")
+        command = [sys.executable, "-m", "vnotch", *arguments, "--data-dir", str(self.folders.root)]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+        environment = {**kept, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+        if name == "server":
+            environment |= self.weed.environment()
+            del environment["AWS_ENDPOINT_URL_S3"]
+        with (self.folders.root / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def make_bucket_flow_logs(self) -> None:
+        ec2 = self.endpoint.client("ec2")
+        ec2.delete_flow_logs(FlowLogIds=[self.flow_log])
+        vpc = ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.77.0.0/16"]}])["Vpcs"][0]["VpcId"]
+        self.bucket_logs = {}
+        for folder, options in (
+            (TEXT, None),
+            (HIVE, {"FileFormat": "parquet", "HiveCompatiblePartitions": True, "PerHourPartition": True}),
+        ):
+            made = ec2.create_flow_logs(
+                ResourceIds=[vpc], ResourceType="VPC", TrafficType="ALL", LogDestinationType="s3",
+                LogDestination=f"arn:aws:s3:::{BUCKET}/{folder}", MaxAggregationInterval=5,
+                **({"DestinationOptions": options} if options else {}),
+            )  # fmt: skip
+            assert made["Unsuccessful"] == []
+            self.bucket_logs[folder] = made["FlowLogIds"][0]
+
+    def objects(self, folder: str) -> dict[str, bytes]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{folder}/")
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        return {key: self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+    def text_records(self) -> list[list[str]]:
+        return [
+            line.split(" ")
+            for data in self.objects(TEXT).values()
+            for line in gzip.decompress(data).decode().splitlines()[1:]
+        ]
+
+    def counted(self) -> dict[str, tuple[int, int]]:
+        return ours((fields[2], *fields[3:8], *fields[8:10]) for fields in self.text_records())
+
+    def ledger(self) -> dict[str, int]:
+        """Packets of each interface that are in records, by the agent's ledger."""
+        status = self.endpoint.agent_status("spine")
+        assert status is not None
+        seen: Counter[str] = Counter()
+        for row in status["ledger"]["interfaces"]:
+            seen[row["interface_id"]] += row["accept"]["packets"] + row["reject"]["packets"]
+        return dict(seen)
+
+
+def ours(rows: Any) -> dict[str, tuple[int, int]]:
+    """Interface -> packets and bytes of the datagrams that the sender counted."""
+    found: dict[str, tuple[int, int]] = {}
+    for eni, *flow, packets, size in rows:
+        if [str(part) for part in flow] == [ADDRESSES["a"], ADDRESSES["b"], "40000", str(PORT), "17"]:
+            before = found.get(eni, (0, 0))
+            found[eni] = before[0] + int(packets), before[1] + int(size)
+    return found
+
+
+@pytest.fixture(scope="module")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    server = Seaweed(tmp_path_factory.mktemp("weed"), [])
+    try:
+        server.client(OWNER).create_bucket(Bucket=BUCKET)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def spine(tmp_path: Path, weed: Seaweed) -> Iterator[BucketSpine]:
+    network = Network()
+    spine = BucketSpine(tmp_path, network, weed)
+    sink = None
+    try:
+        network.up()
+        sink = network.sink()
+        spine.start_server()
+        spine.start_agent()
+        spine.make_resources()
+        spine.make_bucket_flow_logs()
+        yield spine
+    finally:
+        spine.stop()
+        if sink is not None:
+            sink.kill()
+        network.down()
+        for log in sorted(tmp_path.glob("*.log")):
+            print(f"---- {log.name}\n{log.read_text()[-4000:]}")
+
+
+def test_exactly_the_packets_sent_are_in_the_bucket_whatever_dies_meanwhile(spine: BucketSpine) -> None:
+    until("both interfaces are attached", lambda: spine.binding_states() == {"attached"})
+    spine.network.link_up()
+    spine.send(300)
+    until("a first file comes at once", lambda: spine.objects(TEXT) and spine.objects(HIVE))
+    spine.kill("agent")
+    spine.send(200)
+    spine.start_agent()
+    spine.send(100)
+    spine.kill("server")
+    spine.send(50)
+    spine.start_server()
+    until("the agent has what was sent", lambda: sum(spine.ledger().values()) >= 2 * spine.sent)
+    for flow_log in spine.bucket_logs.values():
+        spine.flow_log = flow_log
+        assert spine.delivery() == ("SUCCESS", None)
+    ledger = spine.ledger()
+    agent = spine.processes["agent"]
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(60) == 0, "with --flush everything is delivered at the end"
+
+    # boto3 and gzip
+    assert spine.counted() == spine.wanted
+    assert {
+        eni: sum(int(f[8]) for f in spine.text_records() if f[2] == eni and f[13] == "OK") for eni in ledger
+    } == ledger
+    check_text_files(spine)
+    check_parquet_files(spine)
+    check_other_readers(spine, ledger)
+
+
+def check_text_files(spine: BucketSpine) -> None:
+    """AWS's names and layout (VPC user guide, flow log files), and each record in its slot."""
+    name = re.compile(
+        rf"{TEXT}/AWSLogs/{ACCOUNT}/vpcflowlogs/{REGION}/(\d{{4}})/(\d\d)/(\d\d)/"
+        rf"{ACCOUNT}_vpcflowlogs_{REGION}_{spine.bucket_logs[TEXT]}_\1\2\3T\d\d\d[05]Z_[0-9a-f]{{8}}\.log\.gz"
+    )
+    for key, data in spine.objects(TEXT).items():
+        assert name.fullmatch(key), key
+        header, *lines = gzip.decompress(data).decode().splitlines()
+        assert header == (
+            "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action "
+            "log-status"
+        )
+        parsed = parse_name(key)
+        assert parsed is not None
+        assert {slot_of(int(line.split(" ")[11])) for line in lines} == {parsed.slot_s}
+
+
+def check_parquet_files(spine: BucketSpine) -> None:
+    """pyarrow reads the files by themselves, with AWS's columns and types."""
+    name = re.compile(
+        rf"{re.escape(HIVE)}/AWSLogs/aws-account-id={ACCOUNT}/aws-service=vpcflowlogs/aws-region={REGION}/"
+        rf"year=(\d{{4}})/month=(\d\d)/day=(\d\d)/hour=(\d\d)/"
+        rf"{ACCOUNT}_vpcflowlogs_{REGION}_{spine.bucket_logs[HIVE]}_\1\2\3T\4\d[05]Z_[0-9a-f]{{8}}\.log\.parquet"
+    )
+    rows: list[tuple[Any, ...]] = []
+    columns = ("interface_id", "srcaddr", "dstaddr", "srcport", "dstport", "protocol", "packets", "bytes")
+    for key, data in spine.objects(HIVE).items():
+        assert name.fullmatch(key), key
+        table = pq.read_table(io.BytesIO(data))
+        assert table.schema.names == list(parse_format(DEFAULT_FORMAT).columns)
+        rows += [tuple(row[column] for column in columns) for row in table.to_pylist()]
+    assert ours(rows) == spine.wanted
+
+
+def check_other_readers(spine: BucketSpine, ledger: dict[str, int]) -> None:
+    weed = spine.weed
+    client = boto3.client(
+        "s3", endpoint_url=weed.url, region_name="eu-west-1", aws_access_key_id=OWNER[0], aws_secret_access_key=OWNER[1]
+    )
+    now = datetime.now(UTC).replace(tzinfo=None)  # the reader compares times without zone
+    reader = S3FlowLogsReader(
+        f"{BUCKET}/{TEXT}", start_time=now - timedelta(hours=1), end_time=now + timedelta(hours=1), boto_client=client,
+        include_accounts={ACCOUNT}, include_regions={REGION},
+    )  # fmt: skip
+    read: Counter[str] = Counter()
+    for record in reader:
+        if record.log_status == "OK":
+            read[record.interface_id] += record.packets
+    assert dict(read) == ledger
+    for folder in (TEXT, HIVE):
+        command = [
+            sys.executable, "-m", "vnotch", "query", "--output", "csv",
+            "select interface_id, sum(packets) from flow_logs where log_status = 'OK' group by 1",
+            "--from", f"s3://{BUCKET}/{folder}/",
+        ]  # fmt: skip
+        environment = {**os.environ, **weed.environment(), "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        answer = dict(line.split(",") for line in done.stdout.splitlines()[1:])
+        assert {eni: int(packets) for eni, packets in answer.items()} == ledger
