@@ -18,11 +18,12 @@ demo: setup ## a VPC on this host, real traffic for 30 s, its flow log records a
 test: setup ## all tests (at most 10 minutes on two cores)
 	@$(RUN)/python -m pytest -q -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
-soak: setup ## the tests that take longer
+soak: setup ## the tests that take longer (Spark's need Java 17: apt install openjdk-17-jre-headless)
+	@$(RUN)/python -m pip install --disable-pip-version-check --quiet 'pyspark>=4,<5'
 	@$(RUN)/python -m pytest -q -m soak --timeout=3600
 
 lint: setup ## ruff and strict types
-	@$(RUN)/ruff check src tests bench hatch_build.py && $(RUN)/ruff format --check src tests bench hatch_build.py && $(RUN)/mypy
+	@$(RUN)/ruff check src tests bench examples hatch_build.py && $(RUN)/ruff format --check src tests bench examples hatch_build.py && $(RUN)/mypy
 
 native: setup ## compile the datapath again
 	@$(RUN)/python hatch_build.py

@@ -43,6 +43,7 @@ ORDER = [
     "record",
     "bucket_files",
     "bucket_replacement",
+    "athena",
     # destination
     "deliver",
     # log service and state
