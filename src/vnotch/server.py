@@ -21,6 +21,7 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
+from vnotch.api.access import Access
 from vnotch.api.access_log import AccessLog
 from vnotch.api.agents import Agents
 from vnotch.api.app import build_app
@@ -184,6 +185,7 @@ def compose(
         *Uploads(state, accounts, buckets).routes(),
         *LabHosts(state, accounts).routes(),
         *Explanations(state, accounts).routes(),
+        *Access(accounts, access_log).routes(),
     ]
     return build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
 

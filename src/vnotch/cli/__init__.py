@@ -21,14 +21,17 @@ from vnotch.cli.doctor import doctor
 from vnotch.cli.enrol import enrol
 from vnotch.cli.explain import explain
 from vnotch.cli.flow_logs import flow_logs
+from vnotch.cli.keys import keys
 from vnotch.cli.lab import lab
 from vnotch.cli.prepare import prepare
 from vnotch.cli.processes import agent, demo, server, up
 from vnotch.cli.query import query
+from vnotch.cli.role import role
 from vnotch.cli.status import status
 from vnotch.cli.tail import tail
 from vnotch.cli.terminal import fail, out
 from vnotch.cli.top import top
+from vnotch.cli.why_denied import why_denied
 from vnotch.errors import VnotchError
 
 TRY, RUN, SET_UP, LOOK, CLIENTS = PANELS = ("Try it", "Run it", "Set up", "Look", "Other AWS clients")
@@ -84,11 +87,14 @@ app.command(rich_help_panel=SET_UP)(attach)
 app.command(rich_help_panel=SET_UP)(detach)
 app.command(rich_help_panel=SET_UP)(enrol)
 app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)
+app.add_typer(role, name="role", rich_help_panel=SET_UP)
+app.add_typer(keys, name="keys", rich_help_panel=SET_UP)
 app.command(rich_help_panel=SET_UP)(compact)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(top)
 app.command(rich_help_panel=LOOK)(explain)
+app.command("why-denied", rich_help_panel=LOOK)(why_denied)
 app.command(rich_help_panel=LOOK)(query)
 app.command(rich_help_panel=LOOK, context_settings=TAKES_PARAMETERS)(ask)
 app.command(rich_help_panel=CLIENTS)(env)
