@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.running import RunningServer, run
+from vnotch.cli.destination import destination_words
 from vnotch.cli.flow_logs import delivery_words, format_of, format_words, kind_of, what_stays
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT
@@ -115,3 +116,63 @@ def test_what_others_still_use_is_not_called_left_over() -> None:
     (sentence,) = what_stays([one], [two])
     assert "1 other flow log(s) deliver to" in sentence
     assert "delete-log-group" not in sentence
+
+
+# --- buckets ---
+
+
+def test_a_bucket_by_its_url(server: RunningServer, vpc: str) -> None:
+    """Without --s3-endpoint buckets are folders in the server's data folder."""
+    missing = flow_logs(server, "create", "shop", "--to", "s3://shop-logs/net")
+    assert missing.returncode == 1
+    assert "LogDestination: shop-logs does not exist" in missing.stderr
+    assert "mkdir -p" in missing.stderr
+    assert described(server) == {}
+
+    (server.folders.buckets / "shop-logs").mkdir(parents=True)
+    options = ("--file-format", "parquet", "--hive", "--per-hour")
+    done = flow_logs(server, "create", "shop", "--to", "s3://shop-logs/net", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["bucket_url"], made["log_group"], made["role_arn"]) == ("s3://shop-logs/net", None, None)
+    flow_log_id = made["flow_logs"][0]["flow_log_id"]
+    row = described(server)[flow_log_id]
+    assert row["LogDestination"] == "arn:aws:s3:::shop-logs/net"
+    assert row["DestinationOptions"] == {
+        "FileFormat": "parquet", "HiveCompatiblePartitions": True, "PerHourPartition": True,
+    }  # fmt: skip
+    assert "s3://shop-logs/net (parquet," in flow_logs(server, "list").stdout
+    done = flow_logs(server, "delete", flow_log_id)
+    assert "the files in s3://shop-logs/net (parquet, hive, hourly) stay" in " ".join(done.stdout.split())
+    assert described(server) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "shop-logs"), "s3://BUCKET"),
+        (("--to", "s3://"), "s3://BUCKET"),
+        (("--to", "s3://Shop"), "s3://BUCKET"),
+        (("--to", "s3://shop-logs", "--log-group", "g"), "--log-group is for a log group"),
+        (("--to", "s3://shop-logs", "--role", "r"), "--role is for a log group"),
+        (("--hive",), "--hive is for the files of a bucket"),
+        (("--file-format", "parquet"), "--file-format is for the files of a bucket"),
+        (("--to", "s3://shop-logs/AWSLogs/"), "AWSLogs is reserved"),
+        (("--to", "s3://shop-logs", "--file-format", "orc"), "plain-text or parquet"),
+    ],
+)
+def test_what_is_no_destination_is_refused_in_one_line(
+    server: RunningServer, vpc: str, arguments: tuple[str, ...], said: str
+) -> None:
+    done = flow_logs(server, "create", "shop", *arguments)
+    assert done.returncode != 0
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_where_a_flow_log_delivers_to_in_words() -> None:
+    assert destination_words({"LogDestinationType": "cloud-watch-logs", "LogGroupName": "/g"}) == "/g"
+    row = {"LogDestinationType": "s3", "LogDestination": "arn:aws:s3:::bkt/f/", "DestinationOptions": {}}
+    assert destination_words(row) == "s3://bkt/f"
+    assert destination_words({**row, "LogDestination": "arn:aws:s3:::bkt"}) == "s3://bkt"
+    assert destination_words({**row, "DestinationOptions": {"FileFormat": "parquet"}}) == "s3://bkt/f (parquet)"

@@ -46,7 +46,7 @@ class CaptureStatus:
         return {
             "interfaces": self._interfaces.states(),
             "ledger": self._ledger(),
-            "spool": self._spool.counters(),
+            "spool": self._waiting(),
             "uploads": self._outbox.counters(),
             "host_firewall": self._datapath.host_firewall().to_json(),
             "capture": {
@@ -63,6 +63,13 @@ class CaptureStatus:
             "maps": self._usage_now(),
             "owners": self._owners(),
         }
+
+    def _waiting(self) -> dict[str, Any]:
+        """The spool's counters; `waiting` counts also what is in the outbox, by flow log."""
+        counters = self._spool.counters()
+        for flow_log_id, files in self._outbox.waiting().items():
+            counters["waiting"][flow_log_id] = counters["waiting"].get(flow_log_id, 0) + files
+        return counters
 
     def _ledger(self) -> dict[str, Any]:
         names = {slot: interface.interface_id for slot, interface in self._interfaces.by_slot.items()}

@@ -15,6 +15,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from vnotch.cli.destination import BucketFiles, FileFormat, Hive, PerHour, To, destination_words
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.enrolment import Enrolled, Enrolment, Wanted
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
@@ -73,6 +74,10 @@ def attach(
     log_group: Annotated[
         str | None, typer.Option(help="Where its records go.", show_default="/vnotch/ and the agent's name")
     ] = None,
+    to: To = None,
+    file_format: FileFormat = None,
+    hive: Hive = False,
+    per_hour: PerHour = False,
     no_flow_log: Annotated[bool, typer.Option("--no-flow-log", help="Make no flow log.")] = False,
     enforce: Annotated[
         bool | None,
@@ -93,6 +98,7 @@ def attach(
     site = Site.find(folders, endpoint, agent).require_running()
     enrolment = Enrolment(endpoint, site.agent)
     place = "" if folders.root == folders_of(None).root else f" --data-dir {shlex.quote(str(folders.root))}"
+    files = BucketFiles.of(to, file_format, hive, per_hour, {"--log-group": log_group, "--no-flow-log": no_flow_log})
     if sense not in (None, "inside", "outside"):
         raise InputError(f"--sense {sense}", "inside or outside")
     with site.namespace() as namespace:
@@ -111,7 +117,7 @@ def attach(
     if device in bound:
         given: dict[str, object] = {"--subnet": subnet, "--security-group": security_group, "--name": name}
         given |= {"--address": address, "--sense": sense, "--log-group": log_group}
-        given |= {"--new-vpc": new_vpc, "--no-flow-log": no_flow_log}
+        given |= {"--to": to, "--new-vpc": new_vpc, "--no-flow-log": no_flow_log}
         _refuse_other(device, bound[device], [option for option, value in given.items() if value])
         changed = _change(enrolment, bound[device], device, enforce, bool(risks), confirm)
         _show(enrolment, enrolment.read(bound[device]), device, None, place, as_json, changed=changed)
@@ -130,6 +136,7 @@ def attach(
         traffic_type=traffic_type,
         interval_seconds=interval,
         log_group=log_group,
+        files=files,
     )
     members = {
         "device": device,
@@ -169,7 +176,7 @@ def detach(
         )
     report: list[dict[str, Any]] = []
     for device, interface_id in targets.items():
-        groups = sorted({row["LogGroupName"] for row in enrolment.read(interface_id).flow_logs})
+        groups = sorted({destination_words(row) for row in enrolment.read(interface_id).flow_logs})
         step(f"detaching {device} ({interface_id}); its last records are delivered first")
         removed = enrolment.remove(interface_id, site.runs)
         report.append({"device": device, "interface_id": interface_id, "removed": removed, "log_groups": groups})
@@ -346,7 +353,7 @@ def _show(
     """`place`: the option that the commands shown need beside, to find the server."""
     binding = enrolment.binding(enrolled.interface_id)
     flow_log = next(iter(enrolled.flow_logs), None)
-    group = flow_log["LogGroupName"] if flow_log else None
+    group = flow_log.get("LogGroupName") if flow_log else None
     tail = f"vnotch tail {group} --stream-prefix {enrolled.interface_id}{place}" if group else None
     if as_json:
         document = {
@@ -361,6 +368,7 @@ def _show(
             "security_group_ids": enrolled.group_ids,
             "flow_log_ids": [row["FlowLogId"] for row in enrolled.flow_logs],
             "log_group_name": group,
+            "log_destination": flow_log.get("LogDestination") if flow_log else None,
             "made": enrolled.made,
             "changed": changed,
             "tail": tail,
@@ -378,8 +386,9 @@ def _show(
         known = ", ".join(enrolled.addresses)
         out.print(f"{device} is {enrolled.interface_id}, {known}, seen from {binding['sense']}{already}.")
         for row in enrolled.flow_logs:
-            words = (row["FlowLogId"], row["TrafficType"], f"{row['MaxAggregationInterval']} s", row["LogGroupName"])
-            out.print(f"  flow log {' '.join(words)}")
+            every = f"{row['MaxAggregationInterval']} s"
+            words = (row["FlowLogId"], row["TrafficType"], every, destination_words(row))
+            out.print(f"  flow log {plain(' '.join(words))}")
     if binding["state"] != "attached" or binding["message"]:
         out.print(plain(f"It is {binding['state']}: {binding['message'] or 'the agent has not said more yet'}"))
     out.print(_enforces(binding, device, place))

@@ -15,6 +15,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from vnotch.cli.destination import BucketFiles
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.terminal import step
 from vnotch.errors import HostError, InputError, VnotchError
@@ -45,6 +46,7 @@ class Wanted:
     traffic_type: str = "ALL"
     interval_seconds: int = 60
     log_group: str | None = None
+    files: BucketFiles | None = None  # in a bucket, instead of a log group
 
 
 @dataclass
@@ -276,26 +278,35 @@ class Enrolment:
         return group_id
 
     def _flow_log(self, wanted: Wanted, interface_id: str, undo: list[Callable[[], object]], made: list[str]) -> None:
-        group = wanted.log_group or self.default_log_group
-        name = ROLE_PREFIX + interface_id
-        undo.append(lambda: self._delete_role(name))
-        account, region = self.endpoint.account, self.endpoint.region
-        role = ensure_delivery_role(self._iam, [group], account=account, region=region, name=name)
-        made.append(f"role {name}, which may write to {group} and nothing else")
+        if wanted.files is not None:
+            where, destination = wanted.files.url, wanted.files.parameters()
+        else:
+            where = wanted.log_group or self.default_log_group
+            destination = {
+                "LogGroupName": where,
+                "DeliverLogsPermissionArn": self._role(interface_id, where, undo, made),
+            }
         answer = self._ec2.create_flow_logs(
             ResourceType="NetworkInterface",
             ResourceIds=[interface_id],
             TrafficType=wanted.traffic_type,
-            LogGroupName=group,
-            DeliverLogsPermissionArn=role,
             MaxAggregationInterval=wanted.interval_seconds,
             TagSpecifications=self._tags("vpc-flow-log"),
+            **destination,
         )
         for failed in answer.get("Unsuccessful", []):
             raise HostError(f"no flow log for {failed['ResourceId']}: {failed['Error']['Message']}")
         [flow_log_id] = answer["FlowLogIds"]
         undo.append(lambda: self._ec2.delete_flow_logs(FlowLogIds=[flow_log_id]))
-        made.append(f"flow log {flow_log_id} {wanted.traffic_type}, {wanted.interval_seconds} s, into {group}")
+        made.append(f"flow log {flow_log_id} {wanted.traffic_type}, {wanted.interval_seconds} s, into {where}")
+
+    def _role(self, interface_id: str, group: str, undo: list[Callable[[], object]], made: list[str]) -> str:
+        name = ROLE_PREFIX + interface_id
+        undo.append(lambda: self._delete_role(name))
+        account, region = self.endpoint.account, self.endpoint.region
+        role = ensure_delivery_role(self._iam, [group], account=account, region=region, name=name)
+        made.append(f"role {name}, which may write to {group} and nothing else")
+        return role
 
     @property
     def default_log_group(self) -> str:

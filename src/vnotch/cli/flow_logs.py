@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from vnotch.cli.completion import flow_log_ids, log_groups, resource_ids, role_arns
+from vnotch.cli.destination import BucketFiles, FileFormat, Hive, PerHour, To, destination_words
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, Json, folders_of
 from vnotch.cli.terminal import err, out, plain, step
@@ -49,6 +50,10 @@ def create(
             show_default=DEFAULT_GROUP.format(resource="RESOURCE"),
         ),
     ] = None,
+    to: To = None,
+    file_format: FileFormat = None,
+    hive: Hive = False,
+    per_hour: PerHour = False,
     traffic_type: Annotated[str, typer.Option(help="ALL, ACCEPT or REJECT.")] = "ALL",
     interval: Annotated[
         int,
@@ -76,24 +81,29 @@ def create(
 ) -> None:
     """Make a flow log for each RESOURCE. Its records begin with the next packet."""
     endpoint = Endpoint.find(folders_of(data_dir), endpoint_url).require_up()
+    files = BucketFiles.of(to, file_format, hive, per_hour, {"--log-group": group, "--role": role})
     ec2 = endpoint.client("ec2")
     ids = [_resource_id(ec2, name) for name in resources]
     kind = kind_of(ids)
-    group = group or DEFAULT_GROUP.format(resource=resources[0])
-    if role is None:
-        role = make_role(endpoint, group)
-        if not as_json:
-            step(f"role {role} may deliver to {group}, and to nothing else")
+    if files is not None:
+        destination = files.parameters()
+    else:
+        group = group or DEFAULT_GROUP.format(resource=resources[0])
+        if role is None:
+            role = make_role(endpoint, group)
+            if not as_json:
+                step(f"role {role} may deliver to {group}, and to nothing else")
+        destination = {"LogGroupName": group, "DeliverLogsPermissionArn": role}
     answer = ec2.create_flow_logs(
         ResourceIds=ids,
         ResourceType=kind,
         TrafficType=traffic_type.upper(),
-        LogGroupName=group,
-        DeliverLogsPermissionArn=role,
         MaxAggregationInterval=interval,
+        **destination,
         **({"LogFormat": format_of(log_format)} if log_format else {}),
     )
     failed = answer.get("Unsuccessful", [])
+    where = files.url if files else str(group)
     made = [
         {"flow_log_id": flow_log_id, "resource_id": resource_id}
         for flow_log_id, resource_id in zip(
@@ -102,17 +112,29 @@ def create(
     ]
     if as_json:
         refused = [{"resource_id": item["ResourceId"], "error": item["Error"]["Message"]} for item in failed]
-        document = {"flow_logs": made, "log_group": group, "role_arn": role, "unsuccessful": refused}
+        document = {
+            "flow_logs": made,
+            "log_group": group,
+            "role_arn": role,
+            "bucket_url": files.url if files else None,
+            "unsuccessful": refused,
+        }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         for item in made:
-            out.print(f"{item['flow_log_id']}  {item['resource_id']} -> {plain(group)}, {interval} s")
+            out.print(f"{item['flow_log_id']}  {item['resource_id']} -> {plain(where)}, {interval} s")
     for item in failed:
         err.print(f"{item['ResourceId']}: {item['Error']['Message']}")
     if failed:
+        if files and not as_json and any(item["Error"]["Message"].endswith("does not exist") for item in failed):
+            step(f"without --s3-endpoint the server's buckets are folders: mkdir -p DATA-DIR/buckets/{files.bucket}")
         raise typer.Exit(1)
-    if not as_json:
+    if as_json:
+        return
+    if files is None:
         step(f"records as they arrive: vnotch tail {group}")
+    else:
+        step("the first file is there within half a minute of the first record, then one every five minutes")
 
 
 @flow_logs.command("list")
@@ -240,16 +262,17 @@ def flow_logs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
             row["ResourceId"],
             row["TrafficType"],
             f"{row['MaxAggregationInterval']} s",
-            plain(row.get("LogGroupName") or row.get("LogDestination") or "-"),
+            plain(destination_words(row)),
             format_words(row["LogFormat"]),
         )
     return table
 
 
 def what_stays(deleted: Iterable[Mapping[str, Any]], remaining: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Sentences: the log groups with their records, and the roles that no flow log names any more."""
+    """Sentences: the log groups with their records, the files, and the roles that no flow log names any more."""
     deleted, remaining = list(deleted), list(remaining)
-    sentences = []
+    buckets = dict.fromkeys(destination_words(row) for row in deleted if row.get("LogDestinationType") == "s3")
+    sentences = [f"the files in {bucket} stay" for bucket in buckets]
     for group in dict.fromkeys(row["LogGroupName"] for row in deleted if row.get("LogGroupName")):
         others = sum(1 for row in remaining if row.get("LogGroupName") == group)
         also = f", where {others} other flow log(s) deliver to" if others else ""

@@ -150,6 +150,7 @@ def combined(agents: Iterable[AgentSide], server: ServerSide, now_s: float) -> d
                 "flow_log_id": item["FlowLogId"],
                 "resource_id": item["ResourceId"],
                 "log_group": item.get("LogGroupName"),
+                "log_destination": item.get("LogDestination"),
                 "status": item["DeliverLogsStatus"],
                 "message": item.get("DeliverLogsErrorMessage"),
             }
@@ -173,6 +174,7 @@ def _agent(agent: AgentSide, server: ServerSide, now_s: float) -> dict[str, Any]
         "interfaces": [],
         "maps": {},
         "spool": {},
+        "uploads": {},
         "capture": {},
         "host_firewall": {},
         "deliveries": [],
@@ -191,6 +193,7 @@ def _agent(agent: AgentSide, server: ServerSide, now_s: float) -> dict[str, Any]
     spool = status["spool"]
     oldest_s = spool.get("oldest_s")
     found["spool"] = {**spool, "lag_seconds": round(now_s - oldest_s, 1) if oldest_s else None}
+    found["uploads"] = status.get("uploads", {})
     found["maps"], found["capture"] = status.get("maps", {}), status["capture"]
     found["host_firewall"] = status.get("host_firewall", {})
     found["errors"] = {name: text for name, text in status["errors"].items() if text}
@@ -264,7 +267,7 @@ def _agent_parts(agent: Mapping[str, Any]) -> list[Any]:
     if agent["source"] is None:
         return parts
     parts += [_interfaces_table(agent["interfaces"]), _ledger_table(agent["interfaces"])]
-    parts += [Text(line) for line in (*_table_lines(agent["maps"]), *_spool_lines(agent["spool"]))]
+    parts += [Text(line) for line in (*_table_lines(agent["maps"]), *_spool_lines(agent["spool"], agent["uploads"]))]
     parts += [Text(f"  {line}", style="yellow") for line in refused_lines(agent)]
     parts += [_delivery_line(delivery) for delivery in agent["deliveries"]]
     return parts
@@ -339,15 +342,22 @@ def _table_lines(maps: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _spool_lines(spool: Mapping[str, Any]) -> list[str]:
+def _spool_lines(spool: Mapping[str, Any], uploads: Mapping[str, Any]) -> list[str]:
     if not spool:
         return []
-    if not spool["batches"]:
+    gathering, files = spool.get("gathering", 0), uploads.get("files", 0)
+    if not spool["batches"] and not files:
         return ["spool empty: everything is delivered"]
-    return [
-        f"spool {spool['batches']:,} batches, {spool['bytes'] / 1e6:.1f} of {spool['bytes_max'] / 1e6:,.0f} MB, "
-        f"the oldest {duration(spool['lag_seconds'])} old"
-    ]
+    lines = []
+    if spool["batches"]:
+        of_these = f"; {gathering:,} of them gather for the next files of buckets" if gathering else ""
+        lines.append(
+            f"spool {spool['batches']:,} batches, {spool['bytes'] / 1e6:.1f} of {spool['bytes_max'] / 1e6:,.0f} MB, "
+            f"the oldest {duration(spool['lag_seconds'])} old{of_these}"
+        )
+    if files:
+        lines.append(f"{files:,} files wait for their buckets, {uploads['bytes'] / 1e6:.1f} MB")
+    return lines
 
 
 COUNTERS = {

@@ -26,7 +26,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -414,10 +414,11 @@ class Spool:
         """For the status: what waits, and what was dropped, by flow log, stream and reason."""
         with self._lock:
             entries = [queue.entries for queue in self._queues.values() if queue.entries]
+            gathering = Counter(entry.flow_log_id for waiting in entries for entry in waiting if entry.slot_s)
             return {
                 "batches": sum(map(len, entries)),
-                "waiting": dict(self._counts),
-                "gathering": sum(slot.batches for slot in self.slots()),
+                "waiting": dict(Counter(self._counts) + gathering),
+                "gathering": gathering.total(),
                 "bytes": self._size,
                 "bytes_max": self.bytes_max,
                 "oldest_s": min((queue[0].created_s for queue in entries), default=None),
