@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-sql performance deb docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-logs bench-sql performance deb docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench-delivery: setup ## whether delivery keeps up: 500 interfaces, 3 flow logs,
 
 performance: setup ## remake docs/performance.md from a run of the benchmarks (root; iperf3, softflowd, nfdump, pmacct if there)
 	@$(RUN)/python bench/page.py
+
+bench-logs: setup ## how fast the log service takes in and answers 20 M records (makes 0.5 GB of data, once)
+	@$(RUN)/python bench/logs.py
 
 bench-sql: setup ## how fast questions over 50 M records are answered (makes 2 GB of data, once)
 	@$(RUN)/python bench/sql.py

@@ -31,6 +31,7 @@ from vnotch.api.explanations import Explanations
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
 from vnotch.api.lab_hosts import LabHosts
+from vnotch.api.log_records import LogRecords
 from vnotch.api.logs import Logs
 from vnotch.api.sts import Sts
 from vnotch.api.uploads import Uploads
@@ -174,15 +175,17 @@ def compose(
 ) -> Starlette:
     """The application with every service on it."""
     access_log = AccessLog(config.folders.root / "access.log")
+    logs = Logs(state, lake, config.quotas)
     services = [
         Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas, buckets=buckets),
         Iam(accounts),
         Sts(accounts, agents.flow_log_for, access_log),
-        Logs(state, lake, config.quotas),
+        logs,
     ]
     ours = [
         *agents.routes(),
         *Uploads(state, accounts, buckets).routes(),
+        *LogRecords(logs).routes(),
         *LabHosts(state, accounts).routes(),
         *Explanations(state, accounts).routes(),
         *Access(accounts, access_log).routes(),

@@ -164,7 +164,7 @@ class Lake:
         """
         assert events.num_rows
         assert events.schema.equals(PUT_SCHEMA)
-        return self._submit(group_id, stream_id, line_rows(events, candidates, self._formats), ingestion_ms, batch_key)
+        return self.submit_rows(group_id, stream_id, self.line_rows(events, candidates), ingestion_ms, batch_key)
 
     def submit_records(
         self,
@@ -180,10 +180,18 @@ class Lake:
         Raises InputError where a value is one that no line of the format has.
         """
         assert records.num_rows
-        return self._submit(group_id, stream_id, record_rows(records, format, self._formats), ingestion_ms, batch_key)
+        return self.submit_rows(group_id, stream_id, self.record_rows(records, format), ingestion_ms, batch_key)
 
-    def _submit(
-        self, group_id: int, stream_id: int, rows: pa.Table, ingestion_ms: int, batch_key: bytes | None
+    def line_rows(self, events: pa.Table, candidates: Sequence[Format]) -> pa.Table:
+        """Events as rows for `submit_rows`, which takes slices of them too."""
+        return line_rows(events, candidates, self._formats)
+
+    def record_rows(self, records: pa.Table, format: Format) -> pa.Table:
+        """Records as rows for `submit_rows`. Raises as `submit_records` does."""
+        return record_rows(records, format, self._formats)
+
+    def submit_rows(
+        self, group_id: int, stream_id: int, rows: pa.Table, ingestion_ms: int, batch_key: bytes | None = None
     ) -> Future[Appended]:
         times = pc.min_max(rows["timestamp_ms"]).as_py()
         size = stored_bytes(rows, EVENT_OVERHEAD_BYTES)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,14 +25,13 @@ from vnotch.api.logs.part import (
     no_such_stream,
     page_token,
     stream_name,
-    throttled,
     token_position,
     unavailable,
 )
+from vnotch.api.logs.puts import COMMIT_SECONDS_MAX, members_of, stored, submitted, within_time
 from vnotch.api.service import Call, Deferred, operation
-from vnotch.fields import Format
 from vnotch.store.batch_keys import batch_key
-from vnotch.store.committer import EVENT_OVERHEAD_BYTES, Appended, LakeFull, LakeUnavailable, StreamGone
+from vnotch.store.committer import EVENT_OVERHEAD_BYTES
 from vnotch.store.event_rows import PUT_SCHEMA
 from vnotch.store.lake import Position, QueryFailed
 from vnotch.store.log_groups import DAY_MS, LogGroup, Span, span_of, stream_ids, stream_names, streams_named
@@ -45,18 +42,10 @@ BATCH_EVENTS_MAX = 10_000
 EVENT_BYTES_MAX = 1_048_576 - EVENT_OVERHEAD_BYTES
 """1 MB an event with its overhead, so that one that is let in also fits a batch."""
 
-SPAN_MS_MAX = DAY_MS
-OLD_MS = 14 * DAY_MS
-NEW_MS = 2 * 3_600_000
 PAGE_BYTES_MAX = 1_048_576
 PAGE_EVENTS_MAX = 10_000
 STREAM_NAMES_MAX = 100
 TIME_MS_MAX = 2**53
-COMMIT_SECONDS_MAX = 60
-
-BATCH_ID_HEADER = "x-vnotch-batch-id"
-BATCH_EVENTS_HEADER = "x-vnotch-batch-events"
-BATCH_ID_CHARACTERS_MAX = 128
 
 
 class LogEvents(LogsPart):
@@ -64,42 +53,24 @@ class LogEvents(LogsPart):
     def put_log_events(self, call: Call) -> dict[str, Any] | Deferred:
         group_text, stream_text = group_name(call), stream_name(call)
         events = _checked_batch(call.params.get("logEvents"))
-        members = _members(call, events.num_rows)
+        members = members_of(call.headers, events.num_rows)
         with self.state.read() as session:
             group = existing_group(session, group_text)
             stream = existing_stream(session, group, stream_text)
-        begin, end, rejected = _within_time(events, call.now_ms, group.retention_days)
+        begin, end, rejected = within_time(events, call.now_ms, group.retention_days)
         answer: dict[str, Any] = {"nextSequenceToken": f"{call.now_ms:056d}"}
         if rejected:
             answer["rejectedLogEventsInfo"] = rejected
-        known = self.known_formats.of_group(group.id, group.name)
+        rows = self.lake.line_rows(events, self.known_formats.of_group(group.id, group.name))
         futures = []
         for batch_id, first, last in members:
-            valid = events.slice(max(first, begin), max(0, min(last, end) - max(first, begin)))
+            valid = rows.slice(max(first, begin), max(0, min(last, end) - max(first, begin)))
             if valid.num_rows:
                 # The key is of all its events: a retry a moment later may have fewer that are still in time.
                 whole = events.slice(first, last - first)
                 key = batch_key(group.id, stream.id, batch_id, whole) if batch_id is not None else None
-                futures.append(self._submit(group.id, stream.id, valid, call.now_ms, key, known))
-        return Deferred(futures, COMMIT_SECONDS_MAX, lambda: _stored(futures, answer)) if futures else answer
-
-    def _submit(
-        self,
-        group_id: int,
-        stream_id: int,
-        events: pa.Table,
-        ingestion_ms: int,
-        key: bytes | None,
-        known: list[Format],
-    ) -> Future[Appended]:
-        try:
-            future: Future[Appended] = self.lake.submit(group_id, stream_id, events, ingestion_ms, key, known)
-        except LakeFull:
-            # What was handed in before it is stored; a retry finds it so by its key.
-            raise throttled() from None
-        except LakeUnavailable as error:
-            raise unavailable(str(error)) from error
-        return future
+                futures.append(submitted(partial(self.lake.submit_rows, group.id, stream.id, valid, call.now_ms, key)))
+        return Deferred(futures, COMMIT_SECONDS_MAX, lambda: stored(futures, answer)) if futures else answer
 
     @operation("GetLogEvents", ON_STREAM)
     def get_log_events(self, call: Call) -> dict[str, Any]:
@@ -223,39 +194,6 @@ class LogEvents(LogsPart):
         ]
 
 
-def _members(call: Call, events: int) -> list[tuple[str | None, int, int]]:
-    """The batches in a request: id, first event and the one past the last. Without ids, all events without one.
-
-    AWS has no such headers. They let an agent send what has gathered of a stream in one call, and again in another
-    grouping after a failure, with each batch stored once.
-    """
-    ids_text, counts_text = call.headers.get(BATCH_ID_HEADER), call.headers.get(BATCH_EVENTS_HEADER)
-    if ids_text is None:
-        return [(None, 0, events)]
-    ids = [ids_text] if counts_text is None else ids_text.split(",")
-    if not all(1 <= len(batch_id) <= BATCH_ID_CHARACTERS_MAX for batch_id in ids):
-        raise invalid(f"The header {BATCH_ID_HEADER} must have 1 to {BATCH_ID_CHARACTERS_MAX} characters for each id.")
-    if counts_text is None:
-        return [(ids[0], 0, events)]
-    counts = [int(text) if text.isascii() and text.isdigit() else 0 for text in counts_text.split(",")]
-    if len(counts) != len(ids) or len(set(ids)) != len(ids) or not all(counts) or sum(counts) != events:
-        raise invalid(f"The header {BATCH_EVENTS_HEADER} must have each id's number of events, {events} in all.")
-    ends = list(accumulate(counts))
-    return [(batch_id, end - count, end) for batch_id, count, end in zip(ids, counts, ends, strict=True)]
-
-
-def _stored(futures: list[Future[Appended]], answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer once all is stored; the first error where one is not."""
-    try:
-        for future in futures:
-            future.result(timeout=0)
-    except StreamGone:
-        raise no_such_stream() from None
-    except (LakeUnavailable, FutureTimeout) as error:
-        raise unavailable(str(error) or "The log store did not answer in time.") from error
-    return answer
-
-
 @dataclass(frozen=True)
 class StreamPlace:
     """A place in a stream as GetLogEvents' tokens say it: `f/NUMBER/s` goes on after it, `b/NUMBER/s` before it.
@@ -373,28 +311,3 @@ def _checked_batch(events: Any) -> pa.Table:
     if bool(np.any(stamps[1:] < stamps[:-1])):
         raise invalid("Log events in a single PutLogEvents request must be in chronological order.")
     return pa.table([times, messages], schema=PUT_SCHEMA)
-
-
-def _within_time(events: pa.Table, now_ms: int, retention_days: int | None) -> tuple[int, int, dict[str, int]]:
-    """The first event that is let in, one past the last, and rejectedLogEventsInfo (empty where all are).
-
-    Raises ApiError for over 24 h. The indexes are those of the service model: of the first event that is too new, and
-    one past the last event that is too old or expired.
-    """
-    stamps = events["timestamp_ms"].to_numpy()
-    old = int(np.searchsorted(stamps, now_ms - OLD_MS, side="left"))
-    new = int(np.searchsorted(stamps, now_ms + NEW_MS, side="right"))
-    expired = 0
-    if retention_days is not None:
-        expired = int(np.searchsorted(stamps, now_ms - retention_days * DAY_MS, side="left"))
-    rejected = {}
-    if new < len(stamps):
-        rejected["tooNewLogEventStartIndex"] = new
-    if old:
-        rejected["tooOldLogEventEndIndex"] = old
-    if expired:
-        rejected["expiredLogEventEndIndex"] = expired
-    begin = max(old, expired)
-    if begin < new and int(stamps[new - 1]) - int(stamps[begin]) > SPAN_MS_MAX:
-        raise invalid("The batch of log events in a single PutLogEvents request cannot span more than 24 hours.")
-    return begin, new, rejected

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vnotch.api.logs.part import (
@@ -24,6 +23,7 @@ from vnotch.api.logs.part import (
     invalid,
     limit_exceeded,
     name_from_identifier,
+    no_such_group,
     page_token,
     refuse_unknown,
     stream_arn,
@@ -42,6 +42,7 @@ from vnotch.store.log_groups import (
     find_group,
     starts_with,
 )
+from vnotch.store.stream_maker import Made
 
 LIST_MAX = 1000
 RETENTION_DAYS = (
@@ -182,12 +183,13 @@ class LogStreams(LogsPart):
     @operation("CreateLogStream", ON_STREAM)
     def create_log_stream(self, call: Call) -> dict[str, Any]:
         name = stream_name(call)
-        try:
-            with self.state.write() as session:
-                group = existing_group(session, group_name(call))
-                session.add(LogStream(group_id=group.id, name=name, creation_ms=call.now_ms))
-        except IntegrityError:
-            raise ApiError("ResourceAlreadyExistsException", "The specified log stream already exists") from None
+        with self.state.read() as session:
+            group = existing_group(session, group_name(call))
+        made = self.stream_maker.make(group.id, name, call.now_ms)
+        if made is Made.NO_GROUP:
+            raise no_such_group()
+        if made is Made.EXISTED:
+            raise ApiError("ResourceAlreadyExistsException", "The specified log stream already exists")
         return {}
 
     @operation("DeleteLogStream", ON_STREAM)

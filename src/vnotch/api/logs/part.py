@@ -23,6 +23,7 @@ from vnotch.store.lake import Lake
 from vnotch.store.log_groups import LogGroup, LogStream, find_group, find_stream
 from vnotch.store.log_totals import LogTotals
 from vnotch.store.state import State
+from vnotch.store.stream_maker import StreamMaker
 
 GROUP_NAME = re.compile(r"[.\-_/#A-Za-z0-9]+")
 STREAM_NAME = re.compile(r"[^:*]*")
@@ -39,6 +40,7 @@ class LogsPart(Service):
         self.totals = totals
         self.quotas = quotas or Quotas()
         self.known_formats = KnownFormats(state, lake)
+        self.stream_maker = StreamMaker(state)
 
 
 def invalid(message: str) -> ApiError:

@@ -1,0 +1,82 @@
+"""The body of a delivery of typed records: one Arrow IPC stream, not compressed.
+
+Its columns are `timestamp` (int64, Unix ms) and those of the flow log's format; the schema's metadata has the format's
+text. Who reads it takes memory for what came and no more: a compressed stream or a dictionary could hold a thousand
+times as much as it says, so both are refused.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import pyarrow as pa
+
+from vnotch.errors import InputError
+from vnotch.fields import Format
+from vnotch.record import flow_log_format
+
+CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+TIMESTAMP = "timestamp"
+_FORMAT_KEY = b"vnotch.format"
+
+
+def body_schema(format: Format) -> pa.Schema:
+    return pa.schema([pa.field(TIMESTAMP, pa.int64()), *(pa.field(item.column, item.type) for item in format.fields)])
+
+
+def write_body(records: pa.Table, format: Format) -> bytes:
+    """Records (`body_schema`) -> the body."""
+    sink = pa.BufferOutputStream()
+    schema = body_schema(format).with_metadata({_FORMAT_KEY: format.text})
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(records.combine_chunks().cast(schema))
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def read_body(body: bytes) -> tuple[pa.Table, Format]:
+    """The body -> (records, their format). Raises InputError for all that `write_body` does not write."""
+    try:
+        reader = pa.ipc.open_stream(pa.BufferReader(body))
+        text = (reader.schema.metadata or {}).get(_FORMAT_KEY)
+        if text is None:
+            raise InputError("the schema's metadata has no vnotch.format")
+        format = flow_log_format(text.decode())
+        wanted = body_schema(format)
+        if [(field.name, field.type) for field in reader.schema] != [(field.name, field.type) for field in wanted]:
+            columns = ", ".join(f"{field.name} {field.type}" for field in wanted)
+            raise InputError("the columns are not those of the format", f"they must be {columns}")
+        if _is_compressed(body):
+            raise InputError("the stream is compressed", "send it without compression")
+        table = reader.read_all()
+        table.validate(full=True)  # what came from elsewhere may point outside of itself
+    except (pa.ArrowException, UnicodeDecodeError, OSError, struct.error) as error:
+        raise InputError(f"it cannot be read: {error}") from None
+    return table.replace_schema_metadata(None), format
+
+
+def _is_compressed(body: bytes) -> bool:
+    """Whether a record batch says so (Arrow's Message.fbs: RecordBatch.compression)."""
+    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(body))
+    while True:
+        try:
+            message = messages.read_next_message()
+        except StopIteration:
+            return False
+        if message.type == "record batch":
+            metadata = message.metadata.to_pybytes()
+            batch = _follow(metadata, struct.unpack_from("<I", metadata, 0)[0], 2)
+            if batch is not None and _follow(metadata, batch, 3) is not None:
+                return True
+
+
+def _follow(buffer: bytes, table: int, field: int) -> int | None:
+    """Where the table is that a field of a flatbuffer's table points to; None where the field is absent."""
+    vtable = table - struct.unpack_from("<i", buffer, table)[0]
+    if 4 + 2 * field >= struct.unpack_from("<H", buffer, vtable)[0]:
+        return None
+    offset = struct.unpack_from("<H", buffer, vtable + 4 + 2 * field)[0]
+    if not offset:
+        return None
+    place = table + offset
+    return int(place + struct.unpack_from("<I", buffer, place)[0])

@@ -1,0 +1,169 @@
+"""Deliveries of typed records over HTTP: PutLogEvents' rules and permissions, and nothing but well-formed records."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.store.test_records import DEFAULT, LINES
+from vnotch.api.log_records import LogRecords
+from vnotch.api.logs import Logs
+from vnotch.deliver.record_body import write_body
+from vnotch.fields import Format, parse_format
+from vnotch.line import parse_lines
+from vnotch.store.lake import Lake
+
+PATH = "/vnotch/v1/log-records"
+QUERY = "group=flow&stream=eni-1-all"
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def lake(tmp_path: Any) -> Iterator[Lake]:
+    lake = Lake.open(tmp_path / "lake")
+    yield lake
+    lake.close()
+
+
+@pytest.fixture
+def logs(api: Any, lake: Lake) -> Any:
+    service = Logs(api.state, lake)
+    api.serve(service, routes=LogRecords(service).routes())
+    client = api.client("logs")
+    client.create_log_group(logGroupName="flow")
+    client.create_log_stream(logGroupName="flow", logStreamName="eni-1-all")
+    return client
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def records(lines: list[str], format: Format = DEFAULT, times: list[int] | None = None) -> pa.Table:
+    stamps = times or [now_ms() + number for number in range(len(lines))]
+    return parse_lines(pa.array(lines), format).add_column(0, "timestamp", pa.array(stamps, pa.int64()))
+
+
+def put(api: Any, body: bytes, query: str = QUERY, key: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    answer = api.send("vnotch", body, key, path=PATH, query=query, headers=sent)
+    return answer.status_code, answer.json()
+
+
+def messages(logs: Any, stream: str = "eni-1-all") -> list[str]:
+    found = logs.get_log_events(logGroupName="flow", logStreamName=stream, startFromHead=True)["events"]
+    return [event["message"] for event in found]
+
+
+def test_records_are_events_as_soon_as_they_are_acknowledged(api: Any, logs: Any, lake: Lake) -> None:
+    custom = parse_format("${dstport} ${srcaddr} ${x-rule-id} ${end} ${start}")
+    other = ["22 2001:db8::1 acl-1/ingress/* 5 4", "- - - 5 4"]
+    assert put(api, write_body(records(LINES), DEFAULT)) == (200, {})
+    assert put(api, write_body(records(other, custom), custom)) == (200, {})
+    assert messages(logs) == [*LINES, *other]
+    assert lake.status()["stored_records"] == len(LINES) + 2
+    (stream,) = logs.describe_log_streams(logGroupName="flow")["logStreams"]
+    assert now_ms() - 60_000 < stream["lastEventTimestamp"] < now_ms() + 60_000
+    found = logs.filter_log_events(logGroupName="flow", filterPattern='"2001:db8::1"')["events"]
+    assert [event["message"] for event in found] == other[:1]
+
+
+def test_a_batch_that_comes_again_counts_once(api: Any, logs: Any) -> None:
+    body = write_body(records(LINES), DEFAULT)
+    for _ in range(2):
+        assert put(api, body, x_vnotch_batch_id="a,b", x_vnotch_batch_events="2,3") == (200, {})
+    assert messages(logs) == LINES
+    status, answer = put(api, body, x_vnotch_batch_id="a,b", x_vnotch_batch_events="2,2")
+    assert (status, answer["__type"]) == (400, "InvalidParameterException")
+
+
+def test_times_are_bounded_as_in_put_log_events(api: Any, logs: Any) -> None:
+    now = now_ms()
+    times = [now - 15 * DAY_MS, now - 1000, now, now + 3 * 3_600_000]
+    status, answer = put(api, write_body(records(LINES[:4], times=times), DEFAULT))
+    assert (status, answer) == (
+        200,
+        {"rejectedLogEventsInfo": {"tooNewLogEventStartIndex": 3, "tooOldLogEventEndIndex": 1}},
+    )
+    assert messages(logs) == LINES[1:3]
+    for wrong in ([now - 2 * DAY_MS, now], [now, now - 1], [-1, now]):
+        status, answer = put(api, write_body(records(LINES[:2], times=wrong), DEFAULT))
+        assert (status, answer["__type"]) == (400, "InvalidParameterException")
+
+
+def test_a_missing_stream_is_made_only_when_asked_for(api: Any, logs: Any) -> None:
+    body = write_body(records(LINES), DEFAULT)
+    for query in ("group=flow&stream=new", "group=none&stream=new&create=true"):
+        status, answer = put(api, body, query)
+        assert (status, answer["__type"]) == (400, "ResourceNotFoundException")
+    assert put(api, body, "create=true&group=flow&stream=new") == (200, {})
+    assert messages(logs, "new") == LINES
+
+
+def test_it_needs_the_permissions_of_put_log_events_on_that_stream(api: Any, logs: Any) -> None:
+    iam = api.client("iam")
+    iam.create_user(UserName="writer")
+    made = iam.create_access_key(UserName="writer")["AccessKey"]
+    key = (made["AccessKeyId"], made["SecretAccessKey"])
+    body = write_body(records(LINES), DEFAULT)
+
+    def allow(*actions: str) -> None:
+        resource = "arn:aws:logs:us-east-1:123456789012:log-group:flow:log-stream:eni-*"
+        statement = {"Effect": "Allow", "Action": actions, "Resource": resource}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_user_policy(UserName="writer", PolicyName="p", PolicyDocument=document)
+
+    def outcome(query: str) -> str | None:
+        return put(api, body, query, key)[1].get("__type")
+
+    assert outcome(QUERY) == "AccessDeniedException"
+    allow("logs:PutLogEvents")
+    assert outcome(QUERY) is None
+    assert outcome("group=flow&stream=other") == "AccessDeniedException"
+    assert outcome("group=flow&stream=eni-2-all&create=true") == "AccessDeniedException"
+    allow("logs:PutLogEvents", "logs:CreateLogStream")
+    assert outcome("group=flow&stream=eni-2-all&create=true") is None
+    assert messages(logs, "eni-2-all") == LINES
+    assert put(api, body, key=())[0] == 403 or put(api, body, key=())[1]["__type"].startswith("MissingAuth")
+
+
+def stream_of(table: pa.Table, metadata: dict[str, str] | None, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    schema = table.schema.with_metadata(metadata)
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table.cast(schema) if metadata is not None else table)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+def bad_bodies() -> Iterator[tuple[str, bytes]]:
+    good = records(LINES)
+    named = {"vnotch.format": DEFAULT.text}
+    yield "empty", b""
+    yield "no Arrow", b"[1, 2]" * 100
+    yield "cut", write_body(good, DEFAULT)[:-300]
+    yield "no format", stream_of(good, None)
+    yield "no such format", stream_of(good, {"vnotch.format": "${nothing}"})
+    yield "another format", stream_of(good, {"vnotch.format": "${srcaddr}"})
+    yield "compressed", stream_of(good, named, compression="lz4")
+    yield "no rows", write_body(good.slice(0, 0), DEFAULT)
+    encoded = good.set_column(4, "srcaddr", good["srcaddr"].dictionary_encode())
+    yield "dictionary", stream_of(encoded, named)
+    yield "wrong value", write_body(good.set_column(13, "action", pa.array(["MAYBE"] * 5)), DEFAULT)
+    # The third offset of the account ids points far outside of them.
+    torn = bytearray(write_body(good, DEFAULT))
+    place = bytes(torn).index((0).to_bytes(4, "little") + (12).to_bytes(4, "little") + (24).to_bytes(4, "little"))
+    torn[place + 8 : place + 12] = (2**30).to_bytes(4, "little")
+    yield "torn", bytes(torn)
+
+
+@pytest.mark.parametrize(("what", "body"), list(bad_bodies()))
+def test_what_is_no_stream_of_records_is_refused(api: Any, logs: Any, what: str, body: bytes) -> None:
+    status, answer = put(api, body)
+    assert (status, answer["__type"]) == (400, "InvalidParameterException")
+    assert messages(logs) == []
