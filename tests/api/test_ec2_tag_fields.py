@@ -108,6 +108,9 @@ def test_tag_keys_are_stored_and_given_back_in_their_order(site: Site) -> None:
     made = site.flow_log(site.vpc, TAG_FORMAT, TagFieldSpecifications=KEYS, ClientToken=site.vpc)
     [found] = site.ec2.describe_flow_logs(FlowLogIds=[made])["FlowLogs"]
     assert found["TagFieldSpecifications"] == KEYS
+    # VPC user guide, "Service-linked role for VPC Flow Logs": made with such a flow log.
+    role = site.api.client("iam").get_role(RoleName="AWSServiceRoleForVPCFlowLogs")["Role"]
+    assert role["Path"] == "/aws-service-role/vpc-flow-logs.amazonaws.com/"
     assert found["LogFormat"] == TAG_FORMAT
     [flow_log] = site.told().flow_logs
     assert flow_log.tag_keys == (("instance", ("Name", "Owner")), ("network-interface", ("Name",)))

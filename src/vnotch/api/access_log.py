@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FILE_BYTES_MAX = 20_000_000
 FILES_KEPT = 5
 RING_ENTRIES = 2_000
+FURTHER_MAX = 20
 
 
 @dataclass
@@ -41,12 +42,18 @@ class AccessEntry:
     resources: tuple[str, ...] = ()
     decision: str = ""  # allowed, explicitDeny, implicitDeny, or empty where it was not reached
     decided_by: str = ""  # the policy and statement
+    further: tuple[dict[str, str], ...] = ()  # permissions beside the call's own: iam:PassRole, ec2:CreateTags
     denied: dict[str, Any] | None = None  # of a refusal by policy: what was asked for, and what decided it
     status: int = 0
     error_code: str = ""
     duration_ms: float = 0.0
     request_bytes: int = 0
     response_bytes: int = 0
+
+    def note_further(self, action: str, resource: str, decision: Decision) -> None:
+        by = "" if decision.statement is None else str(decision.statement)
+        noted = {"action": action, "resource": resource, "decision": decision.outcome.value, "decided_by": by}
+        self.further = (*self.further, noted)[:FURTHER_MAX]
 
     def note(self, decision: Decision) -> None:
         self.decision = decision.outcome.value

@@ -329,9 +329,12 @@ class Api:
 
 
 def _note(entry: AccessEntry, action: str, resource: str, decision: Decision) -> None:
-    """What an operation that decides by itself has decided."""
-    entry.action, entry.resources = action, (resource,)
-    entry.note(decision)
+    """What an operation has decided by itself, or asked for beside its own permission."""
+    if entry.decision:
+        entry.note_further(action, resource, decision)
+    else:
+        entry.resources = (resource,)
+        entry.note(decision)
 
 
 class Stream(StreamingResponse):

@@ -32,7 +32,6 @@ SUPPLIED_KEYS = frozenset(
         "aws:viaawsservice",
         "ec2:availabilityzone",
         "ec2:createaction",
-        "ec2:flowlogid",
         "ec2:networkinterfaceid",
         "ec2:region",
         "ec2:securitygroupid",

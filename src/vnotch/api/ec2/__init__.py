@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from vnotch.api.ec2.attachments import Attachments
+from vnotch.api.ec2.condition_keys import Keys, resource_keys
 from vnotch.api.ec2.default_vpc import DefaultVpc
 from vnotch.api.ec2.flow_logs import FlowLogs
 from vnotch.api.ec2.images import Images
@@ -28,6 +29,7 @@ from vnotch.api.ec2.vpc_attributes import VpcAttributes
 from vnotch.api.ec2.vpc_cidrs import VpcCidrs
 from vnotch.api.ec2.vpcs import Vpcs
 from vnotch.api.ec2.zones import Zones
+from vnotch.api.service import Call
 from vnotch.store import agents, firewall, instances, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
@@ -67,3 +69,9 @@ class Ec2(
             routing.complete(session)
             instances.complete(session, time.time_ns() // 1_000_000)
             agents.touch(session, agents.agents_on(session, firewall.complete(session)))
+
+    def request_keys(self, call: Call) -> Keys:
+        return {"ec2:region": call.region}
+
+    def resource_keys(self, call: Call, resource: str) -> Keys:
+        return resource_keys(self.state, call, resource)

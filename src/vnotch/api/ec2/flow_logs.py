@@ -32,6 +32,7 @@ from vnotch.api.ec2.part import (
     timestamp,
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
+from vnotch.api.iam.service_linked_roles import make_service_linked_role
 from vnotch.api.service import ApiError, Call
 from vnotch.buckets.upload import Presence
 from vnotch.store import agents, network
@@ -44,7 +45,7 @@ IDS_MAX = 1000
 
 SERVICE_PRINCIPAL = "vpc-flow-logs.amazonaws.com"
 SERVICE_LINKED_ROLE = f"aws-service-role/{SERVICE_PRINCIPAL}/AWSServiceRoleForVPCFlowLogs"
-"""By which AWS keeps tag values current. Here nothing assumes it, so it is not made; its permission is asked for."""
+"""By which AWS keeps tag values current. It is made with the first flow log that shows tags; nothing assumes it here."""
 
 AUTO_SCALING = "auto-scaling-group"
 
@@ -137,6 +138,8 @@ class FlowLogs(Ec2Part):
                 flow_log_id = _create(session, request, resource_id, call.now_ms)
                 put_tags(session, FLOW_LOG, flow_log_id, tags)
                 answer["FlowLogIds"].append(flow_log_id)
+            if request.tag_keys:
+                make_service_linked_role(session, self._gate.accounts, SERVICE_PRINCIPAL)
             agents.touch(session, agents.agents_on(session, request.resource_ids))
             remember(session, call, answer)
             return answer

@@ -57,7 +57,8 @@ class Ec2Part(Service):
         `conditions` are the condition keys of that action, in lower case. Raises UnauthorizedOperation.
         """
         assert call.identity is not None  # the app gives every call its identity
-        self._gate.authorise(call.identity, action, [resource], {**call.context, **conditions}, EC2)
+        decision = self._gate.authorise(call.identity, action, [resource], {**call.context, **conditions}, EC2)
+        call.note(action, resource, decision)
 
     def checked_groups(self, session: Session, vpc_id: str, group_ids: Sequence[str]) -> list[str]:
         """Groups for an interface in the VPC: those given, each once, all of the VPC; without any, its default one."""

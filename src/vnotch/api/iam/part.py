@@ -95,7 +95,8 @@ class IamPart(Service):
     def require_pass_role(self, call: Call, role_arn: str) -> None:
         """Asks for iam:PassRole beside the call's own permission. Raises AccessDenied."""
         assert call.identity is not None  # the app gives every call its identity
-        self._gate.authorise(call.identity, "iam:PassRole", [role_arn], call.context, QUERY)
+        decision = self._gate.authorise(call.identity, "iam:PassRole", [role_arn], call.context, QUERY)
+        call.note("iam:PassRole", role_arn, decision)
 
     # --- what several answers hold ---
 

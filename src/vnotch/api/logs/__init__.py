@@ -6,6 +6,8 @@ filters, resource policies.
 
 from __future__ import annotations
 
+from sqlalchemy import select
+
 from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.logs.events import LogEvents
 from vnotch.api.logs.groups import LogGroups, LogStreams
@@ -13,7 +15,9 @@ from vnotch.api.logs.live_tail import LiveTail
 from vnotch.api.logs.metric_filters import MetricFilters
 from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
+from vnotch.api.service import Call
 from vnotch.store.lake import Lake
+from vnotch.store.log_groups import LogGroup, LogGroupTag
 from vnotch.store.log_totals import LogTotals
 from vnotch.store.state import State
 
@@ -26,3 +30,11 @@ class Logs(LogGroups, LogStreams, LogTags, LogEvents, LiveTail, MetricFilters, R
 
     def __init__(self, state: State, lake: Lake, quotas: Quotas | None = None) -> None:
         super().__init__(state, lake, LogTotals(state, lake), quotas)
+
+    def resource_keys(self, call: Call, resource: str) -> dict[str, str | tuple[str, ...]]:
+        """The tags of the log group that a resource is or is in."""
+        name = resource.partition(":log-group:")[2].partition(":")[0]
+        with self.state.read() as session:
+            tags = select(LogGroupTag).join(LogGroup, LogGroup.id == LogGroupTag.group_id)
+            rows = session.scalars(tags.where(LogGroup.name == name)).all()
+        return {f"aws:resourcetag/{row.key.lower()}": row.value for row in rows}

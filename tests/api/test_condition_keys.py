@@ -1,0 +1,151 @@
+"""The condition keys that AWS supplies with calls of EC2 and CloudWatch Logs decide here too (service authorization
+reference)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from test_iam import allow, user_key
+
+from vnotch.api.ec2 import Ec2
+from vnotch.api.logs import Logs
+from vnotch.store.lake import Lake
+
+ACCOUNT = "123456789012"
+
+
+@pytest.fixture(scope="module")
+def world(shared_api: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    lake = Lake.open(tmp_path_factory.mktemp("lake"))
+    shared_api.serve(Ec2(shared_api.state, shared_api.accounts), Logs(shared_api.state, lake))
+    yield shared_api
+    shared_api.stop()
+    lake.close()
+
+
+@pytest.fixture(scope="module")
+def vpcs(world: Any) -> tuple[str, str]:
+    """One of team net, one of team ops."""
+    ec2 = world.client("ec2")
+
+    def made(cidr: str, team: str) -> str:
+        tags = [{"ResourceType": "vpc", "Tags": [{"Key": "Team", "Value": team}]}]
+        return str(ec2.create_vpc(CidrBlock=cidr, TagSpecifications=tags)["Vpc"]["VpcId"])
+
+    return made("10.1.0.0/16", "net"), made("10.2.0.0/16", "ops")
+
+
+def may(call: Any, **params: Any) -> bool:
+    """Whether policies let a call through; what becomes of it then does not matter."""
+    try:
+        call(**params)
+    except ClientError as error:
+        return error.response["Error"]["Code"] not in ("UnauthorizedOperation", "AccessDenied", "AccessDeniedException")
+    return True
+
+
+def user(world: Any, name: str, *statements: dict[str, Any]) -> tuple[str, str]:
+    return user_key(world, name, json.dumps({"Version": "2012-10-17", "Statement": list(statements)}))
+
+
+def test_tags_of_the_resource(world: Any, vpcs: tuple[str, str]) -> None:
+    for number, key in enumerate(("aws:ResourceTag/Team", "ec2:ResourceTag/team")):
+        mine = user_key(world, f"tags{number}", allow("ec2:*", Condition={"StringEquals": {key: "net"}}))
+        ec2 = world.client("ec2", mine)
+        asked = {"DryRun": True}
+        assert may(ec2.delete_vpc, VpcId=vpcs[0], **asked)
+        assert not may(ec2.delete_vpc, VpcId=vpcs[1], **asked)
+        assert not may(ec2.delete_vpc, VpcId="vpc-0123456789abcdef0", **asked)
+
+
+def test_tags_of_the_request(world: Any) -> None:
+    condition = {
+        "StringEquals": {"aws:RequestTag/team": "net"},
+        "ForAllValues:StringEquals": {"aws:TagKeys": ["team"]},
+    }
+    key = user(
+        world,
+        "tagger",
+        {"Effect": "Allow", "Action": ["ec2:CreateVpc", "ec2:CreateTags"], "Resource": "*", "Condition": condition},
+    )
+    ec2 = world.client("ec2", key)
+
+    def made_with(*tags: tuple[str, str]) -> bool:
+        listed = [{"Key": key, "Value": value} for key, value in tags]
+        specification = [{"ResourceType": "vpc", "Tags": listed}]
+        return may(ec2.create_vpc, CidrBlock="10.9.0.0/16", TagSpecifications=specification, DryRun=True)
+
+    assert made_with(("team", "net"))
+    assert not made_with(("team", "ops"))
+    assert not made_with(("team", "net"), ("other", "x"))
+    assert not may(ec2.create_vpc, CidrBlock="10.9.0.0/16", DryRun=True)
+
+
+def test_the_vpc_and_subnet_of_a_resource(world: Any, vpcs: tuple[str, str]) -> None:
+    ec2 = world.client("ec2")
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=cidr, AvailabilityZone="us-east-1a")["Subnet"]["SubnetId"]
+        for vpc, cidr in zip(vpcs, ("10.1.0.0/24", "10.2.0.0/24"), strict=True)
+    ]
+    interfaces = [
+        ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"] for subnet in subnets
+    ]
+    in_first = {"ArnEquals": {"ec2:Vpc": f"arn:aws:ec2:us-east-1:{ACCOUNT}:vpc/{vpcs[0]}"}}
+    mine = world.client("ec2", user_key(world, "inside", allow("ec2:*", Condition=in_first)))
+    for number, allowed in ((0, True), (1, False)):
+        assert may(mine.delete_subnet, SubnetId=subnets[number], DryRun=True) is allowed
+        found = may(mine.delete_network_interface, NetworkInterfaceId=interfaces[number], DryRun=True)
+        assert found is allowed
+    for name, condition in (
+        ("subnet", {"ArnEquals": {"ec2:Subnet": f"arn:aws:ec2:us-east-1:{ACCOUNT}:subnet/{subnets[0]}"}}),
+        ("id", {"StringEquals": {"ec2:NetworkInterfaceID": interfaces[0]}}),
+    ):
+        other = world.client("ec2", user_key(world, f"by-{name}", allow("ec2:*", Condition=condition)))
+        assert may(other.delete_network_interface, NetworkInterfaceId=interfaces[0], DryRun=True)
+        assert not may(other.delete_network_interface, NetworkInterfaceId=interfaces[1], DryRun=True)
+    zone = {"StringEquals": {"ec2:AvailabilityZone": "us-east-1b"}}
+    other = world.client("ec2", user_key(world, "zone", allow("ec2:*", Condition=zone)))
+    assert not may(other.delete_network_interface, NetworkInterfaceId=interfaces[0], DryRun=True)
+
+
+def test_region_and_account(world: Any) -> None:
+    for number, (key, value, allowed) in enumerate(
+        (
+            ("ec2:Region", "us-east-1", True),
+            ("ec2:Region", "eu-west-1", False),
+            ("aws:RequestedRegion", "us-east-1", True),
+            ("aws:ResourceAccount", ACCOUNT, True),
+            ("aws:ResourceAccount", "999999999999", False),
+            ("aws:PrincipalAccount", ACCOUNT, True),
+            ("aws:SourceIp", "127.0.0.0/8", True),
+            ("aws:SecureTransport", "false", True),
+        )
+    ):
+        operator = {"aws:SourceIp": "IpAddress", "aws:SecureTransport": "Bool"}.get(key, "StringEquals")
+        mine = user_key(world, f"region{number}", allow("ec2:DescribeVpcs", Condition={operator: {key: value}}))
+        assert may(world.client("ec2", mine).describe_vpcs) is allowed, key
+
+
+def test_tags_of_a_log_group(world: Any) -> None:
+    owner = world.client("logs")
+    owner.create_log_group(logGroupName="/ours", tags={"team": "net"})
+    owner.create_log_group(logGroupName="/theirs", tags={"team": "ops"})
+    ours = {"StringEquals": {"aws:ResourceTag/team": "net"}}
+    logs = world.client("logs", user_key(world, "logger", allow("logs:*", Condition=ours)))
+    assert may(logs.put_retention_policy, logGroupName="/ours", retentionInDays=7)
+    assert not may(logs.put_retention_policy, logGroupName="/theirs", retentionInDays=7)
+    requested = {"StringEquals": {"aws:RequestTag/team": "net"}}
+    logs = world.client("logs", user_key(world, "maker", allow("logs:CreateLogGroup", Condition=requested)))
+    assert not may(logs.create_log_group, logGroupName="/untagged")
+    assert may(logs.create_log_group, logGroupName="/tagged", tags={"team": "net"})
+
+
+def test_the_line_of_a_call_names_its_further_permissions(world: Any, vpcs: tuple[str, str]) -> None:
+    tags = [{"ResourceType": "subnet", "Tags": [{"Key": "Name", "Value": "x"}]}]
+    world.client("ec2").create_subnet(VpcId=vpcs[0], CidrBlock="10.1.9.0/24", TagSpecifications=tags)
+    entry = world.access_log.recent()[-1]
+    assert (entry.action, entry.decision) == ("ec2:CreateSubnet", "allowed")
+    assert [(item["action"], item["decision"]) for item in entry.further] == [("ec2:CreateTags", "allowed")]
