@@ -45,7 +45,7 @@ IDS_MAX = 1000
 
 SERVICE_PRINCIPAL = "vpc-flow-logs.amazonaws.com"
 SERVICE_LINKED_ROLE = f"aws-service-role/{SERVICE_PRINCIPAL}/AWSServiceRoleForVPCFlowLogs"
-"""By which AWS keeps tag values current. It is made with the first flow log that shows tags; nothing assumes it here."""
+"""By which AWS keeps tag values current. It is made with the first flow log that shows tags; nobody assumes it."""
 
 AUTO_SCALING = "auto-scaling-group"
 
