@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,9 @@ from vnotch.api.access import Access
 from vnotch.api.access_log import AccessLog
 from vnotch.api.agents import Agents
 from vnotch.api.app import build_app
+from vnotch.api.cloudwatch import CloudWatch
+from vnotch.api.cloudwatch.watch import MetricWatch
+from vnotch.api.cloudwatch.webhooks import Webhooks
 from vnotch.api.ec2 import Ec2
 from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.explanations import Explanations
@@ -42,6 +45,7 @@ from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.store.accounts import Accounts
 from vnotch.store.lake import Lake
+from vnotch.store.metric_filters import MetricFilters
 from vnotch.store.state import State
 
 FREE_BYTES_MIN = 64 << 20
@@ -59,6 +63,7 @@ class ServerConfig:
     quotas: Quotas = field(default_factory=Quotas)
     s3_endpoint: str | None = None  # aws, a URL, or file:FOLDER; None: the data folder's own
     s3: S3Settings = field(default_factory=S3Settings)
+    webhooks: Mapping[str, str] = field(default_factory=dict)  # ARN of an alarm's action -> URL
 
     @property
     def url(self) -> str:
@@ -162,7 +167,11 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
                 agents.watch.close()
                 app.state.api.end()
 
-            _run_until_signal(app, listener, lambda: _say_started(config, started), ending)
+            app.state.metric_watch.start()
+            try:
+                _run_until_signal(app, listener, lambda: _say_started(config, started), ending)
+            finally:
+                app.state.metric_watch.close()
         finally:
             lake.close()
     finally:
@@ -173,14 +182,16 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 def compose(
     config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents, buckets: BucketStore
 ) -> Starlette:
-    """The application with every service on it."""
-    access_log = AccessLog(config.folders.root / "access.log")
+    """The application with every service on it, and `metric_watch` in its state."""
     logs = Logs(state, lake, config.quotas)
+    webhooks = Webhooks(config.webhooks)
+    access_log = AccessLog(config.folders.root / "access.log")
     services = [
         Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas, buckets=buckets),
         Iam(accounts),
         Sts(accounts, agents.flow_log_for, access_log),
         logs,
+        CloudWatch(state, webhooks),
     ]
     ours = [
         *agents.routes(),
@@ -190,7 +201,9 @@ def compose(
         *Explanations(state, accounts).routes(),
         *Access(accounts, access_log).routes(),
     ]
-    return build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
+    app = build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
+    app.state.metric_watch = MetricWatch(state, accounts, MetricFilters(state, lake, logs.totals), webhooks)
+    return app
 
 
 def _say_started(config: ServerConfig, started: Callable[[str], None]) -> None:

@@ -1,7 +1,7 @@
 """The life of a request, as an ASGI application.
 
     on the event loop   check_head, find_service, read_body     bounded in size, time and number
-    on a pool thread    authenticate, find_operation, parse, authorise, run, write
+    on a pool thread    authenticate, decode, find_operation, parse, authorise, run, write
 
 Each step is a function of one `Exchange` and either adds to it or raises an ApiError, which the service's protocol
 writes. Nothing else reaches the client: an exception that nobody meant is logged under the request id and answered as
@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ from vnotch.api.request_context import tag_request_keys
 from vnotch.api.service import ApiError, Call, Deferred, Handler, Principal, Service, Streamed
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire import event_stream
-from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_of
+from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_for, protocol_of
 from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam.evaluation import Decision
 from vnotch.iam.sigv4 import Signature, SignatureError
@@ -101,7 +101,7 @@ class Api:
 
     def answer_sync(self, exchange: Exchange) -> WireAnswer | Deferred | Streamed:
         """The steps that compute and wait for the database; on a thread of the pool."""
-        for step in (self.authenticate, self.find_operation, self.parse, self.authorise):
+        for step in (self.authenticate, self.decode, self.find_operation, self.parse, self.authorise):
             step(exchange)
         return self.run(exchange)
 
@@ -119,7 +119,9 @@ class Api:
         if "json" in exchange.header.get("content-type", ""):
             exchange.dialect = dialects.JSON
         if name in self.served:
-            exchange.served = self.served[name]
+            served = self.served[name]
+            spoken = protocol_for(served.service.model or name, exchange.header)
+            exchange.served = served if spoken is served.protocol else replace(served, protocol=spoken)
             exchange.dialect = exchange.served.protocol.dialect
             exchange.entry.service = name
 
@@ -162,19 +164,24 @@ class Api:
             raise signature_refused(error, exchange.dialect) from None
         return identity
 
+    def decode(self, exchange: Exchange) -> None:
+        """The content of a body that was compressed; the signature covers it as it was sent."""
+        exchange.content = self.bodies.decoded(exchange)
+
     def find_operation(self, exchange: Exchange) -> None:
         operation = exchange.served.protocol.operation(self.wire_request(exchange))
         if operation.name not in exchange.served.handlers:
             raise exchange.dialect.unknown_action(operation.name, exchange.served.protocol.model.metadata["apiVersion"])
         exchange.operation = operation
-        exchange.entry.action = f"{exchange.served.service.name}:{operation.name}"
+        service = exchange.served.service
+        exchange.entry.action = f"{service.policy_prefix or service.name}:{operation.name}"
 
     def parse(self, exchange: Exchange) -> None:
         exchange.params = exchange.served.protocol.parameters(exchange.operation, self.wire_request(exchange))
 
     def wire_request(self, exchange: Exchange) -> WireRequest:
         query = exchange.query.encode("utf-8", "surrogateescape")
-        return WireRequest(exchange.request.method, query, exchange.header, exchange.body)
+        return WireRequest(exchange.request.method, query, exchange.header, exchange.content, exchange.path)
 
     def authorise(self, exchange: Exchange) -> None:
         assert exchange.identity is not None

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,8 @@ class Exchange:
     path: str
     entry: AccessEntry
     request_id: str = ""
-    body: bytes = b""
+    body: bytes = b""  # as it came
+    content: bytes = b""  # without its Content-Encoding
     started_s: float = field(default_factory=time.perf_counter)
     now_s: float = field(default_factory=time.time)
     signature: sigv4.Signature | sigv4.SignatureError | None = None
@@ -124,8 +126,8 @@ class Bodies:
         encoding = exchange.header.get("content-encoding", "identity")
         if encoding == "aws-chunked" and exchange.header.get("x-amz-content-sha256", "").strip() in MODES:
             return
-        if encoding not in ("identity", ""):
-            raise exchange.dialect.malformed("A Content-Encoding is not supported.")
+        if encoding not in ("identity", "", "gzip"):
+            raise exchange.dialect.malformed("This Content-Encoding is not supported.")
 
     async def read(self, exchange: Exchange) -> None:
         """Reads the body into the exchange; give its bytes back with `release` when the request is over."""
@@ -148,6 +150,21 @@ class Bodies:
                 raise exchange.dialect.throttled("Too many large requests at once.")
             chunks.append(chunk)
         exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def decoded(self, exchange: Exchange) -> bytes:
+        """The body without its Content-Encoding: SDKs compress that of PutMetricData. It is bounded like the body."""
+        if exchange.header.get("content-encoding", "identity") != "gzip":
+            return exchange.body
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            content = inflater.decompress(exchange.body, self.limits.body_bytes)
+        except zlib.error:
+            raise exchange.dialect.malformed("The body is not valid gzip.") from None
+        if inflater.unconsumed_tail:
+            raise exchange.dialect.too_large(f"The body is larger than {self.limits.body_bytes} bytes.")
+        if not inflater.eof or inflater.unused_data:
+            raise exchange.dialect.malformed("The body is not valid gzip.")
+        return content
 
     def release(self, exchange: Exchange) -> None:
         self.held_bytes -= exchange.entry.request_bytes

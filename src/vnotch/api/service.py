@@ -120,6 +120,8 @@ class Service:
 
     name = ""
     model = ""
+    policy_prefix = ""
+    """Of its actions in policies, where it is another one than the signing name."""
 
     def handlers(self) -> dict[str, Handler]:
         """Operation name -> bound handler, for each method marked with `operation`."""

@@ -56,15 +56,21 @@ def server(
             envvar="VNOTCH_S3_CREDENTIALS", help="AWS credentials file with the profile.", exists=True, dir_okay=False
         ),
     ] = None,
+    webhook: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARN=URL", help="What is called for an alarm's action that is an ARN. Repeatable."),
+    ] = None,
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
+    from vnotch.api.cloudwatch.webhooks import webhook_map
     from vnotch.api.ec2.quotas import Quotas
     from vnotch.buckets.s3 import S3Settings
     from vnotch.server import ServerConfig, run
 
     s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None)
+    quotas, webhooks = Quotas.of(quota or ()), webhook_map(webhook or ())
     config = ServerConfig(
-        folders_of(data_dir), host, port, account, region, any_interval, Quotas.of(quota or ()), s3_endpoint, s3
+        folders_of(data_dir), host, port, account, region, any_interval, quotas, s3_endpoint, s3, webhooks
     )
     run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
 

@@ -42,6 +42,7 @@ from vnotch.store.log_groups import (
     find_group,
     starts_with,
 )
+from vnotch.store.metric_filters import filter_counts
 from vnotch.store.stream_maker import Made
 
 LIST_MAX = 1000
@@ -117,8 +118,11 @@ class LogGroups(LogsPart):
             wanted = wanted.where(LogGroup.name > after)
         with self.state.read() as session:
             groups = list(session.scalars(wanted))
-        page = groups[:limit]
-        answer: dict[str, Any] = {"logGroups": [_describe_group(call, group) for group in page]}
+            page = groups[:limit]
+            filters = filter_counts(session, [group.id for group in page])
+        answer: dict[str, Any] = {
+            "logGroups": [_describe_group(call, group, filters.get(group.id, 0)) for group in page]
+        }
         if len(groups) > limit:
             answer["nextToken"] = page_token(call, asked, page[-1].name)
         return answer
@@ -266,12 +270,12 @@ def _refuse_protected(group: LogGroup) -> None:
         raise ApiError("ValidationException", "The log group is protected from deletion: disable the protection first.")
 
 
-def _describe_group(call: Call, group: LogGroup) -> dict[str, Any]:
+def _describe_group(call: Call, group: LogGroup, metric_filters: int) -> dict[str, Any]:
     arn = group_arn(call, group.name)
     described: dict[str, Any] = {
         "logGroupName": group.name,
         "creationTime": group.creation_ms,
-        "metricFilterCount": 0,
+        "metricFilterCount": metric_filters,
         "arn": f"{arn}:*",
         "storedBytes": group.stored_bytes,
         "logGroupClass": group.log_class,

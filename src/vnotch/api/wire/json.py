@@ -30,6 +30,13 @@ class JsonReader:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._readers: dict[str, Read] = {}
+        self._scalars = SCALARS
+
+    def _document(self, body: bytes) -> Any:
+        try:
+            return orjson.loads(body)  # refuses NaN, bad UTF-8, lone surrogates and depth beyond 1024
+        except orjson.JSONDecodeError:
+            raise self._dialect.malformed("The body is not valid JSON in UTF-8.") from None
 
     def prepare(self, shape: Shape) -> None:
         """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be read by any."""
@@ -37,13 +44,7 @@ class JsonReader:
 
     def read(self, shape: Shape | None, body: bytes) -> dict[str, Any]:
         """The typed parameters of a body; an empty body has none. Raises ApiError for what is not the model's."""
-        if not body:
-            document: Any = {}
-        else:
-            try:
-                document = orjson.loads(body)  # refuses NaN, bad UTF-8, lone surrogates and depth beyond 1024
-            except orjson.JSONDecodeError:
-                raise self._dialect.malformed("The body is not valid JSON in UTF-8.") from None
+        document = self._document(body) if body else {}
         if not isinstance(document, dict):
             raise self._dialect.wrong_type((), document, "an object")
         if shape is None:
@@ -122,7 +123,7 @@ class JsonReader:
         return read
 
     def _scalar(self, type_name: str) -> Read:
-        accept, expected = SCALARS[type_name]
+        accept, expected = self._scalars[type_name]
         dialect = self._dialect
 
         def read(value: Any, link: Link) -> Any:
@@ -228,11 +229,14 @@ class JsonWriter:
             raise TypeError(f"the output shape {shape.name} has no member {', '.join(sorted(unknown))}")
         present = {name: value for name, value in result.items() if value is not None}
         writer = self._writer(shape)
-        return orjson.dumps(present if writer is None else writer(present))
+        return self._bytes(present if writer is None else writer(present))
+
+    def _bytes(self, document: Any) -> bytes:
+        return orjson.dumps(document)
 
     def error(self, error: ApiError) -> bytes:
         """`{"__type": code, "message": text}` and the further members of the error's shape."""
-        return orjson.dumps({"__type": error.code, "message": error.message, **error.members})
+        return self._bytes({"__type": error.code, "message": error.message, **error.members})
 
     def _writer(self, shape: Shape) -> Write:
         if shape.name not in self._writers:

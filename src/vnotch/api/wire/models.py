@@ -41,6 +41,17 @@ def error_statuses(service: str) -> dict[str, int]:
     return statuses
 
 
+def error_shape(service: str, code: str) -> str:
+    """The name of the error's shape where the model has the code, else the code."""
+    return _error_shapes(service).get(code, code)
+
+
+@lru_cache(maxsize=32)
+def _error_shapes(service: str) -> dict[str, str]:
+    shapes = service_model(service).error_shapes
+    return {shape.metadata.get("error", {}).get("code", shape.name): shape.name for shape in shapes}
+
+
 def own_name(name: str, shape: Shape) -> str:
     """The name that a member goes by in XML and JSON: its locationName, else the member's own."""
     location_name = shape.serialization.get("name")

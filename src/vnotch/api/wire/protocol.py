@@ -4,6 +4,8 @@
     protocol_of("iam")  -> FormProtocol   query  form in, XML out, result and metadata wrapped
     protocol_of("logs") -> JsonProtocol   json   X-Amz-Target and JSON in, JSON out
 
+A service may speak several: CloudWatch is asked in query, json or rpcv2Cbor (CborProtocol), as the client chooses.
+
 Nothing here is written for one operation; everything is compiled from the service model at first use.
 """
 
@@ -18,13 +20,14 @@ from typing import Any
 from botocore.model import OperationModel, ServiceModel
 
 from vnotch.api.service import ApiError
+from vnotch.api.wire import cbor
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire.constraints import Constraints
 from vnotch.api.wire.dialect import Dialect
 from vnotch.api.wire.event_stream import EventStreamWriter, has_stream
 from vnotch.api.wire.form import FormReader, form_pairs, parameter_tree
 from vnotch.api.wire.json import JsonReader, JsonWriter
-from vnotch.api.wire.models import error_statuses, operation_of, own_name, service_model
+from vnotch.api.wire.models import error_shape, error_statuses, operation_of, own_name, service_model
 from vnotch.api.wire.xml import XmlWriter
 
 
@@ -36,6 +39,7 @@ class WireRequest:
     query: bytes
     headers: Mapping[str, str]
     body: bytes
+    path: str = "/"
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,9 @@ class JsonProtocol(Protocol):
 
     def __init__(self, model: ServiceModel) -> None:
         super().__init__(model)
-        self.dialect = dialects.JSON
+        # A service that spoke the query protocol before has kept its words, and says the old code in a header.
+        self.dialect = dialects.QUERY if "awsQueryCompatible" in model.metadata else dialects.JSON
+        self._more_headers: dict[str, str] = {}
         self._target_prefix = str(model.metadata["targetPrefix"]) + "."
         self._content_type = f"application/x-amz-json-{model.metadata.get('jsonVersion', '1.0')}"
         self._reader: JsonReader = JsonReader(self.dialect)
@@ -199,23 +205,68 @@ class JsonProtocol(Protocol):
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
         self.prepare(operation)
         body = self._writer.answer(operation.output_shape, result)
-        return WireAnswer(200, body, {"content-type": self._content_type})
+        return WireAnswer(200, body, {"content-type": self._content_type, **self._more_headers})
 
     def error(self, error: ApiError, request_id: str) -> WireAnswer:
-        return WireAnswer(self.status_of(error), self._writer.error(error), {"content-type": self._content_type})
+        headers = {"content-type": self._content_type, **self._more_headers}
+        status = self.status_of(error)
+        if "awsQueryCompatible" in self.model.metadata:
+            headers["x-amzn-query-error"] = f"{error.code};{'Sender' if status < 500 else 'Receiver'}"
+            shape = error_shape(self.model.service_name, error.code)
+            error = ApiError(shape, error.message, error.status, error.members)
+        return WireAnswer(status, self._writer.error(error), headers)
 
     def stream(self, operation: OperationModel) -> EventStreamWriter:
         with self._compiling:
             return EventStreamWriter(operation.output_shape, self._writer)
 
 
+class CborProtocol(JsonProtocol):
+    """The `rpcv2Cbor` protocol: the operation is named by the path."""
+
+    def __init__(self, model: ServiceModel) -> None:
+        super().__init__(model)
+        self._path = f"/service/{model.metadata['targetPrefix']}/operation/"
+        self._content_type = cbor.CONTENT_TYPE
+        self._reader = cbor.CborReader(self.dialect)
+        self._writer = cbor.CborWriter()
+        self._more_headers = {"smithy-protocol": CBOR}
+
+    def operation(self, request: WireRequest) -> OperationModel:
+        name = request.path.removeprefix(self._path)
+        operation = operation_of(self.model, name) if request.path.startswith(self._path) else None
+        if request.method != "POST" or operation is None:
+            raise self.dialect.unknown_action(name, "")
+        return operation
+
+
+CBOR = "rpc-v2-cbor"
+_KINDS = {"ec2": FormProtocol, "query": FormProtocol, "json": JsonProtocol, "smithy-rpc-v2-cbor": CborProtocol}
+
+
 @lru_cache(maxsize=32)
-def protocol_of(service: str) -> Protocol:
-    """The protocol of the service whose model botocore calls `service`."""
+def protocols_of(service: str) -> dict[str, Protocol]:
+    """All protocols of the service that are spoken, by the name in the model; the first is the one that it prefers."""
     model = service_model(service)
-    kinds = {"ec2": FormProtocol, "query": FormProtocol, "json": JsonProtocol}
-    # A service may speak several; the first that we speak is the one of its metadata, or one of the list.
-    spoken = [kind for kind in (model.metadata["protocol"], *model.metadata.get("protocols", ())) if kind in kinds]
+    names = dict.fromkeys((model.metadata["protocol"], *model.metadata.get("protocols", ())))
+    spoken = {name: _KINDS[name](model) for name in names if name in _KINDS}
     if not spoken:
         raise NotImplementedError(f"no protocol of {service} is spoken: {model.metadata['protocol']}")
-    return kinds[spoken[0]](model)
+    return spoken
+
+
+def protocol_of(service: str) -> Protocol:
+    """The protocol of the service whose model botocore calls `service`."""
+    return next(iter(protocols_of(service).values()))
+
+
+def protocol_for(service: str, headers: Mapping[str, str]) -> Protocol:
+    """The protocol in which a request speaks, as its headers say it."""
+    spoken = protocols_of(service)
+    if len(spoken) == 1:
+        return protocol_of(service)
+    if headers.get("smithy-protocol") == CBOR:
+        name = "smithy-rpc-v2-cbor"
+    else:
+        name = "json" if "x-amz-target" in headers else "query"
+    return spoken.get(name) or protocol_of(service)

@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vnotch.fields import Format
 from vnotch.store.filter_pattern import matching, sql
-from vnotch.store.filter_pattern.syntax import Columns, Syntax, parse
+from vnotch.store.filter_pattern.syntax import Syntax, parse
 from vnotch.store.lake import Predicate
 
 
@@ -46,12 +47,13 @@ class FilterPattern:
         typed columns are asked; without, the relation needs no column but `message`."""
         return sql.predicate(self.syntax, formats)
 
+    def value(self, name: str, formats: Mapping[int, Format] | None = None) -> Predicate:
+        """SQL of the text that a matching event has under `$name` or `$.name`. Raises InputError."""
+        return sql.value(self.syntax, name, formats)
+
     @property
-    def column_names(self) -> tuple[str, ...]:
-        """The columns that a space-delimited pattern names."""
-        if not isinstance(self.syntax, Columns):
-            return ()
-        return tuple(column.name for column in self.syntax.columns if column.name is not None)
+    def has_regex(self) -> bool:
+        return re.search(r"%[^%]*%", re.sub(r'"(?:\\.|[^"\\])*"', "", self.text)) is not None
 
 
 __all__ = ["FilterPattern"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
+from vnotch.errors import InputError
 from vnotch.fields import ABSENT, Field, Format
 from vnotch.store.filter_pattern import matching
 from vnotch.store.filter_pattern.syntax import (
@@ -29,6 +30,7 @@ from vnotch.store.filter_pattern.syntax import (
     Terms,
     Text,
     Wildcard,
+    parse,
 )
 from vnotch.store.lake import Predicate
 
@@ -88,6 +90,39 @@ def _terms(pattern: Terms) -> Predicate:
 
 def _has(text: Text) -> Predicate:
     return Predicate("regexp_matches(message, ?)" if text.is_regex else "contains(message, ?)", (text.text,))
+
+
+# Values
+
+
+def value(pattern: Syntax, name: str, formats: Mapping[int, Format] | None = None) -> Predicate:
+    """SQL text of what a matching event has under `$name` of a space-delimited or `$.name` of a JSON pattern; NULL
+    where it has nothing there. Raises InputError where the pattern has no such name."""
+    if isinstance(pattern, Json) and name.startswith("$."):
+        selector = parse("{ " + name + " = * }")
+        if isinstance(selector, Json) and isinstance(selector.condition, Compare):
+            path = _path(selector.condition.selector)
+            return Predicate(f"json_extract_string({_DOCUMENT}, ?)", (path,))
+    if isinstance(pattern, Columns):
+        names = [column.name for column in pattern.columns]
+        if name.removeprefix("$") in names and name.startswith("$"):
+            return _column_value(pattern, names.index(name[1:]), formats or {})
+    raise InputError(f"the filter pattern has no {name}")
+
+
+def _column_value(pattern: Columns, number: int, formats: Mapping[int, Format]) -> Predicate:
+    named = len(pattern.columns)
+    from_end = number - named if number >= len(pattern.first) else None
+    is_rest = pattern.last is None and number == named - 1
+    position = number + 1 if from_end is None else from_end
+    in_text = _rest(named) if is_rest else _UNWRAPPED.format(f"{_TOKENS}[{position}]")
+    cases = []
+    for format_id, format in sorted(formats.items()):
+        if len(format.fields) >= named:
+            at = number if from_end is None else len(format.fields) + from_end
+            texts = " || ' ' || ".join(_text_of(item) for item in format.fields[at : None if is_rest else at + 1])
+            cases.append(f"WHEN format_id = {format_id} AND NOT {_may_wrap(format)} THEN {texts}")
+    return Predicate(f"CASE {' '.join(cases)} ELSE {in_text} END" if cases else in_text)
 
 
 # Comparisons
