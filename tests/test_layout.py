@@ -50,6 +50,7 @@ ORDER = [
     "store",
     # answer
     "query",
+    "insights",
     "compact",
     # round the path
     "iam",

@@ -332,6 +332,8 @@ class Api:
             served.service.end()
 
     def close(self) -> None:
+        for served in self.served.values():
+            served.service.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
 
 

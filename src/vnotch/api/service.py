@@ -151,3 +151,6 @@ class Service:
             named: Callable[[Call], list[str]] = getattr(self, resources)
             return named(call)
         return resources(call)
+
+    def close(self) -> None:
+        """Ends what runs beside requests: called once, when no more of them come."""

@@ -21,6 +21,7 @@ from vnotch.cli.doctor import doctor
 from vnotch.cli.enrol import enrol
 from vnotch.cli.explain import explain
 from vnotch.cli.flow_logs import flow_logs
+from vnotch.cli.insights import insights
 from vnotch.cli.keys import keys
 from vnotch.cli.lab import lab
 from vnotch.cli.prepare import prepare
@@ -96,6 +97,7 @@ app.command(rich_help_panel=LOOK)(top)
 app.command(rich_help_panel=LOOK)(explain)
 app.command("why-denied", rich_help_panel=LOOK)(why_denied)
 app.command(rich_help_panel=LOOK)(query)
+app.command(rich_help_panel=LOOK)(insights)
 app.command(rich_help_panel=LOOK, context_settings=TAKES_PARAMETERS)(ask)
 app.command(rich_help_panel=CLIENTS)(env)
 app.command(rich_help_panel=CLIENTS, context_settings=PASSES_ALL)(aws)

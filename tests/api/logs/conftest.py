@@ -25,9 +25,11 @@ def quotas() -> Quotas:
 
 
 @pytest.fixture
-def logs(api: Any, lake: Lake, quotas: Quotas) -> Any:
-    api.serve(Logs(api.state, lake, quotas))
-    return api.client("logs")
+def logs(api: Any, lake: Lake, quotas: Quotas) -> Iterator[Any]:
+    service = Logs(api.state, lake, quotas)
+    api.serve(service)
+    yield api.client("logs")
+    service.close()  # queries end before the lake is closed
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ class Quotas:
     log_groups: int = 1_000_000
     log_resource_policies: int = 10
     """Of a Region, without those of single log groups."""
+    log_queries: int = 100
+    """Of Logs Insights, running or waiting."""
     live_tail_sessions: int = 15
     metric_filters_per_log_group: int = 100
     instances: int = 200

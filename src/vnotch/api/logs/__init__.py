@@ -1,7 +1,7 @@
 """The service `logs`: CloudWatch Logs for flow logs.
 
-The operations are in one class a noun: log groups, log streams, tags, log events, live tail, metric
-filters, resource policies.
+The operations are in one class a noun: log groups, log streams, tags, log events, live tail, metric filters, resource
+policies, queries and their definitions.
 """
 
 from __future__ import annotations
@@ -11,18 +11,31 @@ from sqlalchemy import select
 from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.logs.events import LogEvents
 from vnotch.api.logs.groups import LogGroups, LogStreams
+from vnotch.api.logs.insights import InsightsQueries
 from vnotch.api.logs.live_tail import LiveTail
 from vnotch.api.logs.metric_filters import MetricFilters
+from vnotch.api.logs.query_definitions import QueryDefinitions
 from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
 from vnotch.api.service import Call
+from vnotch.insights.runs import Queries
 from vnotch.store.lake import Lake
 from vnotch.store.log_groups import LogGroup, LogGroupTag
 from vnotch.store.log_totals import LogTotals
 from vnotch.store.state import State
 
 
-class Logs(LogGroups, LogStreams, LogTags, LogEvents, LiveTail, MetricFilters, ResourcePolicies):
+class Logs(
+    LogGroups,
+    LogStreams,
+    LogTags,
+    LogEvents,
+    LiveTail,
+    MetricFilters,
+    ResourcePolicies,
+    InsightsQueries,
+    QueryDefinitions,
+):
     """`lake` must be open and `state` have its tables; the totals of streams catch up with the lake here."""
 
     name = "logs"
@@ -30,6 +43,7 @@ class Logs(LogGroups, LogStreams, LogTags, LogEvents, LiveTail, MetricFilters, R
 
     def __init__(self, state: State, lake: Lake, quotas: Quotas | None = None) -> None:
         super().__init__(state, lake, LogTotals(state, lake), quotas)
+        self.queries = Queries(lake.reading, unfinished_max=self.quotas.log_queries)
 
     def resource_keys(self, call: Call, resource: str) -> dict[str, str | tuple[str, ...]]:
         """The tags of the log group that a resource is or is in."""
@@ -38,3 +52,6 @@ class Logs(LogGroups, LogStreams, LogTags, LogEvents, LiveTail, MetricFilters, R
             tags = select(LogGroupTag).join(LogGroup, LogGroup.id == LogGroupTag.group_id)
             rows = session.scalars(tags.where(LogGroup.name == name)).all()
         return {f"aws:resourcetag/{row.key.lower()}": row.value for row in rows}
+
+    def close(self) -> None:
+        self.queries.close()
