@@ -131,8 +131,9 @@ class S3:
                 own = self._settings.endpoint_url is not None
                 config = Config(
                     signature_version="s3v4",
-                    # Few endpoints beside AWS's have a name for each bucket.
-                    s3={"addressing_style": "path" if own else "auto"},
+                    # Few endpoints beside AWS's have a name for each bucket. By `auto`, botocore signs for AWS's global
+                    # endpoint, which redirects, for some time, what is for a new bucket.
+                    s3={"addressing_style": "path" if own else "virtual"},
                     retries={"total_max_attempts": 2},
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
                     read_timeout=READ_TIMEOUT_SECONDS,
