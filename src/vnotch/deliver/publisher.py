@@ -42,13 +42,10 @@ FILE_BYTES_MAX = 75_000_000
 """A file that might get larger is closed and another one begun (VPC user guide until 2023: 75 MB)."""
 
 BUFFERED_BYTES = 512 << 10
-"""More than the compressor of text holds back."""
+"""More than the compressor of text holds back, and than the footer of a Parquet file."""
 
 ROW_GROUP_ROWS = 1 << 18
 """Of Parquet; they are in memory until they are written."""
-
-PARQUET_RECORD_BYTES = 64
-"""More than a record of the default format needs (docs/buckets.md), so that a file ends before its bound."""
 
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 10.0
@@ -231,15 +228,16 @@ class _Content:
     def _write_parquet(self, file: Digesting) -> None:
         """Row groups are made of several batches, else they would be many and small."""
         group: list[pa.Table] = []
+        size = rows = 0  # of the group, as it is in memory, which is more than in the file
         with ParquetFile(file, self._format.schema) as parquet:
             for entry, table in self._tables():
-                rows = sum(part.num_rows for part in group)
                 if group and rows + table.num_rows > ROW_GROUP_ROWS:
                     parquet.write(pa.concat_tables(group))
-                    group, rows = [], 0
-                if self.taken and parquet.size + (rows + table.num_rows) * PARQUET_RECORD_BYTES > FILE_BYTES_MAX:
+                    group, size, rows = [], 0, 0
+                if self.taken and parquet.size + BUFFERED_BYTES + size + table.nbytes > FILE_BYTES_MAX:
                     break
                 group.append(table)
+                size, rows = size + table.nbytes, rows + table.num_rows
                 self._take(entry)
             if group:
                 parquet.write(pa.concat_tables(group))
