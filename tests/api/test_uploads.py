@@ -288,6 +288,22 @@ def test_an_agent_delivers_the_last_files_of_an_interface_that_has_left_it(site:
     assert put(site.signed(flow_log_id)) == (200, "")
 
 
+def test_a_name_is_given_to_one_file_alone(site: Site) -> None:
+    """Two files of a slot may have one hash by chance; the second would write over the first."""
+    flow_log_id = site.flow_log()
+    put(site.signed(flow_log_id))
+    assert site.signed(flow_log_id), "the same file again"
+    other = site.request(flow_log_id, BODY + b"x")
+    assert site.a.error("POST", "/agents/a/uploads", other) == (409, "ConflictException")
+    assert put(site.signed(flow_log_id, BODY + b"x", name_hash="fe123457"), BODY + b"x") == (200, "")
+    assert put(site.signed(flow_log_id, BODY + b"x", slot_s=SLOT_S + 300), BODY + b"x") == (200, "")
+    subnet = site.ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    interface = site.ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    site.admin.ok("PUT", f"/network-interfaces/{interface}/binding", {"agent": "b", "device": "veth0"})
+    assert site.b.error("POST", "/agents/b/uploads", site.request(flow_log_id)) == (409, "ConflictException")
+    assert sorted(map(len, site.files().values())) == [len(BODY), len(BODY) + 1, len(BODY) + 1]
+
+
 @pytest.mark.parametrize(
     "members",
     [

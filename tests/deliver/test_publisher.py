@@ -337,3 +337,19 @@ def test_a_flow_log_that_is_deleted_takes_its_files_along(place: Place) -> None:
     place.outbox.discard_flow_log("fl-1", "flow-log-deleted")
     assert [file.flow_log_id for file in place.files()] == ["fl-2"]
     assert place.spool.counters()["gathering"] == 0
+
+
+def test_a_file_is_renamed_over_a_restart_too(place: Place) -> None:
+    place.write(records(2))
+    place.publisher.publish(everything=True)
+    [leased] = place.outbox.lease("fl-1")
+    place.outbox.rename(leased)
+    [renamed] = place.outbox.lease("fl-1")
+    assert renamed.name_hash != leased.name_hash
+    assert (renamed.sha256, renamed.streams, renamed.path) == (leased.sha256, leased.streams, leased.path)
+    place.open()
+    assert place.files() == [renamed]
+    assert len(place.outbox.taken) == 1
+    [again] = place.outbox.lease("fl-1")
+    place.outbox.acknowledge(again)
+    assert list((place.folder / "uploads").iterdir()) == []

@@ -27,6 +27,7 @@ from vnotch.agent.view_socket import ViewSocket, on_loop
 from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
 from vnotch.deliver.batch import Batch, join
+from vnotch.deliver.bucket import NameTaken
 from vnotch.deliver.courier import BACKOFF_SECONDS_MAX, Courier
 from vnotch.deliver.endpoint import BatchRefused
 from vnotch.deliver.logs import Delivered
@@ -103,6 +104,7 @@ class Agent:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
+        self._upload_file = upload
         self._forget = forget
         self._now_ns = now_ns
         self._boot_id = boot_id()
@@ -130,7 +132,7 @@ class Agent:
         )
         self.uploads = Courier(
             self.capture.outbox,
-            lambda file: self._carry(file, upload),
+            lambda file: self._carry(file, self._upload),
             workers=UPLOADS,
             per_flow_log=UPLOADS_PER_FLOW_LOG,
             backoff_seconds_max=config.backoff_seconds_max,
@@ -302,6 +304,13 @@ class Agent:
                 # The flow log was deleted, or has no interface here any more: no role will ever take this.
                 self._forget(batch.flow_log_id)
                 raise BatchRefused(f"the flow log is gone: {error.message}") from error
+            raise
+
+    def _upload(self, file: SlotFile) -> Delivered:
+        try:
+            return self._upload_file(file)
+        except NameTaken:
+            self.capture.outbox.rename(file)
             raise
 
     def _end(self) -> bool:

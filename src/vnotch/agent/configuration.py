@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from vnotch.deliver.bucket import NameTaken
 from vnotch.deliver.endpoint import Key
 from vnotch.durable import replace_file, set_aside
 from vnotch.errors import AccessError, DestinationUnavailable, InputError, VnotchError
@@ -69,7 +70,10 @@ class ServerClient:
         return dict(self._send("PUT", "/candidates", body, timeout_seconds=STATUS_TIMEOUT_SECONDS))
 
     def presign(self, upload: Mapping[str, Any]) -> dict[str, Any]:
-        """The request by which a file can be put into its flow log's bucket (`vnotch.deliver.bucket`)."""
+        """The request by which a file can be put into its flow log's bucket (`vnotch.deliver.bucket`).
+
+        Raises NameTaken, and as `configuration`.
+        """
         return dict(self._send("POST", "/uploads", upload, timeout_seconds=PRESIGN_TIMEOUT_SECONDS))
 
     def _send(self, method: str, path: str, body: Any = None, *, timeout_seconds: float) -> Any:
@@ -78,6 +82,8 @@ class ServerClient:
         except NoAnswer as error:
             raise DestinationUnavailable(f"the server does not answer: {error.message}") from error
         except Refused as error:
+            if error.status == 409:
+                raise NameTaken(error.message) from error
             if error.status in (400, 401, 403, 404):
                 raise AccessError(error.message, "is the agent registered there with this key?") from error
             raise DestinationUnavailable(error.message) from error

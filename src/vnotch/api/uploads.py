@@ -35,7 +35,7 @@ from vnotch.buckets.folder import ROUTE, Folder, Writing
 from vnotch.buckets.upload import BucketStore, Upload
 from vnotch.errors import AccessError, HostError, InputError
 from vnotch.iam.sigv4 import SignatureError
-from vnotch.store import agents, network
+from vnotch.store import agents, flow_log_files, network
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -113,14 +113,21 @@ class Uploads:
         name = request.path_params["agent"]
         authorise(request, "PresignUpload", self.accounts.agent_arn(name))
         asked = FileRequest.of(request.json(), request.now_ms)
-        signed: dict[str, Any] = await request.in_pool(self._presigned, name, asked)
+        signed: dict[str, Any] = await request.in_pool(self._presigned, name, asked, request.now_ms)
         return signed
 
-    def _presigned(self, agent: str, asked: FileRequest) -> dict[str, Any]:
+    def _presigned(self, agent: str, asked: FileRequest, now_ms: int) -> dict[str, Any]:
+        name = (asked.flow_log_id, asked.slot_s, asked.name_hash)
         with self.state.read() as session:
             flow_log = agents.bucket_flow_log(session, agent, asked.flow_log_id)
+            is_given = flow_log_files.owner(session, *name) == (agent, asked.sha256)
         if flow_log is None:
             raise bindings.not_found(f"{agent} delivers no flow log {asked.flow_log_id} into a bucket")
+        if not is_given:
+            with self.state.write(notify=False) as session:
+                is_given = flow_log_files.give(session, *name, agent, asked.sha256, now_ms)
+        if not is_given:
+            raise ApiError("ConflictException", f"another file of the slot has the hash {asked.name_hash}", 409)
         bucket, layout = place_of(flow_log, self.accounts)
         key = layout.key(asked.flow_log_id, asked.slot_s, asked.name_hash)
         return asdict(self.buckets.presign(Upload(bucket, key, asked.length, asked.md5, asked.sha256)))

@@ -42,13 +42,18 @@ _FILE_CODES = {"BadDigest", "XAmzContentSHA256Mismatch", "EntityTooLarge", "KeyT
 _PASSING_CODES = {"RequestTimeTooSkewed", "ExpiredToken", "TemporaryRedirect", "PermanentRedirect", "OperationAborted"}
 """A new signature may pass where these came."""
 
+
+class NameTaken(DestinationUnavailable):
+    """Another file of the slot has this name; with another one this may pass."""
+
+
 Presign = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Buckets:
     """Uploads files. Safe to use from several threads.
 
-    `presign` asks the server; it raises AccessError and DestinationUnavailable.
+    `presign` asks the server; it raises AccessError, NameTaken and DestinationUnavailable.
     """
 
     def __init__(self, presign: Presign) -> None:

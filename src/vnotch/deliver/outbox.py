@@ -10,7 +10,8 @@ Rules:
    the file is uploaded. Those that a crash has left are removed by their names at the next start (`taken`). So a record
    is in the spool or in one file, never in both.
 3. A file's hash follows from its first batch, which is in no other file: a file that is uploaded again has the same key
-   and the same bytes, and writes over itself. No two files have one key.
+   and the same bytes, and writes over itself. Where two files have one hash by chance, the server tells the later one,
+   before it is uploaded, and it is renamed in its description.
 4. The description is removed when the bucket has the file, then the data. A power cut may bring both back; rule 3.
 5. Bytes count under the spool's bound, age too; what is dropped is counted by the streams that are in it. A file that
    is being uploaded is never dropped.
@@ -23,7 +24,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -219,6 +220,16 @@ class Outbox:
     def give_back(self, entries: Sequence[SlotFile]) -> None:
         with self._lock:
             self._leased.difference_update(entries)
+
+    def rename(self, file: SlotFile) -> None:
+        """Gives a file that was not uploaded another hash, durably; it may be leased again at once. Raises OSError,
+        and then the name is as it was."""
+        name_hash = hashlib.sha256(f"{file.name_hash}/{file.sha256}".encode()).hexdigest()[: len(file.name_hash)]
+        path = file.path.with_suffix(".json")
+        replace_file(path, json.dumps({**json.loads(path.read_bytes()), "name_hash": name_hash}).encode())
+        with self._lock:
+            self._leased.discard(file)
+            self._files = sorted(replace(file, name_hash=name_hash) if one == file else one for one in self._files)
 
     def discard(self, entry: SlotFile, reason: str) -> None:
         """Drops a file and counts what is in it."""
