@@ -1,7 +1,7 @@
 """The service `logs`: CloudWatch Logs for flow logs.
 
 The operations are in one class a noun: log groups, log streams, tags, log events, live tail, metric filters, resource
-policies, queries and their definitions.
+policies, queries and their definitions, the fields of events.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from vnotch.api.logs.insights import InsightsQueries
 from vnotch.api.logs.live_tail import LiveTail
 from vnotch.api.logs.metric_filters import MetricFilters
 from vnotch.api.logs.query_definitions import QueryDefinitions
+from vnotch.api.logs.records import LogRecords
 from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
 from vnotch.api.service import Call
@@ -35,6 +36,7 @@ class Logs(
     ResourcePolicies,
     InsightsQueries,
     QueryDefinitions,
+    LogRecords,
 ):
     """`lake` must be open and `state` have its tables; the totals of streams catch up with the lake here."""
 
