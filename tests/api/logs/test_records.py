@@ -13,20 +13,19 @@ from botocore.exceptions import ClientError
 RECORD = "2 123456789010 eni-1 172.31.9.69 172.31.9.12 49761 22 6 20 4249 1418530010 1418530070 REJECT OK"
 NODATA = "2 123456789010 eni-1 - - - - - - - 1431280876 1431280934 - NODATA"
 FLOW_FIELDS = [
-    "version",
-    "accountId",
-    "interfaceId",
-    "srcAddr",
-    "dstAddr",
-    "srcPort",
-    "dstPort",
-    "protocol",
-    "packets",
-    "bytes",
-    "startTime",
-    "endTime",
-    "action",
-    "logStatus",
+    *(
+        "version",
+        "accountId",
+        "interfaceId",
+        "srcAddr",
+        "dstAddr",
+        "srcPort",
+        "dstPort",
+        "protocol",
+        "packets",
+        "bytes",
+    ),
+    *("startTime", "endTime", "action", "logStatus"),
 ]
 """User guide, discovered fields of VPC flow logs."""
 
