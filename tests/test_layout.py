@@ -52,6 +52,7 @@ ORDER = [
     "query",
     "insights",
     "compact",
+    "imports",
     # round the path
     "iam",
     "buckets",

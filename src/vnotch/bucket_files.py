@@ -158,11 +158,11 @@ def in_order(records: pa.Table) -> pa.Table:
     """The records in order of interface and start, nulls last, text as dictionaries. The order is stable."""
     coded = pa.table([_encoded(column) for column in records.columns], names=records.column_names)
     keys = [_ranks(coded[name].combine_chunks()) for name in order_columns(records.schema)]
-    order = _order(keys)
+    order = order_of(keys)
     return coded if order is None else coded.take(pa.array(order))
 
 
-def _order(keys: list[Values]) -> Values | None:
+def order_of(keys: list[Values]) -> Values | None:
     """The stable order of rows by several keys, the first counting most; None where they are in order already."""
     order: Values | None = None
     for key in reversed(keys):

@@ -34,6 +34,7 @@ from vnotch.api.explanations import Explanations
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
 from vnotch.api.lab_hosts import LabHosts
+from vnotch.api.log_imports import LogImports
 from vnotch.api.log_records import LogRecords
 from vnotch.api.logs import Logs
 from vnotch.api.sts import Sts
@@ -197,6 +198,7 @@ def compose(
         *agents.routes(),
         *Uploads(state, accounts, buckets).routes(),
         *LogRecords(logs).routes(),
+        *LogImports(state, lake).routes(),
         *LabHosts(state, accounts).routes(),
         *Explanations(state, accounts).routes(),
         *Access(accounts, access_log).routes(),

@@ -50,7 +50,13 @@ class SignedHttp:
     ) -> dict[str, Any]:
         """The answer's JSON object. Raises NoAnswer and Refused."""
         data = b"" if body is None else json.dumps(body).encode()
-        request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": "application/json"})
+        return self.send(method, path, data, "application/json", timeout_seconds=timeout_seconds)
+
+    def send(
+        self, method: str, path: str, data: bytes, content_type: str, *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
+        """The same with a body of any kind."""
+        request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": content_type})
         SigV4Auth(self._credentials, "vnotch", self._region).add_auth(request)
         connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
         session = self._sessions.setdefault(timeout_seconds, URLLib3Session(timeout=(connect_seconds, timeout_seconds)))

@@ -21,6 +21,7 @@ from vnotch.cli.doctor import doctor
 from vnotch.cli.enrol import enrol
 from vnotch.cli.explain import explain
 from vnotch.cli.flow_logs import flow_logs
+from vnotch.cli.imports import import_
 from vnotch.cli.insights import insights
 from vnotch.cli.keys import keys
 from vnotch.cli.lab import lab
@@ -91,6 +92,7 @@ app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)
 app.add_typer(role, name="role", rich_help_panel=SET_UP)
 app.add_typer(keys, name="keys", rich_help_panel=SET_UP)
 app.command(rich_help_panel=SET_UP)(compact)
+app.command("import", rich_help_panel=SET_UP)(import_)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(top)

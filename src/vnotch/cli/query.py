@@ -141,7 +141,7 @@ class Asking:
             raise InputError("where are the flow logs?", "--from s3://bucket/prefix, a folder, or group:NAME")
         groups = [source.removeprefix(_GROUP) for source in self.sources if source.startswith(_GROUP)]
         places = [source for source in self.sources if not source.startswith(_GROUP)]
-        given = _text_format(self.format) if self.format else None
+        given = text_format_of(self.format) if self.format else None
         with tempfile.TemporaryDirectory(prefix="vnotch-group-") as folder:
             files: list[LogFile] = []
             if groups:
@@ -164,7 +164,7 @@ class Asking:
         files, formats = [], set()
         for number, group in enumerate(groups):
             found = None if given else group_format(ec2, group)
-            formats.add(given or (text_format(found) if found else _text_format(DEFAULT_FORMAT)))
+            formats.add(given or (text_format(found) if found else text_format_of(DEFAULT_FORMAT)))
             path = folder / f"{number}.log"
             read_group(logs, group, period, path, progress)
             files.append(LogFile(LocalFiles(), f"{_GROUP}{group}", str(path), path.stat().st_size))
@@ -212,7 +212,7 @@ def _labels(path: Path) -> Labels:
     return Labels.read(path)
 
 
-def _text_format(text: str) -> TextFormat:
+def text_format_of(text: str) -> TextFormat:
     from vnotch.query.group import text_format
     from vnotch.record import flow_log_format
 

@@ -46,7 +46,7 @@ def read_body(body: bytes) -> tuple[pa.Table, Format]:
         if [(field.name, field.type) for field in reader.schema] != [(field.name, field.type) for field in wanted]:
             columns = ", ".join(f"{field.name} {field.type}" for field in wanted)
             raise InputError("the columns are not those of the format", f"they must be {columns}")
-        if _is_compressed(body):
+        if is_compressed(body):
             raise InputError("the stream is compressed", "send it without compression")
         table = reader.read_all()
         table.validate(full=True)  # what came from elsewhere may point outside of itself
@@ -55,7 +55,7 @@ def read_body(body: bytes) -> tuple[pa.Table, Format]:
     return table.replace_schema_metadata(None), format
 
 
-def _is_compressed(body: bytes) -> bool:
+def is_compressed(body: bytes) -> bool:
     """Whether a record batch says so (Arrow's Message.fbs: RecordBatch.compression)."""
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(body))
     while True:

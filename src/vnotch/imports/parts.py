@@ -1,0 +1,226 @@
+"""A file of flow logs -> parts of typed records, sorted by stream and time, the same ones whenever it is read.
+
+A record's event has the time of its start, as flow logs have on AWS; of its end where the format has no start. Its
+stream is that of its interface. What is no record of the file's format is left out and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vnotch.address import Values, as_numpy
+from vnotch.bucket_files import order_of
+from vnotch.bucket_keys import parse_name
+from vnotch.errors import InputError
+from vnotch.fields import FIELDS, Format, format_text
+from vnotch.imports.body import STREAM, TIMESTAMP
+from vnotch.line import check_values, parse_line, record_lines
+from vnotch.query.files import FileProblem, LogFile
+from vnotch.query.problems import Problem, Problems
+from vnotch.query.progress import Progress
+from vnotch.query.text import TextFormat, TextReader, file_format
+from vnotch.record import flow_log_format
+
+GATHERED_ROWS = 1 << 19
+"""Records that are sorted at a time: the more, the fewer streams are in a part."""
+PART_ROWS = 1 << 16
+PART_BYTES = 12 << 20
+"""Bounds of a part; the service takes bodies of 16 MiB."""
+
+_SUFFIX = "-all"
+_ID_BYTES = 16 << 10
+_BATCH_ROWS = 1 << 17
+_NAME_OF_COLUMN = {item.column: item.name for item in FIELDS}
+
+
+@dataclass(frozen=True)
+class Part:
+    """`records` has the stream, the time in Unix ms, and the format's columns; streams follow one another."""
+
+    number: int
+    format: Format
+    records: pa.Table
+
+
+def file_id(file: LogFile) -> str:
+    """The same for the same file wherever it lies: its name, size, beginning and end (of gzip the checksum, of Parquet
+    the footer). Raises FileProblem."""
+    digest = hashlib.sha256(f"{file.key.rpartition('/')[2]}\n{file.size}\n".encode(errors="surrogateescape"))
+    digest.update(file.place.head(file.key, _ID_BYTES))
+    digest.update(file.place.tail(file.key, _ID_BYTES))
+    return digest.hexdigest()[:32]
+
+
+class FileParts:
+    """The parts of one file. `rows` counts the records in them."""
+
+    def __init__(
+        self, file: LogFile, given: TextFormat | None, stream: str | None, problems: Problems, progress: Progress
+    ) -> None:
+        self.rows = 0
+        self._file = file
+        self._given = given
+        self._stream = stream
+        self._problems = problems
+        self._progress = progress
+        self._wrong = 0
+        self._sample = ""
+        self._number = 0
+
+    def __iter__(self) -> Iterator[Part]:
+        """What is wrong with the file is added to the problems."""
+        waiting: list[pa.Table] = []
+        format: Format | None = None
+        try:
+            for table, columns in self._tables():
+                found = record_format(columns)
+                if format is not None and found != format:
+                    yield from self._parts(waiting, format)
+                    waiting = []
+                format = found
+                waiting.append(table)
+                if sum(item.num_rows for item in waiting) >= GATHERED_ROWS:
+                    yield from self._parts(waiting, format)
+                    waiting = []
+            if format is not None:
+                yield from self._parts(waiting, format)
+        except FileProblem as problem:
+            self._problems.add(problem.problem, self._file.name, sample=problem.detail)
+        if self._wrong:
+            self._problems.add(Problem.WRONG_VALUE, self._file.name, self._wrong, self._sample)
+
+    def _tables(self) -> Iterator[tuple[pa.Table, tuple[str, ...]]]:
+        return self._parquet() if self._file.is_parquet else self._text()
+
+    def _text(self) -> Iterator[tuple[pa.Table, tuple[str, ...]]]:
+        first = file_format(self._file, self._given)
+        if first is None:
+            return
+        reader = TextReader(self._file, first.columns, frozenset(first.columns), self._given, self._problems)
+        for table, format in reader.tables(self._counted()):
+            if format != first:
+                # Files that were joined into one: the reader gives the columns of the first.
+                raise FileProblem(Problem.BAD_HEADER, "a second header line with other columns; split the file there")
+            yield table, format.columns
+
+    def _counted(self) -> Iterator[bytes]:
+        for chunk in self._file.place.chunks(self._file.key):
+            self._progress.add_bytes(len(chunk))
+            yield chunk
+
+    def _parquet(self) -> Iterator[tuple[pa.Table, tuple[str, ...]]]:
+        with tempfile.TemporaryDirectory(prefix="vnotch-import-") as folder:
+            path = Path(self._file.key)
+            if self._file.place.remote:
+                path = Path(folder) / "file.parquet"
+                with path.open("wb") as out:
+                    for chunk in self._counted():
+                        out.write(chunk)
+            try:
+                parquet = pq.ParquetFile(path)
+                columns = tuple(name.replace("-", "_") for name in parquet.schema_arrow.names)
+                for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
+                    yield pa.Table.from_batches([batch]).rename_columns(list(columns)), columns
+            except (pa.ArrowException, OSError) as error:
+                raise FileProblem(Problem.DAMAGED_PARQUET, str(error).partition("\n")[0]) from None
+            if not self._file.place.remote:
+                self._progress.add_bytes(self._file.size)
+
+    def _parts(self, tables: list[pa.Table], format: Format) -> Iterator[Part]:
+        records = pa.concat_tables(tables).combine_chunks() if tables else None
+        if records is None or not records.num_rows:
+            return
+        records = self._right(records.select(list(format.columns)), format)
+        if not records.num_rows:
+            return
+        streams, codes = self._streams(records, format)
+        times = self._times(records)
+        whole = pa.table(
+            [pc.take(streams, pa.array(codes)), pa.array(times * 1000), *records.columns],
+            names=[STREAM, TIMESTAMP, *format.columns],
+        )
+        order = order_of([codes, times - times.min()])
+        whole = whole if order is None else whole.take(pa.array(order))
+        rows = max(1, min(PART_ROWS, int(PART_BYTES * whole.num_rows // max(1, whole.nbytes))))
+        for begin in range(0, whole.num_rows, rows):
+            part = whole.slice(begin, rows)
+            self.rows += part.num_rows
+            yield Part(self._number, format, part)
+            self._number += 1
+
+    def _right(self, records: pa.Table, format: Format) -> pa.Table:
+        """The records that a line of the format could have given; the others are counted."""
+        try:
+            records = records.cast(pa.schema([(item.column, item.type) for item in format.fields]))
+        except pa.ArrowInvalid as error:
+            raise FileProblem(Problem.COLUMN_TYPE, str(error).partition("\n")[0]) from None
+        records = _without_dashes(records)
+        try:
+            for item in format.fields:
+                check_values(item, records[item.column], format)
+            return records
+        except InputError:
+            return records.filter(pa.array([self._is_right(line, format) for line in record_lines(records, format)]))
+
+    def _is_right(self, line: pa.Scalar, format: Format) -> bool:
+        try:
+            parse_line(line.as_py(), format)
+        except InputError as error:
+            self._wrong += 1
+            self._sample = self._sample or str(error)
+            return False
+        return True
+
+    def _streams(self, records: pa.Table, format: Format) -> tuple[pa.Array, Values]:
+        """The streams' names in order, and which of them each record has."""
+        if self._stream is not None or "interface_id" not in format.columns:
+            name = parse_name(self._file.key)
+            rest = name.flow_log_id if name else Path(self._file.key).name.partition(".")[0]
+            return pa.array([self._stream or _stream_name(rest) + _SUFFIX]), np.zeros(records.num_rows, np.int32)
+        found = pc.fill_null(records["interface_id"], "unknown").combine_chunks().dictionary_encode()
+        names = [_stream_name(text) + _SUFFIX for text in found.dictionary.to_pylist()]
+        streams = sorted(set(names))
+        places = np.array([streams.index(name) for name in names], np.int32)
+        return pa.array(streams), places[as_numpy(found.indices)]
+
+    def _times(self, records: pa.Table) -> Values:
+        """Unix seconds."""
+        column = next((name for name in ("start", "end") if name in records.schema.names), None)
+        if column is not None:
+            times: Values = as_numpy(records[column]).astype(np.int64)
+            return times
+        name = parse_name(self._file.key)
+        if name is None:
+            raise FileProblem(Problem.UNDATED)
+        return np.full(records.num_rows, name.slot_s, np.int64)
+
+
+def record_format(columns: tuple[str, ...]) -> Format:
+    """Columns of a file -> the format of its records. Raises FileProblem for what is no field."""
+    if unknown := [column for column in columns if column not in _NAME_OF_COLUMN]:
+        raise FileProblem(Problem.BAD_HEADER, f"no field of a flow log: {', '.join(unknown)}")
+    return flow_log_format(format_text([_NAME_OF_COLUMN[column] for column in columns]))
+
+
+def _without_dashes(records: pa.Table) -> pa.Table:
+    """Parquet of others may have the text `-` for what is absent."""
+    for number, item in enumerate(records.schema):
+        if item.type == pa.string() and pc.any(pc.equal(records[item.name], "-")).as_py():
+            column = records[item.name]
+            kept = pc.if_else(pc.equal(column, "-"), pa.scalar(None, pa.string()), column)
+            records = records.set_column(number, item.name, kept)
+    return records
+
+
+def _stream_name(text: str) -> str:
+    """A name that a log stream may have: neither `:` nor `*`, not empty, at most 500 characters."""
+    return text.replace(":", "_").replace("*", "_")[:500] or "unknown"
