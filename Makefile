@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-logs bench-sql performance deb docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-logs bench-sql bench-api performance deb docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-logs: setup ## how fast the log service takes in and answers 20 M records 
 
 bench-sql: setup ## how fast questions over 50 M records are answered (makes 2 GB of data, once)
 	@$(RUN)/python bench/sql.py
+
+bench-api: setup ## how fast policies are decided, signatures checked and calls answered, beside moto's server
+	@$(RUN)/python bench/api.py
 
 deb: setup ## the Debian package, in dist/ (on the release that it is for)
 	@scripts/make-deb

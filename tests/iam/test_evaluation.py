@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vnotch.iam.evaluation import Outcome, evaluate, evaluate_trust
 from vnotch.iam.grammar import PolicyError, parse_policy
 from vnotch.iam.policy import Caller, Kind, Policy
-from vnotch.iam.variables import wildcard
+from vnotch.iam.variables import common_literal, wildcard
 
 CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
 LAYERS = tomllib.loads((Path(__file__).parent / "cases_layers.toml").read_text())
@@ -211,6 +211,13 @@ def slow_wildcard(pattern: str, text: str) -> bool:
 @given(st.text("ab*?.", max_size=8), st.text("ab.\n", max_size=8))
 def test_wildcards_mean_what_they_say(pattern: str, text: str) -> None:
     assert (wildcard(pattern).fullmatch(text) is not None) is slow_wildcard(pattern, text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text("ab*?", min_size=1, max_size=6), min_size=1, max_size=3), st.text("ab", max_size=8))
+def test_what_matches_has_the_common_literal(patterns: list[str], text: str) -> None:
+    if any(slow_wildcard(pattern, text) for pattern in patterns):
+        assert common_literal(patterns) in text
 
 
 def test_a_pattern_of_many_stars_takes_no_time() -> None:

@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from vnotch.iam.context_keys import key_is_known
@@ -122,6 +123,11 @@ def _binary(policy: str) -> Match:
     return match
 
 
+@lru_cache(maxsize=1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(text)
+
+
 def _ip(policy: str) -> Match:
     try:
         network = ipaddress.ip_network(policy, strict=False)
@@ -130,7 +136,7 @@ def _ip(policy: str) -> Match:
 
     def match(value: str, context: Context) -> bool:
         try:
-            return ipaddress.ip_address(value) in network
+            return _address(value) in network
         except ValueError:
             return False
 

@@ -101,16 +101,14 @@ def _allowed(
 
 
 def _one_layer(policies: Iterable[Policy], action: str, resource: str, context: Context, layer: str) -> Decision:
-    allow: Statement | None = None
-    for policy in policies:
-        for statement in policy.covering(action):
-            if allow is not None and statement.allows:
-                continue  # only a deny can still change anything
-            if statement.applies(resource, context):
-                if not statement.allows:
-                    return Decision(Outcome.EXPLICIT_DENY, statement, layer)
-                allow = statement
-    return Decision(Outcome.IMPLICIT_DENY, None, layer) if allow is None else Decision(Outcome.ALLOWED, allow, layer)
+    covering = [policy.covering(action) for policy in policies]
+    for denies, _ in covering:
+        if denies.statements and (deny := denies.applying(resource, context)) is not None:
+            return Decision(Outcome.EXPLICIT_DENY, deny, layer)
+    for _, allows in covering:
+        if (allow := allows.applying(resource, context)) is not None:
+            return Decision(Outcome.ALLOWED, allow, layer)
+    return Decision(Outcome.IMPLICIT_DENY, None, layer)
 
 
 _RANK = {Named.ACCOUNT: 0, Named.ROLE: 1, Named.ITSELF: 2}
@@ -123,7 +121,7 @@ def _resource_layer(
     allow: Statement | None = None
     strongest: Named | None = None
     for policy in policies:
-        for statement in policy.covering(action):
+        for statement in policy.speaking_of(action):
             named = statement.names(caller)
             if named is None or not statement.applies(resource, context):
                 continue
@@ -152,6 +150,6 @@ def evaluate_trust(policy: Policy, action: str, caller: Caller, context: Context
 def matching(policies: Iterable[Policy], action: str, resource: str, context: Context) -> Iterator[Statement]:
     """All statements that apply, those that did not decide included (SimulateCustomPolicy, MatchedStatements)."""
     for policy in policies:
-        for statement in policy.covering(action):
+        for statement in policy.speaking_of(action):
             if statement.applies(resource, context):
                 yield statement

@@ -14,7 +14,14 @@ from typing import Any
 from vnotch.errors import InputError
 from vnotch.iam.conditions import compile_condition
 from vnotch.iam.policy import Kind, Policy, Statement
-from vnotch.iam.variables import any_wildcard, check_variables, has_variable, variable_names, wildcard
+from vnotch.iam.variables import (
+    any_wildcard,
+    check_variables,
+    common_literal,
+    has_variable,
+    variable_names,
+    wildcard,
+)
 
 VERSIONS = ("2012-10-17", "2008-10-17")
 DOCUMENT_BYTES_MAX = 131_072  # the model's bound on policyDocument; quotas of each kind are lower
@@ -107,6 +114,7 @@ def _statement(content: Any, number: int, kind: Kind, policy: str, version: str,
         principals=() if kind is Kind.IDENTITY else _principals(content, kind, where),
         principals_negated="NotPrincipal" in content,
         conditions=conditions,
+        needle="" if with_variables or resource_key == "NotResource" else common_literal(resources),
         keys=_keys(element, with_variables, variables),
     )
 

@@ -56,6 +56,7 @@ class Statement:
     principals: tuple[tuple[str, str], ...]
     principals_negated: bool
     conditions: tuple[Condition, ...]
+    needle: str = ""  # a text that is in every resource that it covers
     keys: tuple[str, ...] = ()  # the context keys that it asks for, as they are written
 
     def __str__(self) -> str:
@@ -99,17 +100,41 @@ def _account_of_root(value: str) -> str | None:
 
 
 @dataclass(frozen=True, eq=False)
+class Covering:
+    """The statements of a policy that cover one action and have one effect."""
+
+    statements: tuple[Statement, ...]
+
+    def applying(self, resource: str, context: Context) -> Statement | None:
+        """The first statement that applies."""
+        for statement in self.statements:
+            # Most statements speak of other resources than a request's: one look for a text that theirs must have.
+            if statement.needle in resource and statement.applies(resource, context):
+                return statement
+        return None
+
+
+@dataclass(frozen=True, eq=False)
 class Policy:
-    """A parsed policy. Statements that cover an action are remembered: the actions of an API are few."""
+    """A parsed policy. What covers an action is remembered: the actions of an API are few."""
 
     name: str
     statements: tuple[Statement, ...]
-    _by_action: dict[str, tuple[Statement, ...]] = field(default_factory=dict, repr=False)
+    _by_action: dict[str, tuple[Covering, Covering]] = field(default_factory=dict, repr=False)
 
-    def covering(self, action: str) -> tuple[Statement, ...]:
+    def covering(self, action: str) -> tuple[Covering, Covering]:
+        """The statements that deny the action, and those that allow it."""
         found = self._by_action.get(action)
         if found is None:
-            found = tuple(statement for statement in self.statements if statement.covers_action(action))
+            covering = [statement for statement in self.statements if statement.covers_action(action)]
+            denies = tuple(statement for statement in covering if not statement.allows)
+            allows = tuple(statement for statement in covering if statement.allows)
+            found = (Covering(denies), Covering(allows))
             if len(self._by_action) < ACTIONS_REMEMBERED:
                 self._by_action[action] = found
         return found
+
+    def speaking_of(self, action: str) -> tuple[Statement, ...]:
+        """All statements that cover the action, those that deny first."""
+        denies, allows = self.covering(action)
+        return denies.statements + allows.statements

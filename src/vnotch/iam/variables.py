@@ -8,7 +8,7 @@ invalid: `Unresolved` is raised, and the statement applies to nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from vnotch.iam.context_keys import key_is_known
@@ -30,6 +30,15 @@ def wildcard(pattern: str, ignore_case: bool = False) -> re.Pattern[str]:
 def any_wildcard(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
     """What any of the patterns matches, or None for no pattern."""
     return re.compile("|".join(map(_wildcard_source, patterns)), re.DOTALL) if patterns else None
+
+
+def common_literal(patterns: Sequence[str]) -> str:
+    """A text, as long as can be, that whatever matches one of the patterns has in it."""
+    first, *others = [re.split(r"[*?]", pattern) for pattern in patterns]
+    for literal in sorted(first, key=len, reverse=True):
+        if all(any(literal in piece for piece in pieces) for pieces in others):
+            return literal
+    return ""
 
 
 def _wildcard_source(pattern: str) -> str:

@@ -89,7 +89,7 @@ class Asked:
         covering = [
             statement
             for item in (*self.identity, *self.boundary, *self.resource)
-            for statement in item.policy.covering(action)
+            for statement in item.policy.speaking_of(action)
         ]
         return _missing_keys(covering, self.context)
 

@@ -1,0 +1,280 @@
+"""How fast the API decides and answers: `make bench-api`. The last line is one JSON object.
+
+    iam_eval_us        one evaluation: 5 policies of 10 statements each, all of which cover the action; the last allows
+    iam_eval_worst_us  the same where no resource matches, so that all 50 are looked at, with conditions in half of them
+    sigv4_1mb_ms       a signature over a body of 1 MB: hashing the body, reading and verifying
+    describe_p50_ms    DescribeNetworkInterfaces, a page of 1,000 of 10,000, from a boto3 client over loopback
+    create_p50_ms      CreateSecurityGroup from one client, each committed to disk before it is answered
+    calls_per_s        the mix of calls below, 4 clients of one thread each, this server in a process of its own
+    moto_calls_per_s   the same clients and mix against moto's server (PyPI, in an environment of the benchmark's own)
+
+Servers are measured in turn, in rounds; the median counts. moto holds all in memory and verifies no signature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from vnotch.iam import sigv4
+from vnotch.iam.evaluation import evaluate
+from vnotch.iam.grammar import parse_policy
+
+MOTO = "moto[ec2,iam,logs,sts,server]==5.2.1"
+CLIENTS = 4
+TARGETS = {
+    "iam_eval_us": "below 30", "sigv4_1mb_ms": "below 3", "describe_p50_ms": "below 150",
+    "calls_per_s": "at least twice moto's",
+}  # fmt: skip
+INTERFACES = 10_000
+PAGE = 1_000
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def best_of(times: int, call: Callable[[], Any], per: int = 1) -> float:
+    """Seconds for one of `per` calls: the median of `times` rounds."""
+    rounds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        for _ in range(per):
+            call()
+        rounds.append((time.perf_counter() - began) / per)
+    return statistics.median(rounds)
+
+
+# --- deciding ---
+
+
+def evaluations() -> dict[str, float]:
+    action, resource = "logs:PutLogEvents", "arn:aws:logs:us-east-1:123456789012:log-group:/flows/49:log-stream:eni-1"
+    context = {"aws:username": "ana", "aws:sourceip": "10.1.2.3", "aws:requestedregion": "us-east-1"}
+
+    def document(policy: int, conditions: bool) -> str:
+        statements: list[dict[str, Any]] = []
+        for number in range(10):
+            group = f"arn:aws:logs:*:123456789012:log-group:/flows/{policy * 10 + number}:*"
+            statement = {"Effect": "Allow", "Action": ["logs:Get*", "logs:Put*"], "Resource": group}
+            if conditions and number % 2:
+                statement["Resource"] = "arn:aws:logs:*:123456789012:log-group:/flows/*"
+                statement["Condition"] = {
+                    "StringEquals": {"aws:username": f"user-{number}"},
+                    "IpAddress": {"aws:SourceIp": "10.0.0.0/8"},
+                }
+            statements.append(statement)
+        return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+    plain = [parse_policy(document(number, False)) for number in range(5)]
+    hard = [parse_policy(document(number, True)) for number in range(5)]
+    other = resource.replace("/flows/49", "/flows/x")
+    assert evaluate(plain, action, resource, context).allowed
+    assert not evaluate(hard, action, other, context).allowed
+    return {
+        "iam_eval_us": best_of(7, lambda: evaluate(plain, action, resource, context), 2_000) * 1e6,
+        "iam_eval_worst_us": best_of(7, lambda: evaluate(hard, action, other, context), 2_000) * 1e6,
+    }
+
+
+def signature() -> dict[str, float]:
+    body = os.urandom(1 << 20)
+    now_s = time.time()
+    headers = [("host", "127.0.0.1:4480"), ("content-type", "application/x-amz-json-1.1"), ("x-amz-target", "Logs.Put")]
+    request = sigv4.Request("POST", "/", "", headers, hashlib.sha256(body).hexdigest())
+    secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+    added = sigv4.sign(request, "AKIDEXAMPLE", secret, now_s=now_s, region="us-east-1", service="logs")
+    arrived = [*headers, *added.items()]
+
+    def check() -> None:
+        came = sigv4.Request("POST", "/", "", arrived, hashlib.sha256(body).hexdigest())
+        stated = sigv4.read_signature(arrived, "")
+        sigv4.verify(stated, secret, came, now_s=now_s, regions=["us-east-1"], service="logs")
+
+    return {"sigv4_1mb_ms": best_of(7, check, 50) * 1e3}
+
+
+# --- answering ---
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(command: list[str], url: str, log: Path) -> Iterator[None]:
+    """A server until the end of the block."""
+    with log.open("ab") as output:
+        running = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0:
+                    break
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(30)
+
+
+def client(service: str, where: dict[str, str]) -> Any:
+    return boto3.session.Session().client(
+        service,
+        endpoint_url=where["url"],
+        region_name="us-east-1",
+        aws_access_key_id=where["key"],
+        aws_secret_access_key=where["secret"],
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=60),
+    )
+
+
+def mix(where: dict[str, str], name: str, seconds: float) -> int:
+    """One client's calls in `seconds`: what a tool does that builds a network and looks at it. Returns how many."""
+    ec2, iam, sts = (client(service, where) for service in ("ec2", "iam", "sts"))
+    vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
+    done = 0
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        group = ec2.create_security_group(GroupName=f"{name}-{done}", Description="x", VpcId=vpc)["GroupId"]
+        ec2.authorize_security_group_ingress(
+            GroupId=group,
+            IpPermissions=[
+                {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}
+            ],
+        )
+        ec2.describe_security_groups(GroupIds=[group])
+        ec2.describe_vpcs(VpcIds=[vpc])
+        ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])
+        ec2.describe_flow_logs()
+        iam.list_roles(MaxItems=10)
+        sts.get_caller_identity()
+        ec2.delete_security_group(GroupId=group)
+        done += 9
+    return done
+
+
+def calls_per_s(where: dict[str, str], round_name: str, seconds: float) -> float:
+    with ProcessPoolExecutor(CLIENTS) as pool:
+        began = time.perf_counter()
+        made = [pool.submit(mix, where, f"{round_name}-{number}", seconds) for number in range(CLIENTS)]
+        total = sum(future.result() for future in made)
+        return total / (time.perf_counter() - began)
+
+
+def fill(ec2: Any) -> None:
+    """A network with 10,000 interfaces."""
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/18")["Subnet"]["SubnetId"]
+    began = time.perf_counter()
+    for number in range(INTERFACES):
+        ec2.create_network_interface(SubnetId=subnet, Description=f"interface {number}")
+        if number % 1000 == 999:
+            say(f"  {number + 1} interfaces after {time.perf_counter() - began:.0f} s")
+
+
+def pages(ec2: Any) -> float:
+    """The median page, in ms, over three walks through all of them."""
+    took = []
+    for _ in range(3):
+        token: dict[str, str] = {}
+        while True:
+            began = time.perf_counter()
+            answer = ec2.describe_network_interfaces(MaxResults=PAGE, **token)
+            took.append(time.perf_counter() - began)
+            assert len(answer["NetworkInterfaces"]) == PAGE
+            if "NextToken" not in answer:
+                break
+            token = {"NextToken": answer["NextToken"]}
+    return statistics.median(took) * 1e3
+
+
+def creations(ec2: Any) -> float:
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    took = []
+    for number in range(200):
+        began = time.perf_counter()
+        ec2.create_security_group(GroupName=f"g{number}", Description="x", VpcId=vpc)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e3
+
+
+@contextmanager
+def ours(folder: Path) -> Iterator[dict[str, str]]:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    data = folder / "data"
+    quotas = [f"--quota={name}=1000000" for name in ("interfaces", "security-groups", "vpcs")]
+    command = [sys.executable, "-m", "vnotch", "server", "--data-dir", str(data), "--port", str(port), *quotas]
+    with process(command, url, folder / "vnotch.log"):
+        while not (data / "endpoint").exists():
+            time.sleep(0.05)
+        content = json.loads((data / "credentials.json").read_text())
+        yield {"url": url, "key": content["access_key_id"], "secret": content["secret_access_key"]}
+
+
+@contextmanager
+def motos(folder: Path, environment: Path) -> Iterator[dict[str, str]]:
+    server = environment / "bin" / "moto_server"
+    if not server.exists():
+        say(f"installing {MOTO} into {environment}")
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([environment / "bin" / "pip", "install", "--quiet", MOTO], check=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with process([str(server), "-p", str(port)], url, folder / "moto.log"):
+        yield {"url": url, "key": "testing", "secret": "testing"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison with moto")
+    parser.add_argument("--seconds", type=float, default=10, help="of one round on one server")
+    parser.add_argument("--only-deciding", action="store_true", help="evaluation and signatures, no server")
+    parser.add_argument("--no-moto", action="store_true", help="without the comparison")
+    asked = parser.parse_args()
+    figures: dict[str, float] = {**evaluations(), **signature()}
+    if not asked.only_deciding:
+        environment = Path(__file__).parent / "data" / "moto"
+        with tempfile.TemporaryDirectory() as name, ours(Path(name)) as here:
+            ec2 = client("ec2", here)
+            figures["create_p50_ms"] = creations(ec2)
+            rates: dict[str, list[float]] = {"calls_per_s": [], "moto_calls_per_s": []}
+            for number in range(asked.rounds):
+                rates["calls_per_s"].append(calls_per_s(here, f"r{number}", asked.seconds))
+                if not asked.no_moto:
+                    with motos(Path(name), environment) as there:
+                        rates["moto_calls_per_s"].append(calls_per_s(there, f"r{number}", asked.seconds))
+            figures |= {key: statistics.median(values) for key, values in rates.items() if values}
+            fill(ec2)
+            figures["describe_p50_ms"] = pages(ec2)
+    shown = {key: round(value, 2 if value < 100 else 1) for key, value in figures.items()}
+    for key, value in shown.items():
+        say(f"{key:18} {value:>10}  {TARGETS.get(key, '')}")
+    print(json.dumps(shown))
+
+
+if __name__ == "__main__":
+    main()
