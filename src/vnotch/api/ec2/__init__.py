@@ -11,6 +11,7 @@ from vnotch.api.ec2.default_vpc import DefaultVpc
 from vnotch.api.ec2.flow_logs import FlowLogs
 from vnotch.api.ec2.images import Images
 from vnotch.api.ec2.instances import Instances
+from vnotch.api.ec2.integration_templates import IntegrationTemplates
 from vnotch.api.ec2.interface_addresses import InterfaceAddresses
 from vnotch.api.ec2.interfaces import NetworkInterfaces
 from vnotch.api.ec2.internet_gateways import InternetGateways
@@ -57,6 +58,7 @@ class Ec2(
     RouteTables,
     Routes,
     FlowLogs,
+    IntegrationTemplates,
     Tags,
     Zones,
 ):
