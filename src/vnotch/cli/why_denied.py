@@ -68,6 +68,6 @@ def _denied_lines(denied: Mapping[str, Any]) -> list[str]:
         name = statement["sid"] or f"statement {statement['number']}"
         lines.append(f"the statement that decided: {name} of the policy {statement['policy']}")
     else:
-        lines.append("no statement decided: nothing allows it")
+        lines.append("no statement decided: there is none that allows it")
     context = [f"  {key} = {', '.join(values)}" for key, values in sorted(denied["context"].items())]
     return [*lines, "the request's condition keys:", *context]
