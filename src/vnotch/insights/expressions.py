@@ -123,7 +123,7 @@ class Expressions:
         for operator, operand in node.rest:
             right = double(number(self.value(operand)))
             if operator == "%":
-                found = sql("fmod({}, nullif({}, 0))", found, right)
+                found = sql("({} % nullif({}, 0))", found, right)
             elif operator == "^":
                 found = sql("pow({}, {})", found, right)
             else:

@@ -209,7 +209,7 @@ def present(value: Value) -> Sql:
     """TRUE where it is there, never NULL."""
     if value.alternatives is not None:
         parts = value.alternatives
-        return sql("({} IS NOT NULL OR {} OR {} IS NOT NULL)", parts.column.main, parts.dash, parts.other.main)
+        return sql("(({} IS NOT NULL OR {} OR {} IS NOT NULL) IS TRUE)", parts.column.main, parts.dash, parts.other.main)
     if value.kind is Kind.MIXED:
         assert value.other is not None
         return sql("({} IS NOT NULL OR {} IS NOT NULL)", value.main, value.other)
@@ -255,13 +255,16 @@ def _compare(operator: str, left: Value, right: Value) -> Sql:
         return Sql("FALSE")
     if left.kind in _NUMERIC or right.kind in _NUMERIC or isinstance(right.literal, float):
         return _compare_numbers(operator, left, right)
+    equality = operator in ("=", "!=")
     if isinstance(right.literal, str):
-        # It reads as no number, so that no number can be equal to it.
-        return sql("({} " + operator + " {})", text(left), right.main)
-    return sql(
-        "coalesce({}, {} " + operator + " {})",
-        sql("{} " + operator + " {}", number(left), number(right)), text(left), text(right),
-    )  # fmt: skip
+        # It reads as no number, so that no number equals it, and none is smaller or larger.
+        ordered = sql("({} " + operator + " {})", text(left), right.main)
+        return ordered if equality else sql("({} IS NULL AND {})", number(left), ordered)
+    numbers = sql("{} " + operator + " {}", number(left), number(right))
+    texts = sql("{} " + operator + " {}", text(left), text(right))
+    if equality:
+        return sql("coalesce({}, {})", numbers, texts)
+    return sql("CASE WHEN {} IS NULL AND {} IS NULL THEN {} ELSE {} END", number(left), number(right), texts, numbers)
 
 
 def _compare_numbers(operator: str, left: Value, right: Value) -> Sql:
