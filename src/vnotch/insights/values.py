@@ -209,7 +209,9 @@ def present(value: Value) -> Sql:
     """TRUE where it is there, never NULL."""
     if value.alternatives is not None:
         parts = value.alternatives
-        return sql("(({} IS NOT NULL OR {} OR {} IS NOT NULL) IS TRUE)", parts.column.main, parts.dash, parts.other.main)
+        return sql(
+            "(({} IS NOT NULL OR {} OR {} IS NOT NULL) IS TRUE)", parts.column.main, parts.dash, parts.other.main
+        )
     if value.kind is Kind.MIXED:
         assert value.other is not None
         return sql("({} IS NOT NULL OR {} IS NOT NULL)", value.main, value.other)
