@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -45,6 +46,10 @@ class Host:
         self(f"link set {device} up")
         return name
 
+    def mac(self, instance: str) -> str:
+        told = subprocess.check_output(["ip", "-n", instance, "-j", "link", "show", "eth0"])
+        return str(json.loads(told)[0]["address"])
+
     def found(self, *cidrs: str) -> Found:
         return find_candidates(self.namespace, networks_of(cidrs), self.workloads)
 
@@ -61,8 +66,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
     made.close()
 
 
-def plain(device: str, sense: str, *addresses: str) -> Candidate:
-    return Candidate(device, sense, f"device/{device}", addresses, {"Name": device})
+def plain(device: str, sense: str, *addresses: str, mac: str | None = None) -> Candidate:
+    return Candidate(device, sense, f"device/{device}", addresses, {"Name": device}, mac)
 
 
 def test_a_guest_is_a_candidate_by_its_own_ends_addresses(host: Host) -> None:
@@ -83,9 +88,21 @@ def test_only_the_end_of_that_very_link_counts(host: Host) -> None:
 def test_a_bridge_is_its_guests_router_and_its_ports_are_guests(host: Host) -> None:
     host("link add br0 type bridge")
     host("addr add 10.5.0.1/24 dev br0")
-    host.instance("v1", "10.5.0.9/24")
+    guest = host.instance("v1", "10.5.0.9/24")
     host("link set v1 master br0")
+    assert host.found("10.5.0.0/24") == Found((plain("v1", "outside", "10.5.0.9", mac=host.mac(guest)),))
+
+
+def test_behind_a_port_with_several_addresses_none_is_the_guests(host: Host) -> None:
+    """As where containers run in the guest, each with an address of its own on the same link."""
+    host("link add br0 type bridge")
+    guest = host.instance("v1", "10.5.0.9/24")
+    host("link set v1 master br0")
+    host.ip("-n", guest, "link", "add", "mv0", "link", "eth0", "type", "macvlan", "mode", "bridge")
+    host.ip("-n", guest, "link", "set", "mv0", "up")
     assert host.found("10.5.0.0/24") == Found((plain("v1", "outside", "10.5.0.9"),))
+    host.ip("-n", guest, "link", "del", "mv0")
+    assert host.found("10.5.0.0/24") == Found((plain("v1", "outside", "10.5.0.9", mac=host.mac(guest)),))
 
 
 def test_the_hosts_own_interface_is_one_from_inside(host: Host) -> None:

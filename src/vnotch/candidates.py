@@ -8,7 +8,7 @@ itself. What is loopback is none, and neither is a bridge whose ports lead to ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 
@@ -33,6 +33,8 @@ class Candidate:
     identity: str
     addresses: tuple[str, ...]
     tags: Mapping[str, str]
+    mac: str | None = None
+    """Of whoever is behind a bridge's port, where that is one alone: other unicast frames there are not its own."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -46,6 +48,7 @@ class Candidate:
             "identity": self.identity,
             "addresses": list(self.addresses),
             "tags": dict(self.tags),
+            "mac": self.mac,
         }
 
 
@@ -69,6 +72,7 @@ def find_candidates(namespace: Namespace, networks: list[Network], workloads: Wo
     guests = [link for link in host.links if senses.get(link.name) == OUTSIDE]
     peers = Guests(namespace).behind([link.name for link in guests])
     routers = {link.master for link in guests if link.master is not None}
+    bridges = {link.index for link in host.links if link.kind == "bridge"}
     found: list[Candidate] = []
     unreadable = 0
     for link in host.links:
@@ -76,30 +80,44 @@ def find_candidates(namespace: Namespace, networks: list[Network], workloads: Wo
             continue
         sense = senses[link.name]
         peer = peers.get(link.name) if sense == OUTSIDE else None
-        addresses: list[Address] | None = None
+        end: _End | None = None
         if peer is not None and peer.guest is not None:
-            addresses = _addresses_there(peer)
-            unreadable += addresses is None
-        if addresses is None:
-            addresses = _addresses_seen(host, link, sense)
-        addresses = [address for address in addresses if any(address in network for network in networks)]
+            end = _end_there(peer)
+            unreadable += end is None
+        if end is None:
+            end = _end_seen(host, link, sense)
+        addresses = [address for address in end.addresses if any(address in network for network in networks)]
         if addresses:
             workload = _workload(link, sense, peer, workloads)
             texts = tuple(map(str, addresses[:ADDRESSES_MAX]))
-            found.append(Candidate(link.name, sense, workload.identity, texts, workload.tags))
+            mac = end.mac if link.master in bridges else None
+            found.append(Candidate(link.name, sense, workload.identity, texts, workload.tags, mac))
     workloads.forget_others()
     found = _told_apart(found)
     return Found(tuple(found[:CANDIDATES_MAX]), max(0, len(found) - CANDIDATES_MAX), unreadable)
 
 
-def _addresses_there(peer: Peer) -> list[Address] | None:
+@dataclass(frozen=True)
+class _End:
+    """What is behind a link, or is the link. `mac`: the one address under which it sends and is sent to."""
+
+    addresses: tuple[Address, ...] = ()
+    mac: str | None = None
+
+
+def _end_there(peer: Peer) -> _End | None:
     """What the guest's end has; None where it cannot be seen. An end without an address has none."""
     assert peer.guest is not None
     try:
         links = _links_of(peer.guest)
     except (HostError, InputError):
         return None
-    return next(([*_ips(link)] for link in links if link.index == peer.index), None)
+    for link in links:
+        if link.index == peer.index:
+            # Behind a bridge or on macvlans there are others, with MAC addresses of their own.
+            is_shared = link.master is not None or link.is_promiscuous
+            return _End(tuple(_ips(link)), None if is_shared else link.mac)
+    return None
 
 
 def _links_of(guest: Guest) -> tuple[Link, ...]:
@@ -112,14 +130,14 @@ def _links_of(guest: Guest) -> tuple[Link, ...]:
         namespace.close()
 
 
-def _addresses_seen(host: Host, link: Link, sense: str) -> list[Address]:
+def _end_seen(host: Host, link: Link, sense: str) -> _End:
     if sense == INSIDE:
-        return [*_ips(link)]
+        return _End(tuple(_ips(link)))
     try:
         known = host.addresses_of(link, sense)
     except InputError:
-        return []
-    return [known.primary.ip, *known.secondary, *(address.ip for address in known.ipv6)]
+        return _End()
+    return _End((known.primary.ip, *known.secondary, *(address.ip for address in known.ipv6)), known.mac)
 
 
 def _ips(link: Link) -> Iterable[Address]:
@@ -149,5 +167,5 @@ def _told_apart(candidates: list[Candidate]) -> list[Candidate]:
         if identity in seen:
             identity = f"{identity}/{candidate.addresses[0]}"
         seen.add(identity)
-        result.append(Candidate(candidate.device, candidate.sense, identity, candidate.addresses, candidate.tags))
+        result.append(replace(candidate, identity=identity))
     return result

@@ -47,6 +47,8 @@ class Link:
     lower: int | None = None  # a VLAN's device in this namespace
     addresses: tuple[IPv4Interface, ...] = ()
     ipv6: tuple[IPv6Interface, ...] = ()
+    is_promiscuous: bool = False
+    """It takes in frames to other addresses than its own, as a bridge's port does, or one with macvlans on it."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,7 @@ def _link(item: Any, four: dict[int, list[Any]], six: dict[int, list[Any]]) -> L
         lower=item.get_attr("IFLA_LINK") if kind not in ("veth", None) and not elsewhere else None,
         addresses=tuple(four.get(index, ())),
         ipv6=tuple(six.get(index, ())),
+        is_promiscuous=bool(item.get_attr("IFLA_PROMISCUITY")),
     )
 
 

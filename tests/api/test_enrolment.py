@@ -95,6 +95,21 @@ def test_a_candidate_becomes_a_bound_interface_with_its_addresses_and_names(mark
     assert (told.device, told.sense, told.enforce) == ("veth1", "outside", False)
 
 
+def test_the_address_behind_a_bridges_port_is_bound_and_followed(marked: Enrolling) -> None:
+    [made] = marked.report(candidate(mac="02:00:00:00:00:07"))["interfaces"]
+    assert marked.a.configuration("a").interfaces[0].guest_mac == "02:00:00:00:00:07"
+    marked.report(candidate(mac="02:00:00:00:00:08"))
+    assert marked.a.configuration("a").interfaces[0].guest_mac == "02:00:00:00:00:08"
+    revision = marked.a.configuration("a").revision
+    marked.report(candidate(mac="02:00:00:00:00:08"))
+    assert marked.a.configuration("a").revision == revision
+    marked.report(candidate())  # an agent that cannot tell any more, or never tells
+    assert marked.a.configuration("a").interfaces[0].guest_mac is None
+    marked.bind(made["interface_id"], "a", "veth1", enforce=True, guest_mac="02:00:00:00:00:09")
+    marked.report(candidate())
+    assert marked.a.configuration("a").interfaces[0].guest_mac == "02:00:00:00:00:09", "an administrator's stays"
+
+
 def test_the_same_report_again_changes_nothing(marked: Enrolling) -> None:
     reports = [candidate("veth1"), candidate("eth0", "10.0.0.20", sense="inside")]
     first = marked.report(*reports)
@@ -271,6 +286,8 @@ def test_reports_are_bounded(marked: Enrolling, monkeypatch: pytest.MonkeyPatch)
         {"tags": {"Name": 1}},
         {"tags": {"": "x"}},
         {"tags": {str(number): "x" for number in range(17)}},
+        {"mac": "02-00-00-00-00-07"},
+        {"mac": 7},
         {"more": 1},
     ],
     ids=str,

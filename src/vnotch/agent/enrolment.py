@@ -187,7 +187,7 @@ class Memory:
                 self._named[candidate.device] = candidate
             known = self._named.get(candidate.device)
             if known is not None:
-                result.append(replace(known, addresses=candidate.addresses, sense=candidate.sense))
+                result.append(replace(known, addresses=candidate.addresses, sense=candidate.sense, mac=candidate.mac))
             elif candidate.sense == "inside" or now >= self._since[candidate.device] + SETTLE_SECONDS:
                 result.append(candidate)
             else:

@@ -81,7 +81,7 @@ class BindingRequest:
             raise invalid("enforce is true or false")
         if body.get("sense", "outside") not in SENSES:
             raise invalid(f"sense is one of {', '.join(SENSES)}")
-        _check_text(body, "guest_mac", _MAC.fullmatch, "six pairs of hexadecimal digits in small letters, by colons")
+        check_mac(body, "guest_mac")
         _check_trial(body)
         return cls(**body)
 
@@ -91,6 +91,11 @@ def check_device(device: Any) -> None:
     is_text = isinstance(device, str) and 1 <= len(device.encode(errors="replace")) <= DEVICE_BYTES
     if not is_text or re.search(r"[\s/:]", device) or device in (".", ".."):
         raise invalid(f"device {device!r} is no name of a Linux interface (up to {DEVICE_BYTES} bytes)")
+
+
+def check_mac(body: Mapping[str, Any], name: str) -> None:
+    """Raises ApiError."""
+    _check_text(body, name, _MAC.fullmatch, "six pairs of hexadecimal digits in small letters, by colons")
 
 
 def _check_text(body: Mapping[str, Any], name: str, fits: Any, form: str) -> None:
@@ -152,6 +157,13 @@ def bind(session: Session, interface_id: str, request: BindingRequest, now_ms: i
     agents.touch_neighbours(session, interface)
     binding.revision = agents.touch(session, {request.agent, earlier or request.agent}) or 0
     return binding
+
+
+def change_mac(session: Session, binding: network.Binding, mac: str | None) -> None:
+    """Whoever is behind the device has another address now; all else of the binding stays."""
+    if binding.guest_mac != mac:
+        binding.guest_mac = mac
+        binding.revision = agents.touch(session, [binding.agent]) or 0
 
 
 def unbind(session: Session, interface_id: str) -> None:

@@ -37,19 +37,21 @@ GONE_SECONDS = 30
 
 @dataclass(frozen=True)
 class Candidate:
-    """`addresses` in the agent's order: the first IPv4 address in a marked subnet is the primary one."""
+    """`addresses` in the agent's order: the first IPv4 address in a marked subnet is the primary one. `mac`: see
+    `network.Binding.guest_mac`; None where the agent cannot tell."""
 
     device: str
     sense: str
     identity: str
     addresses: tuple[IPv4Address | IPv6Address, ...]
     tags: tuple[tuple[str, str], ...]
+    mac: str | None = None
 
     @classmethod
     def of(cls, item: Any) -> Candidate:
         """Raises ApiError, naming the member that is missing, unknown or wrong."""
-        if not isinstance(item, Mapping) or set(item) != {"device", "sense", "identity", "addresses", "tags"}:
-            raise invalid("candidates: each has device, sense, identity, addresses and tags")
+        if not isinstance(item, Mapping) or set(item) - {"mac"} != {"device", "sense", "identity", "addresses", "tags"}:
+            raise invalid("candidates: each has device, sense, identity, addresses and tags, and may have mac")
         identity, addresses, tags = item["identity"], item["addresses"], item["tags"]
         bindings.check_device(item["device"])
         if item["sense"] not in bindings.SENSES:
@@ -60,8 +62,10 @@ class Candidate:
             raise invalid(f"addresses is a list of at most {ADDRESSES_MAX}")
         if not isinstance(tags, Mapping) or len(tags) > TAGS_MAX or not all(isinstance(v, str) for v in tags.values()):
             raise invalid(f"tags is an object of at most {TAGS_MAX} strings")
+        bindings.check_mac(item, "mac")
         pairs = checked({"Key": key, "Value": value} for key, value in tags.items())
-        return cls(item["device"], item["sense"], identity, tuple(map(_address, addresses)), tuple(pairs.items()))
+        ips = tuple(map(_address, addresses))
+        return cls(item["device"], item["sense"], identity, ips, tuple(pairs.items()), item.get("mac"))
 
 
 def _address(text: Any) -> IPv4Address | IPv6Address:
@@ -163,6 +167,9 @@ class _Enrolling:
             self._free(candidate.device, known)
             known.device = candidate.device
             self._bind(known.interface_id, candidate)
+        elif known.mac != candidate.mac:
+            bindings.change_mac(self._session, binding, candidate.mac)
+        known.mac = candidate.mac
         tags = dict(candidate.tags)
         if tags != known.tags:
             changed = {key: value for key, value in tags.items() if known.tags.get(key) != value}
@@ -216,6 +223,7 @@ class _Enrolling:
             device=candidate.device,
             identity=candidate.identity,
             tags=dict(candidate.tags),
+            mac=candidate.mac,
         )
         self._session.add(row)
         self._bind(interface.interface_id, candidate)
@@ -223,7 +231,7 @@ class _Enrolling:
         return interface.interface_id
 
     def _bind(self, interface_id: str, candidate: Candidate) -> None:
-        request = bindings.BindingRequest(self._agent, candidate.device, sense=candidate.sense)
+        request = bindings.BindingRequest(self._agent, candidate.device, sense=candidate.sense, guest_mac=candidate.mac)
         bindings.bind(self._session, interface_id, request, self._now_ms)
 
     # Leaving

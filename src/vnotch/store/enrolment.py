@@ -24,8 +24,8 @@ _KEYS = {MARK, GROUPS}
 
 class Enrolment(Base):
     """An interface that an agent's report made. `identity` is whose it is, as the agent says: the same container or
-    domain on another device is the same interface. `tags` are those reported last. `gone_ms`: since when its device is
-    in no report; None while it is."""
+    domain on another device is the same interface. `tags` and `mac` are those reported last. `gone_ms`: since when
+    its device is in no report; None while it is."""
 
     __tablename__ = "enrolments"
 
@@ -36,6 +36,7 @@ class Enrolment(Base):
     device: Mapped[str]
     identity: Mapped[str]
     tags: Mapped[dict[str, str]] = mapped_column(JSON)
+    mac: Mapped[str | None]
     gone_ms: Mapped[int | None] = mapped_column(BigInteger)
 
 
