@@ -197,7 +197,7 @@ def rounds(veth: Veth, count: int, repeat: int) -> dict[str, Any]:
         unaccounted = veth.received() - start - told
         map_bytes = datapath.usage()["memory_bytes"]
         empty.close()
-    return {"runs": found, "unaccounted": unaccounted, "kernel_map_mb": round(map_bytes / 2**20, 1)}
+    return {"runs": found, "unaccounted": unaccounted, "kernel_map_mb": round(map_bytes / 1e6, 1)}
 
 
 def drain_rate(veth: Veth, flows: int = 500_000) -> float:

@@ -15,6 +15,8 @@
 
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_ARRAY_OF_MAPS = 12, MAP_RINGBUF = 27 };
 
+#define F_NO_PREALLOC 1	/* an entry takes its memory when it is made; without it, all do when the map is made */
+
 #define UPDATE_ANY 0
 #define UPDATE_NOEXIST 1
 #define EEXIST 17
@@ -27,6 +29,7 @@ static void (*ringbuf_submit)(void *data, u64 flags) = (void *)132;
 /* ifindex -> slot. An interface index repeats across namespaces and is used again, a slot does not. */
 struct {
 	__uint(type, MAP_HASH);
+	__uint(map_flags, F_NO_PREALLOC);
 	__uint(max_entries, MAX_SLOTS);
 	__type(key, u32);
 	__type(value, u32);
@@ -71,9 +74,11 @@ struct {
 	__type(value, u64);
 } counts SEC(".maps");
 
-/* A plain hash, since an LRU one evicts in silence; user space removes what is old. */
+/* A plain hash, since an LRU one evicts in silence; user space removes what is old. Most hosts have few fragments or none:
+ * its memory is taken as it is used. */
 struct {
 	__uint(type, MAP_HASH);
+	__uint(map_flags, F_NO_PREALLOC);
 	__uint(max_entries, 16384);
 	__type(key, struct fragment_key);
 	__type(value, struct fragment_value);

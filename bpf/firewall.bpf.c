@@ -112,7 +112,6 @@ enum skb_drop_reason {
 	SKB_DROP_REASON_NETFILTER_DROP = 8,
 };
 
-#define F_NO_PREALLOC 1
 #define DST_NOREF 1UL	/* include/linux/skbuff.h: SKB_DST_NOREF */
 #define NFCT_INFO 7UL	/* include/linux/skbuff.h: ~NFCT_PTRMASK */
 #define CT_RELATED 1	/* include/uapi/linux/netfilter/nf_conntrack_common.h: enum ip_conntrack_info */
@@ -133,25 +132,29 @@ static long (*probe_read_kernel)(void *to, u32 size, const void *from) = (void *
 /* Set before loading: the network namespace that is captured. */
 const volatile u32 captured_netns SEC(".rodata") = 0;
 
-/* What was dropped of flows. They take turns as flows_0 and flows_1 do, a grace period later. */
-struct flow_map drops_0 SEC(".maps");
-struct flow_map drops_1 SEC(".maps");
-
-struct {
-	__uint(type, MAP_ARRAY_OF_MAPS);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	struct flow_map *values[];
-} active_drops SEC(".maps");
-
-/* User space alone: what a drain had too much and the next one takes up. */
-struct {
+/* Takes memory as it is used, since a firewall may drop nothing for days; user space sets the size. */
+struct drop_map {
 	__uint(type, MAP_HASH);
 	__uint(map_flags, F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct flow_key);
 	__type(value, struct flow_value);
-} rest_0 SEC(".maps"), rest_1 SEC(".maps");
+};
+
+/* What was dropped of flows. They take turns as flows_0 and flows_1 do, a grace period later. */
+struct drop_map drops_0 SEC(".maps");
+struct drop_map drops_1 SEC(".maps");
+
+struct {
+	__uint(type, MAP_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	struct drop_map *values[];
+} active_drops SEC(".maps");
+
+/* User space alone: what a drain had too much and the next one takes up. */
+struct drop_map rest_0 SEC(".maps");
+struct drop_map rest_1 SEC(".maps");
 
 /* By slot * 2 + direction: drops of which `active_drops` has nothing; their packets stay accepted. */
 struct {
@@ -165,7 +168,7 @@ struct {
 struct {
 	__uint(type, MAP_HASH);
 	__uint(map_flags, F_NO_PREALLOC);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
 	__type(key, struct upper_key);
 	__type(value, u32);
 } uppers SEC(".maps");

@@ -208,6 +208,15 @@ __attribute__((noinline)) u32 parse_any(struct __sk_buff *skb, u32 link, struct 
 	return packets;
 }
 
+/*
+ * Enforcement on trial ends here, whether or not there is still a process that would end it: what is dropped may be the
+ * very connection by which somebody could.
+ */
+static __always_inline int enforces(const struct eni *eni, u64 now)
+{
+	return eni->flags & ENI_ENFORCE && (!eni->enforce_until || (s64)(now - eni->enforce_until) < 0);
+}
+
 static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 {
 	u32 slot = slot_of(skb->ifindex);
@@ -241,7 +250,7 @@ static __always_inline int capture(struct __sk_buff *skb, u32 dir)
 
 	outcome = judge(skb, &p, slot, dir, eni, now, &key);
 	count_flow(&key, &p, now);
-	return eni->flags & ENI_ENFORCE && is_dropped(outcome, &key) ? VERDICT_DROP : VERDICT_NEXT;
+	return is_dropped(outcome, &key) && enforces(eni, now) ? VERDICT_DROP : VERDICT_NEXT;
 }
 
 /* Removes connections that are not live; run by user space. A hair's breadth remains: an entry that a packet reopens between

@@ -9,7 +9,7 @@
 #define VNOTCH_H
 
 /* Raised when a struct or a map below changes, so that maps pinned by another release are recognised. */
-#define LAYOUT_VERSION 5
+#define LAYOUT_VERSION 6
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -96,8 +96,9 @@ struct eni {
 	u8 router_v6[16];	/* ::1 of the subnet; zero: none */
 	u8 mac[6];
 	u8 pad[2];
+	u64 enforce_until;	/* with ENI_ENFORCE: CLOCK_MONOTONIC from which on it only observes; 0: it enforces for good */
 };
-_Static_assert(sizeof(struct eni) == 40, "eni");
+_Static_assert(sizeof(struct eni) == 48, "eni");
 
 struct counter {
 	u64 packets;
@@ -220,6 +221,6 @@ struct arena {
 #define MAX_SLOTS 4096
 
 /* Interfaces with an index below this have their slot in an array, which is faster than the hash that has them all. */
-#define NEAR_INDEXES 65536
+#define NEAR_INDEXES 8192
 
 #endif

@@ -48,6 +48,12 @@ class Host:
         return bool(self.world.kernel.values[0]["enforce"])
 
     @property
+    def end_seconds(self) -> float | None:
+        """When the kernel ends the enforcement by itself, by the clock that nobody sets."""
+        end_ns = self.world.kernel.values[0]["enforce_until_ns"]
+        return None if end_ns is None else end_ns / 1e9
+
+    @property
     def message(self) -> str | None:
         message: str | None = self.interfaces.states()[0]["message"]
         return message
@@ -62,6 +68,7 @@ def test_a_trial_ends_by_itself(host: Host) -> None:
     host.tell(on_trial())
     assert host.enforces
     assert host.interfaces.trial_seconds == SECONDS
+    assert host.end_seconds == host.seconds + SECONDS
     host.passes(SECONDS - 1)
     assert host.enforces
     host.passes(1)
@@ -76,6 +83,7 @@ def test_a_trial_that_is_confirmed_stays(host: Host) -> None:
     host.tell(on_trial())
     host.passes(30)
     host.tell(replace(interface(5), enforce=True))
+    assert host.end_seconds is None
     host.passes(SECONDS)
     assert host.enforces
     assert host.message is None
@@ -94,9 +102,13 @@ def test_a_second_trial_is_a_new_one(host: Host) -> None:
 def test_a_restart_goes_on_with_what_is_left_of_it(host: Host) -> None:
     host.tell(on_trial())
     host.passes(20)
+    host.seconds = 7.0  # another boot
     host.start()
     host.tell(on_trial())
     assert host.enforces
+    assert host.end_seconds == 7 + 40
+    host.tell(on_trial())
+    assert host.end_seconds == 7 + 40, "told once more"
     host.passes(39)
     assert host.enforces
     host.passes(1)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import packets as pk
 import pytest
@@ -24,6 +29,8 @@ pytestmark = pytest.mark.root
 IN, OUT = int(Direction.INGRESS), int(Direction.EGRESS)
 GROUPS = JudgedBy(("sg-1",))
 NUMBERS = RuleNumbers()
+COARSE_NS = 10**9 // 100
+"""The kernel's coarse clock is behind by a tick, at most a hundredth of a second (CONFIG_HZ=100)."""
 
 
 def book(*rules: SecurityGroupRule, entries: Iterable[AclEntry] = ()) -> RuleBook:
@@ -228,3 +235,50 @@ def test_connections_and_rules_outlive_the_process(pair: Pair, mode: str, pin_di
         assert libbpf.map_info(second._fds["connections"]).max_entries == 65536
     finally:
         second.destroy()
+
+
+TRIAL = """
+import os, sys, time
+from pathlib import Path
+from letting import let_in
+from vnotch.capture.kernel import Datapath
+netns, pin_dir, mode, device, slot, seconds = sys.argv[1:]
+datapath = Datapath.open(netns=netns, pin_dir=Path(pin_dir), attach_mode=mode)
+let_in(datapath, int(slot))  # nothing
+end_ns = time.monotonic_ns() + int(seconds) * 10**9
+datapath.set_interface(int(slot), enforce=True, enforce_until_ns=end_ns)
+datapath.attach(device, int(slot))
+print(end_ns, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_trial_ends_although_its_process_was_killed_and_never_came_back(pair: Pair, mode: str, pin_dir: Path) -> None:
+    sources = f"{Path(__file__).resolve().parents[2] / 'src'}:{Path(__file__).parent}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRIAL, pair.host, str(pin_dir), mode, pair.host_device, str(SLOT), "3"],
+        env={**os.environ, "PYTHONPATH": sources},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    end_ns = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    sent = 0
+    while True:
+        began_ns = time.monotonic_ns()
+        came = arrived(pair, [datagram(7000)] * 5)
+        sent += 5
+        if time.monotonic_ns() < end_ns:
+            assert came == 0, "it is enforced while it lasts, also without a process"
+        elif began_ns > end_ns + COARSE_NS:
+            assert came == 5
+            break
+    with Datapath.open(netns=pair.host, pin_dir=pin_dir) as successor:
+        assert successor.taken_over
+        rejected = [row for row in drain_all(successor).flows.to_pylist() if row["direction"] == IN]
+        assert {row["outcome"] for row in rejected} == {int(Outcome.REJECT)}
+        assert sum(row["packets"] for row in rejected) == sent, "what was let through is counted as what was dropped"
+        successor.destroy()

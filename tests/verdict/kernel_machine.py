@@ -45,12 +45,16 @@ class KernelMachine:
         keys, values = np.empty(room, layout.FRAGMENT_KEY), np.empty(room, layout.FRAGMENT_VALUE)
         libbpf.take_batch(self.datapath._fds["fragments"], keys, values)
 
-    def interface(self, slot: int, reserved: Reserved, enforce: bool, adopt: bool) -> None:
+    def interface(
+        self, slot: int, reserved: Reserved, enforce: bool, adopt: bool, enforce_until_ns: int | None = None
+    ) -> None:
+        """`enforce_until_ns` is of the time in which packets are given."""
         routers = [a.packed for a, why in reserved.addresses.items() if why is Exclusion.ROUTER]
         dns = [a.packed for a, why in reserved.addresses.items() if why is Exclusion.DNS]
         self.datapath.set_interface(
             slot,
             enforce=enforce,
+            enforce_until_ns=None if enforce_until_ns is None else BEGIN_NS + enforce_until_ns,
             adopt=adopt,
             dns_v4=dns[0] if dns else None,
             routers_v4=[router for router in routers if len(router) == 4],

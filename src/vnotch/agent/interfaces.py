@@ -286,6 +286,7 @@ class Interfaces:
     def _configure(self, number: int, interface: Interface) -> None:
         values = kernel_values(interface)
         values["enforce"] = values["enforce"] and not self._trials.is_over(number)
+        values["enforce_until_ns"] = self._trials.end_ns(number) if values["enforce"] else None
         self._datapath.set_interface(number, adopt=number in self._adopting, **values)
 
     def _attach(self, number: int, interface: Interface, no_rules: str | None) -> None:

@@ -1,10 +1,11 @@
 """Enforcement on trial: it ends by itself unless it is confirmed, so that nobody is locked out for good.
 
-The agent ends it, since the packets that are dropped may be those of its own connection to the server. The end is
+This host ends it, since the packets that are dropped may be those of its own connection to the server. The end is
 reckoned by this host's clock from the moment at which the agent first hears of the trial, and is saved with the slot
 before the first packet can be dropped: after a restart what is left of it goes on, and is over where its time has
 passed meanwhile. A clock that is set forward ends a trial early; one that is set back lengthens none beyond its
-seconds.
+seconds. The datapath knows the end, too, and drops nothing after it: an agent that is killed and never started again
+leaves no enforcement behind.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Begun(Protocol):
 
 
 class Trials:
-    """By slot. `clock` gives seconds of a clock that nobody sets, `now_ns` the time."""
+    """By slot. `clock` gives seconds of a clock that nobody sets, CLOCK_MONOTONIC; `now_ns` the time."""
 
     def __init__(self, clock: Callable[[], float], now_ns: Callable[[], int]) -> None:
         self._clock = clock
@@ -56,6 +57,11 @@ class Trials:
             else:
                 self._over.add(number)
         return end_ms
+
+    def end_ns(self, number: int) -> int | None:
+        """When the slot's trial ends, by CLOCK_MONOTONIC in ns; None where there is none under way."""
+        end = self._ends.get(number)
+        return int(end * 1e9) if end is not None else None
 
     def seconds_left(self) -> float | None:
         return max(0.0, min(self._ends.values()) - self._clock()) if self._ends else None

@@ -27,7 +27,7 @@ PROGRAM = "vnotch_dropped"
 TRACEPOINT = "kfree_skb"
 
 DROPS_PER_MAP = 16384
-"""Flows of which packets were dropped between two drains, 128 bytes each, twice; allocated at once."""
+"""Flows of which packets were dropped between two drains, 128 bytes each, twice; allocated as they come."""
 
 OWN_MAPS = ("drops_0", "drops_1", "active_drops", "rest_0", "rest_1", "untold_drops", "uppers")
 SHARED_MAPS = ("slots", "near_slots", "enis", "seen", "lost", "counts", "fragments", "active", "ring")

@@ -166,6 +166,7 @@ class Datapath:
         slot: int,
         *,
         enforce: bool = False,
+        enforce_until_ns: int | None = None,
         adopt: bool = False,
         inside: bool = False,
         mac: bytes | None = None,
@@ -176,10 +177,12 @@ class Datapath:
     ) -> None:
         """What the datapath must know of an ENI, before it is attached or while it is.
 
-        `enforce`: drop what is rejected. `inside`: the device is the ENI itself, so that what comes in there comes to
-        it; otherwise it is the host's end of a link to the ENI. `mac`: the ENI's own, where frames that a switch floods
-        to it shall be told from its own. Addresses are packed: VPC base + 2; up to two of VPC base + 1 and subnet base
-        + 1; ::1 of the subnet; the ENI's own, by which the host firewall's drops behind a bridge are known.
+        `enforce`: drop what is rejected, until `enforce_until_ns` of CLOCK_MONOTONIC where it is given, also if this
+        process is gone by then; packets are judged and counted as before after it. `inside`: the device is the ENI
+        itself, so that what comes in there comes to it; otherwise it is the host's end of a link to the ENI. `mac`: the
+        ENI's own, where frames that a switch floods to it shall be told from its own. Addresses are packed: VPC base +
+        2; up to two of VPC base + 1 and subnet base + 1; ::1 of the subnet; the ENI's own, by which the host firewall's
+        drops behind a bridge are known.
         """
         check_slot(slot)
         own = tuple(addresses)
@@ -187,6 +190,7 @@ class Datapath:
             raise InputError(f"slot {slot}: an address of it is no packed IPv4 or IPv6 one")
         eni = eni_of(
             enforce=enforce,
+            enforce_until_ns=enforce_until_ns,
             adopt=adopt,
             inside=inside,
             mac=mac,

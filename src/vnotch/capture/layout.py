@@ -18,12 +18,12 @@ from vnotch.flow import FLOW_SCHEMA, LOSS_SCHEMA, Direction, Exclusion, Loss, Ou
 
 Array = npt.NDArray[Any]
 
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 """vnotch.h: LAYOUT_VERSION."""
 
 MAX_SLOTS = 4096
 
-NEAR_INDEXES = 65536
+NEAR_INDEXES = 8192
 """vnotch.h: NEAR_INDEXES."""
 
 MOMENT_SHIFT = 20
@@ -81,6 +81,7 @@ ENI = np.dtype(
         ("router_v6", "V16"),
         ("mac", "V6"),
         ("pad", "V2"),
+        ("enforce_until", "<u8"),
     ],
 )
 """struct eni."""
@@ -193,7 +194,7 @@ for _size, _type in (
     (32, FLOW_VALUE),
     (40, FLOW_TOTAL),
     (72, SPILL),
-    (40, ENI),
+    (48, ENI),
     (16, COUNTER),
 ):
     assert _type.itemsize == _size, _type

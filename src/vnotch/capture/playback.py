@@ -83,6 +83,7 @@ class Playback:
         slot: int,
         *,
         enforce: bool = False,
+        enforce_until_ns: int | None = None,
         adopt: bool = False,
         inside: bool = False,
         mac: bytes | None = None,
@@ -91,8 +92,8 @@ class Playback:
         router_v6: bytes | None = None,
         addresses: Iterable[bytes] = (),
     ) -> None:
-        """As Datapath.set_interface; `enforce`, `adopt` and `addresses` have no meaning: what is in a file has happened
-        and no host firewall has a part in it."""
+        """As Datapath.set_interface; `enforce` and its end, `adopt` and `addresses` have no meaning: what is in a file
+        has happened and no host firewall has a part in it."""
         self._configured[slot] = SlotPolicy(
             dns_ipv4=socket.inet_ntoa(dns_v4) if dns_v4 else None,
             routers_ipv4=tuple(socket.inet_ntoa(router) for router in routers_v4),

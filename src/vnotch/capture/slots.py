@@ -20,6 +20,7 @@ def check_slot(slot: int) -> None:
 def eni_of(
     *,
     enforce: bool,
+    enforce_until_ns: int | None,
     adopt: bool,
     inside: bool,
     mac: bytes | None,
@@ -38,6 +39,7 @@ def eni_of(
         raise InputError("addresses are not packed MAC, IPv4 or IPv6 ones, or more than two routers")
     eni = np.zeros(1, ENI)
     eni["flags"] = layout.ENI_ENFORCE if enforce else 0
+    eni["enforce_until"] = enforce_until_ns or 0
     eni["flags"] |= layout.ENI_ADOPT if adopt else 0
     eni["flags"] |= layout.ENI_INSIDE if inside else 0
     if mac is not None:
