@@ -143,6 +143,39 @@ def test_a_denial_is_decoded_by_who_may(api: Any) -> None:
     assert sts.decode_authorization_message(EncodedMessage=found[1])["DecodedMessage"]
 
 
+def test_a_user_made_again_under_an_old_name_is_not_trusted(api: Any) -> None:
+    """IAM user guide, "AWS JSON policy elements: Principal", IAM user principals."""
+    iam, ana = api.client("iam"), f"arn:aws:iam::{ACCOUNT}:user/ana"
+    refused = error_of(iam.create_role, RoleName="r", AssumeRolePolicyDocument=trust_of({"AWS": ana}))
+    assert refused == ("MalformedPolicyDocument", 400, f'Invalid principal in policy: "AWS":"{ana}"')
+    key = user_key(api, "ana")
+    make_role(api, allow("iam:*"), trust_of({"AWS": ana}))
+    ask = {"RoleArn": ROLE, "RoleSessionName": "s1"}
+    assert api.client("sts", key).assume_role(**ask)
+    iam.delete_access_key(UserName="ana", AccessKeyId=key[0])
+    iam.delete_user(UserName="ana")
+    again = api.client("sts", user_key(api, "ana"))
+    assert error_of(again.assume_role, **ask)[0] == "AccessDenied"
+    iam.update_assume_role_policy(RoleName="r", PolicyDocument=trust_of({"AWS": ana}))
+    assert again.assume_role(**ask)
+
+
+def test_a_role_made_again_under_an_old_name_is_not_trusted(api: Any) -> None:
+    iam, middle = api.client("iam"), f"arn:aws:iam::{ACCOUNT}:role/middle"
+
+    def make_middle() -> Any:
+        iam.create_role(RoleName="middle", AssumeRolePolicyDocument=trust_of({"AWS": ACCOUNT}))
+        made = api.client("sts").assume_role(RoleArn=middle, RoleSessionName="m1")
+        return api.client("sts", session_key(made["Credentials"]))
+
+    session = make_middle()
+    make_role(api, allow("iam:*"), trust_of({"AWS": middle}))
+    ask = {"RoleArn": ROLE, "RoleSessionName": "s1"}
+    assert session.assume_role(**ask)
+    iam.delete_role(RoleName="middle")
+    assert error_of(make_middle().assume_role, **ask)[0] == "AccessDenied"
+
+
 def test_a_chain_of_roles_ends_in_an_hour(api: Any) -> None:
     make_role(api, allow("sts:AssumeRole"), MaxSessionDuration=43_200)
     made = api.client("sts").assume_role(RoleArn=ROLE, RoleSessionName="s1", DurationSeconds=43_200)

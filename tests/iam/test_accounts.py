@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from vnotch.errors import InputError
 from vnotch.store.accounts import Accounts
@@ -163,6 +163,31 @@ def test_another_process_is_seen_within_the_caches_time(state: State, monkeypatc
     other.delete_agent_keys("a1")
     time.sleep(0.06)
     assert accounts.identity(key_id) is None
+
+
+def test_a_state_without_boundaries_and_groups_is_opened(state: State) -> None:
+    """Of the release before: users and roles had neither boundaries nor groups, and there were no managed policies."""
+    accounts = Accounts(state)
+    role = new_role(accounts)
+    with accounts.write() as session:
+        user = accounts.make_user(session, "ana")
+        assert user is not None
+        key = accounts.make_user_key(session, user)
+    made = accounts.make_session(role, "s", now_s=1_000, duration_seconds=900)
+    new = ["iam_group_member", "iam_policy_version", "iam_attachment", "iam_instance_profile"]
+    with state.engine.begin() as connection:
+        for table in (*new, "iam_group", "iam_managed_policy"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        for table, column in (("iam_user", "boundary_arn"), ("iam_role", "boundary_arn"), ("iam_role", "trusted_ids")):
+            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+    state.create_tables()
+    opened = Accounts(state)
+    found = opened.identity(key.access_key_id)
+    assert found is not None
+    assert (found.name, found.boundary) == ("ana", None)
+    session_of = opened.identity(made.access_key_id, made.session_token)
+    assert session_of is not None
+    assert [policy.name for policy in session_of.policies] == ["p"]
 
 
 def test_names_are_one_without_regard_to_case(state: State) -> None:

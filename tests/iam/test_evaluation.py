@@ -250,3 +250,57 @@ def test_garbage_is_refused_or_a_policy(content: Any) -> None:
         except PolicyError:
             continue
         assert parsed.statements
+
+
+PIECES = ('"', "{", "}", "[", "]", ",", "*", "${", ":", "\\u0000", "\\ud800", "null", "")
+WHOLE = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "a",
+                "Effect": "Allow",
+                "NotAction": ["iam:*", "ec2:Delete*"],
+                "Resource": ["arn:aws:iam::123456789012:user/${aws:username, 'x'}", "arn:aws:ec2:*:*:vpc/*"],
+                "Condition": {
+                    "ForAllValues:StringLike": {"aws:TagKeys": ["a*", "${*}"]},
+                    "NumericLessThanIfExists": {"aws:EpochTime": "5"},
+                    "IpAddress": {"aws:SourceIp": ["10.0.0.0/8", "::1"]},
+                    "DateGreaterThan": {"aws:CurrentTime": "2026-01-01"},
+                    "Null": {"aws:TokenIssueTime": "true"},
+                },
+            },
+            {"Effect": "Deny", "Action": "*", "NotResource": "arn:aws:s3:::${aws:PrincipalTag/t}/*"},
+        ],
+    }
+)
+SOME = {
+    "aws:username": "ana",
+    "aws:sourceip": "10.1.1.1",
+    "aws:tagkeys": ("a", "b"),
+    "aws:currenttime": "2026-02-01T00:00:00Z",
+}
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_a_changed_document_is_refused_or_evaluated_and_never_breaks(data: st.DataObject) -> None:
+    document = WHOLE
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(document) - 1))
+        length = data.draw(st.integers(0, 6))
+        piece = data.draw(
+            st.sampled_from(['"', "{", "}", "[", "]", ",", "*", "${", "}", ":", "\\u0000", "\\ud800", "null", ""])
+        )
+        document = document[:place] + piece + document[place + length :]
+    for kind in Kind:
+        try:
+            parsed = parse_policy(document, kind)
+        except PolicyError:
+            continue
+        for resource in ("*", "arn:aws:ec2:us-east-1:123456789012:vpc/vpc-1", ""):
+            asked: dict[str, Any] = (
+                {"resource_policies": [parsed], "caller": Caller(**ANA)} if kind is Kind.RESOURCE else {}
+            )
+            mine = [parsed] if kind is Kind.IDENTITY else []
+            assert evaluate(mine, "ec2:CreateVpc", resource, SOME, **asked).outcome in Outcome

@@ -306,3 +306,33 @@ def test_garbage_never_breaks_the_reader(text: str, query: str) -> None:
             read_signature([("authorization", value), ("x-amz-date", SUITE_TIME)], query)
         except SignatureError:
             continue
+
+
+any_bytes = st.binary(max_size=30).map(lambda data: data.decode("utf-8", "surrogateescape"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT"]),
+    path=any_bytes.map(lambda text: "/" + text),
+    query=any_bytes,
+    headers=st.dictionaries(st.sampled_from(["a", "b-c", "x-amz-target", "content-type"]), any_bytes, max_size=4),
+)
+def test_any_request_is_verified_as_it_was_signed_and_not_otherwise(
+    method: str, path: str, query: str, headers: dict[str, str]
+) -> None:
+    if "X-Amz-" in query:
+        return
+    request = Request(method, path, query, [("host", "h"), *headers.items()], EMPTY)
+    added = sign(request, KEY_ID, SECRET, now_s=SUITE_NOW_S, region="us-east-1", service="sts")
+    sent = replace(request, headers=[*request.headers, *added.items()])
+    check(sent, SUITE_NOW_S)
+    for changed in (
+        replace(sent, method="DELETE"),
+        replace(sent, path=sent.path + "/x"),
+        replace(sent, query=(sent.query + "&" if sent.query else "") + "zz=1"),
+        replace(sent, payload_sha256="0" * 64),
+        with_header(sent, "host", "other"),
+    ):
+        with pytest.raises(SignatureError):
+            check(changed, SUITE_NOW_S)

@@ -102,8 +102,7 @@ class Sts(Service):
             return Decision(Outcome.IMPLICIT_DENY, None, "trust")
         if identity.kind == "agent":
             return self._trusted_for_flow_log(action, identity, role, session_name, context)
-        arns = (identity.role_arn,) if identity.role_arn else ()
-        caller = Caller("AWS", identity.arn, self._accounts.account, arns)
+        caller = _caller(identity, role, self._accounts.account)
         decision = _ask(role, action, caller, context)
         own = self._gate.decide(identity, action, role.arn(self._accounts.account), context)
         if own.explicit or (decision.allowed and decision.delegated and not own.allowed):
@@ -160,6 +159,14 @@ class Sts(Service):
             # One text for a message that is not ours and for one that the log does not go back to.
             raise ApiError("InvalidAuthorizationMessageException", "The message cannot be decoded.")
         return {"DecodedMessage": decoded(line)}
+
+
+def _caller(identity: Identity, role: Role, account: str) -> Caller:
+    """The principal as a trust policy may name it: not by an ARN that was another's when the trust was written."""
+    unique_id = identity.unique_id.partition(":")[0]
+    known = [arn for arn in (identity.arn, identity.role_arn) if arn and role.trusts_id(arn, unique_id)]
+    name = identity.arn if identity.arn in known else ""
+    return Caller("AWS", name, account, tuple(arn for arn in known if arn != name))
 
 
 def _ask(role: Role, action: str, caller: Caller, context: Context) -> TrustDecision:

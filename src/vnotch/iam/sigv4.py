@@ -287,7 +287,7 @@ def canonical_path(path: str) -> str:
         elif segment not in ("", "."):
             kept.append(segment)
     slash = "/" if path.endswith("/") and kept else ""
-    return quote("/" + "/".join(kept) + slash, safe="/-_.~")
+    return quote(_bytes("/" + "/".join(kept) + slash), safe="/-_.~")
 
 
 def query_pairs(query: str) -> list[tuple[str, str]]:
@@ -301,11 +301,16 @@ def query_pairs(query: str) -> list[tuple[str, str]]:
 
 
 def _decoded(text: str) -> str:
-    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(_bytes(text)).decode("utf-8", "surrogateescape")
 
 
 def _encoded(text: str) -> str:
-    return quote(text.encode("utf-8", "surrogateescape"), safe="-_.~")
+    return quote(_bytes(text), safe="-_.~")
+
+
+def _bytes(text: str) -> bytes:
+    """As it came: what is no UTF-8 is in the text as surrogates."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def canonical_query(query: str) -> str:

@@ -83,6 +83,8 @@ class Role(Entity):
     trust_policy: Mapped[str] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
     max_session_seconds: Mapped[int]
+    # JSON: the ARNs of this account that the trust names, each with the unique id that it had then.
+    trusted_ids: Mapped[str | None] = mapped_column(Text)
     tags: Mapped[str] = mapped_column(Text, default="[]")
     created_ms: Mapped[int] = mapped_column(BigInteger)
     boundary_arn: Mapped[str | None] = mapped_column(String(2048))
@@ -90,6 +92,11 @@ class Role(Entity):
     @property
     def unique_id(self) -> str:
         return self.role_id
+
+    def trusts_id(self, arn: str, unique_id: str) -> bool:
+        """Whether the principal of that ARN is the one that the trust policy was written for."""
+        ids: dict[str, str] = json.loads(self.trusted_ids or "{}")
+        return ids.get(arn, unique_id) == unique_id
 
     @property
     def service_linked(self) -> bool:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from vnotch.api.iam.attachments import conflict, refuse_with_policies
 from vnotch.api.iam.boundaries import checked_boundary
 from vnotch.api.iam.part import IamPart, check_count, check_policy, check_size, checked_tags, find_role, page
 from vnotch.api.service import ApiError, Call, operation
+from vnotch.iam.grammar import parse_policy
 from vnotch.iam.policy import Kind
-from vnotch.store.principals import SERVICE_ROLE_PATH, InstanceProfile, Role
+from vnotch.store.principals import SERVICE_ROLE_PATH, InstanceProfile, Role, User
 
 # IAM quotas (IAM user guide, "IAM and AWS STS quotas"): characters without white space.
 TRUST_POLICY_CHARACTERS_MAX = 4_096
 ROLES_MAX = 1_000
 SESSION_SECONDS_DEFAULT = 3600
+
+_TRUSTED: dict[str, type[User] | type[Role]] = {"user": User, "role": Role}
 
 
 class Roles(IamPart):
@@ -41,6 +46,7 @@ class Roles(IamPart):
             )
             if role is None:
                 raise ApiError("EntityAlreadyExists", f"Role with name {name} already exists.")
+            role.trusted_ids = self._trusted_ids(session, trust)
             role.boundary_arn = checked_boundary(session, self.account, params.get("PermissionsBoundary"))
         return {"Role": self.role_members(role)}
 
@@ -81,8 +87,25 @@ class Roles(IamPart):
         document = call.params["PolicyDocument"]
         _check_trust(document)
         with self.accounts.write() as session:
-            find_role(session, call, to_change=True).trust_policy = document
+            role = find_role(session, call, to_change=True)
+            role.trust_policy, role.trusted_ids = document, self._trusted_ids(session, document)
         return {}
+
+    def _trusted_ids(self, session: Session, document: str) -> str:
+        """The unique ids of the users and roles that a trust policy names: one that is made again under an old name is
+        not trusted (IAM user guide, "AWS JSON policy elements: Principal"). Raises MalformedPolicyDocument for one that
+        is not there."""
+        ids: dict[str, str] = {}
+        for statement in parse_policy(document, Kind.TRUST).statements:
+            for kind, arn in statement.principals:
+                table = _TRUSTED.get(arn.removeprefix(f"arn:aws:iam::{self.account}:").partition("/")[0])
+                if kind != "AWS" or table is None:
+                    continue
+                row: User | Role | None = session.get(table, arn.rpartition("/")[2].lower())  # type: ignore[assignment]
+                if row is None or row.arn(self.account) != arn:
+                    raise ApiError("MalformedPolicyDocument", f'Invalid principal in policy: "AWS":"{arn}"')
+                ids[arn] = row.unique_id
+        return json.dumps(ids)
 
     @operation("DeleteRole", "role_resource")
     def delete_role(self, call: Call) -> dict[str, Any]:
