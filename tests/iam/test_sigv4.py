@@ -279,6 +279,25 @@ def test_a_wrong_secret_region_service_or_replay_is_refused() -> None:
     check(request, now_s - 890)
 
 
+@pytest.mark.parametrize("form", ["http", "basic"])
+def test_a_date_header_stands_in_for_the_missing_one(form: str) -> None:
+    """botocore signs with Date where the caller has set one (SigV4Auth._set_necessary_date_headers)."""
+    at = datetime.now(UTC)
+    date = at.strftime("%a, %d %b %Y %H:%M:%S GMT") if form == "http" else at.strftime("%Y%m%dT%H%M%SZ")
+    body = b"Action=GetCallerIdentity"
+    request, now_s = signed_by_botocore("POST", "http://127.0.0.1:4480/", body, {"Date": date})
+    assert not any(name == "x-amz-date" for name, _ in request.headers)
+    check(request, now_s)
+    with pytest.raises(SignatureError):
+        check(with_header(request, "date", "Sun, 06 Nov 1994 08:49:37 GMT"), now_s)
+    with pytest.raises(SignatureError):
+        check(authorization(request, "date;", ""), now_s)
+    for wrong in ("yesterday", ""):
+        with pytest.raises(SignatureError) as caught:
+            check(with_header(request, "date", wrong), now_s)
+        assert caught.value.fault is Fault.INCOMPLETE
+
+
 def test_a_presigned_query_ends_when_it_says() -> None:
     request, now_s = signed_by_botocore(
         "GET", "http://h/?Action=GetCallerIdentity&Version=2011-06-15", b"", {}, presign=True

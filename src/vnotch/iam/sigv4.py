@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
@@ -117,15 +118,34 @@ def _from_header(authorization: str, headers: Headers) -> Signature:
     if lacking:
         text = " ".join(f"Authorization header requires '{name}' parameter." for name in lacking)
         raise SignatureError(Fault.INCOMPLETE, text)
-    dates = [value for name, value in headers if name == "x-amz-date"]
-    if len(dates) != 1:
-        raise SignatureError(Fault.INCOMPLETE, "Authorization header requires existence of one 'X-Amz-Date' header.")
+    time = _header_time(headers, fields["SignedHeaders"])
     tokens = [value for name, value in headers if name == "x-amz-security-token"]
     if len(tokens) > 1:
         raise SignatureError(Fault.INCOMPLETE, "The request carries more than one session token.")
-    return _signature(
-        fields["Credential"], dates[0].strip(), fields["SignedHeaders"], fields["Signature"], "".join(tokens).strip()
-    )
+    return _signature(fields["Credential"], time, fields["SignedHeaders"], fields["Signature"], "".join(tokens).strip())
+
+
+def _header_time(headers: Headers, signed_headers: str) -> str:
+    """The time that a request states: in X-Amz-Date, or where there is none in a Date that is signed (IAM user guide,
+    "Elements of an AWS API request signature")."""
+    for header in ("x-amz-date", "date"):
+        dates = [value.strip() for name, value in headers if name == header]
+        if len(dates) > 1:
+            raise SignatureError(Fault.INCOMPLETE, f"The request has more than one {header} header.")
+        if header == "x-amz-date" and dates:
+            return dates[0]
+        if dates and "date" in signed_headers.split(";"):
+            return dates[0] if _TIME.fullmatch(dates[0]) else _basic_time(dates[0])
+    text = "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header."
+    raise SignatureError(Fault.INCOMPLETE, text)
+
+
+def _basic_time(date: str) -> str:
+    """HTTP's form of a date as the string to sign has it."""
+    try:
+        return parsedate_to_datetime(date).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    except (ValueError, OverflowError):
+        raise SignatureError(Fault.INCOMPLETE, f"{date[:64]!r} is not a date.") from None
 
 
 def _from_query(query: str) -> Signature:
