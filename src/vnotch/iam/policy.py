@@ -73,7 +73,10 @@ class Statement:
                 matched = any(glob_matches(pattern, resource, context) for pattern in self.resources_with_variables)
             if matched is self.resources_negated:
                 return False
-            return all(condition(context) for condition in self.conditions)
+            for condition in self.conditions:  # noqa: SIM110  a generator would cost more than the conditions do
+                if not condition(context):
+                    return False
+            return True
         except Unresolved:
             return False
 
