@@ -146,7 +146,10 @@ def number(value: Value) -> Sql:
             return number_of_text(value.main)
         case Kind.MIXED:
             assert value.other is not None
-            return sql("coalesce({}, {})", double(value.main), number_of_text(value.other))
+            return sql(
+                "CASE WHEN {} IS NOT NULL THEN {} ELSE {} END",
+                value.main, double(value.main), number_of_text(value.other),
+            )  # fmt: skip
         case Kind.TRUTH:
             return sql("CAST({} AS INTEGER)", value.main)
         case Kind.STRUCTURE:
