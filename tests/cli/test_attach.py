@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.ground import Ground, Records, RunningAgent, vnotch
+from tests.cli.ground import PORT, Ground, Records, RunningAgent, vnotch
 from tests.cli.running import RunningServer, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -97,6 +98,31 @@ def test_a_vms_link_from_attach_to_detach(server: RunningServer, ground: Ground,
     assert "clsact" not in ground.hooks("vm0")
     ground.send("vm0", 3)
     assert records.packets() == 57
+
+
+def test_records_go_into_a_bucket_and_the_last_ones_before_the_end(
+    server: RunningServer, ground: Ground, agent: RunningAgent
+) -> None:
+    bucket = server.folders.buckets / "attach-logs"
+    bucket.mkdir(parents=True, exist_ok=True)
+    ground.send("vm0", 1)
+    roles = objects(server)["roles"]
+    made = attach(server, agent, "vm0", "--to", "s3://attach-logs/hosts")
+    assert (made["log_group_name"], made["log_destination"]) == (None, "arn:aws:s3:::attach-logs/hosts")
+    assert objects(server)["roles"] == roles, "a bucket needs none"
+
+    def packets() -> int:
+        lines = [line for path in bucket.rglob("*.log.gz") for line in gzip.decompress(path.read_bytes()).splitlines()]
+        fields = [line.decode().split(" ") for line in lines if made["interface_id"].encode() in line]
+        return sum(int(words[8]) for words in fields if words[13] == "OK" and words[6] == str(PORT))
+
+    ground.send("vm0", 50)
+    until("the first file is there", lambda: packets() == 50, 90)
+    ground.send("vm0", 7)
+    done = vnotch(server, "detach", "vm0", "--agent", agent.name)
+    assert done.returncode == 0, done.stderr
+    assert "Records stay in s3://attach-logs/hosts" in done.stdout
+    assert packets() == 57, "the last ones too, though their slot had not ended"
 
 
 def test_an_address_is_found_by_a_route_to_one_host(server: RunningServer, agent: RunningAgent) -> None:

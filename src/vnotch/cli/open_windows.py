@@ -49,9 +49,11 @@ class OpenWindows:
     def only_group(self) -> str:
         """The log group of all flow logs here, where it is one. Raises InputError."""
         answers = ask_all(self._agents, {"view": "records", "log_group": None})
-        groups = sorted({item["log_group_name"] for _, answer in answers for item in answer.about["flow_logs"]})
-        if not groups:
-            raise InputError("no flow log covers an interface of this host", "vnotch flow-logs create RESOURCE")
+        groups = sorted({item["log_group_name"] for _, answer in answers for item in answer.about["flow_logs"]} - {""})
+        if not groups:  # those into buckets have none
+            raise InputError(
+                "no flow log into a log group covers an interface of this host", "vnotch flow-logs create RESOURCE"
+            )
         if len(groups) > 1:
             raise InputError("which log group?", f"name one of: {', '.join(groups)}")
         return str(groups[0])
