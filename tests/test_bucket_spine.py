@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from typing import Any
 import boto3
 import pyarrow.parquet as pq
 import pytest
+from fault_proxy import FaultProxy
 from flowlogs_reader import S3FlowLogsReader
 from seaweed import OWNER, Seaweed
 from test_spine import ADDRESSES, PORT, Network, Spine, until
@@ -41,11 +43,12 @@ class BucketSpine(Spine):
         super().__init__(folder, network)
         self.weed = weed
         self.s3 = weed.client(OWNER)
+        self.proxy = FaultProxy(weed.url)
 
     def start(self, name: str, *arguments: str) -> None:
         """Only the server has the bucket's key."""
         if name == "server":
-            arguments = (*arguments, "--s3-endpoint", self.weed.url, "--s3-region", "eu-west-1")
+            arguments = (*arguments, "--s3-endpoint", self.proxy.url, "--s3-region", "eu-west-1")
         command = [sys.executable, "-m", "vnotch", *arguments, "--data-dir", str(self.folders.root)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
         environment = {**kept, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
@@ -107,7 +110,7 @@ def ours(rows: Any) -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     server = Seaweed(tmp_path_factory.mktemp("weed"), [])
     try:
@@ -135,6 +138,7 @@ def spine(tmp_path: Path, weed: Seaweed) -> Iterator[BucketSpine]:
         if sink is not None:
             sink.kill()
         network.down()
+        spine.proxy.close()
         for log in sorted(tmp_path.glob("*.log")):
             print(f"---- {log.name}\n{log.read_text()[-4000:]}")
 
@@ -168,6 +172,31 @@ def test_exactly_the_packets_sent_are_in_the_bucket_whatever_dies_meanwhile(spin
     check_text_files(spine)
     check_parquet_files(spine)
     check_other_readers(spine, ledger)
+
+
+def test_a_bucket_that_is_gone_shows_and_nothing_is_lost_until_it_is_back(spine: BucketSpine) -> None:
+    until("both interfaces are attached", lambda: spine.binding_states() == {"attached"})
+    spine.network.link_up()
+    spine.proxy.always = "no-bucket"
+    spine.flow_log = spine.bucket_logs[TEXT]
+    spine.send(200)
+    until("the delivery fails", lambda: spine.delivery() == ("FAILED", "Access error"))
+    spine.kill("agent")
+    spine.send(50)
+    spine.start_agent()
+    assert spine.objects(TEXT) == {}
+    spine.proxy.always = None
+    until("the first file arrives", lambda: spine.objects(TEXT))
+    until("the delivery heals", lambda: spine.delivery() == ("SUCCESS", None))
+    agent = spine.processes["agent"]
+    until("the agent has what was sent", lambda: sum(spine.ledger().values()) >= 2 * spine.sent)
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(60) == 0
+    assert spine.counted() == spine.wanted
+    puts = [json.loads(line) for line in (spine.folders.root / "access.log").read_text().splitlines()]
+    signed = [entry for entry in puts if entry["action"] == "vnotch:PresignUpload"]
+    assert signed
+    assert all(entry["principal_arn"].endswith(":agent/spine") for entry in signed)
 
 
 def check_text_files(spine: BucketSpine) -> None:

@@ -145,6 +145,17 @@ def test_a_bucket_that_is_not_there_is_unsuccessful_and_no_error(site: Site) -> 
     assert site.described() == []
 
 
+def test_a_bucket_whose_owner_forbids_log_delivery_is_unsuccessful(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(site.buckets, "forbids_delivery", lambda *question: asked.append(question) or True)
+    [item] = site.create(f"{BUCKET}/net/")["Unsuccessful"]
+    assert item["Error"]["Message"] == (
+        "Access Denied for LogDestination: flow-logs-bucket. Please check LogDestination permission"
+    )
+    [(bucket, layout)] = asked
+    assert (bucket, layout.folder, layout.account) == ("flow-logs-bucket", "net/", "123456789012")
+
+
 def test_two_flow_logs_on_one_resource_differ_by_where_their_files_go(site: Site) -> None:
     """With a folder and without one both succeeded on AWS; the same again did not."""
     site.flow_log()

@@ -6,6 +6,7 @@ What a refusal means is S3's API reference, error responses; the words of a stat
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from base64 import b64encode
@@ -18,7 +19,9 @@ import pytest
 from fault_proxy import FaultProxy
 from seaweed import OWNER, READER, Seaweed
 
+from vnotch.bucket_keys import Layout
 from vnotch.buckets import open_buckets
+from vnotch.buckets.bucket_policy import forbids_delivery
 from vnotch.buckets.folder import Folder
 from vnotch.buckets.s3 import S3, S3Settings, leads_out
 from vnotch.buckets.upload import Presence, PresignedRequest, Upload
@@ -38,6 +41,7 @@ from vnotch.errors import (
 
 BUCKET = "flow-logs"
 SLOT_S = 1_529_511_600
+LAYOUT = Layout("net/", "123456789012", "us-east-1")
 BODY = b"the contents of a file" * 1000
 
 
@@ -97,6 +101,55 @@ def test_a_bucket_is_there_or_not_or_not_ours(weed: Seaweed, monkeypatch: pytest
     for name, value in weed.environment(READER).items():
         monkeypatch.setenv(name, value)
     assert s3(weed.url).presence("ready", "") is Presence.DENIED
+
+
+DELIVERY = {"Service": "delivery.logs.amazonaws.com"}
+GRANTED = {
+    "StringEquals": {"aws:SourceAccount": "123456789012", "s3:x-amz-acl": "bucket-owner-full-control"},
+    "ArnLike": {"aws:SourceArn": "arn:aws:logs:us-east-1:123456789012:*"},
+}
+"""Of the statement AWSLogDeliveryWrite, which AWS adds to its buckets."""
+
+
+def bucket_policy(**members: Any) -> str:
+    statement = {
+        "Sid": "x",
+        "Effect": "Deny",
+        "Principal": DELIVERY,
+        "Action": "s3:PutObject",
+        "Resource": f"arn:aws:s3:::{BUCKET}/*",
+        **members,
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+@pytest.mark.parametrize(
+    ("members", "forbidden"),
+    [
+        ({}, True),
+        ({"Condition": GRANTED}, True),
+        ({"Resource": f"arn:aws:s3:::{BUCKET}/net/AWSLogs/123456789012/*"}, True),
+        ({"Effect": "Allow", "Condition": GRANTED}, False),
+        ({"Resource": f"arn:aws:s3:::{BUCKET}/other/*"}, False),
+        ({"Action": "s3:GetBucketAcl"}, False),
+        ({"Condition": {"StringNotEquals": {"aws:SourceAccount": "123456789012"}}}, False),
+        ({"Condition": {"StringNotEquals": {"s3:x-amz-acl": "bucket-owner-full-control"}}}, False),
+        # Who everyone is, only the endpoint knows.
+        ({"Principal": "*"}, False),
+        ({"Principal": {"Service": "cloudtrail.amazonaws.com"}}, False),
+    ],
+)
+def test_what_a_buckets_policy_says_of_log_delivery(members: dict[str, Any], forbidden: bool) -> None:
+    assert forbids_delivery(bucket_policy(**members), BUCKET, LAYOUT) is forbidden
+
+
+def test_the_policy_of_a_bucket_is_read(weed: Seaweed) -> None:
+    client = weed.client(OWNER)
+    client.create_bucket(Bucket="forbidden")
+    assert not s3(weed.url).forbids_delivery("forbidden", LAYOUT), "there is no policy"
+    document = bucket_policy(Resource="arn:aws:s3:::forbidden/*")
+    client.put_bucket_policy(Bucket="forbidden", Policy=document)
+    assert s3(weed.url).forbids_delivery("forbidden", LAYOUT)
 
 
 def test_an_endpoint_that_does_not_answer_is_no_bucket_that_is_missing() -> None:

@@ -37,6 +37,7 @@ class Seaweed:
             "s3.config": folder / "identities.json", "s3.port": ports[0], "s3.port.grpc": ports[1],
             "master.port": ports[2], "master.port.grpc": ports[3], "volume.port": ports[4],
             "volume.port.grpc": ports[5], "filer.port": ports[6], "filer.port.grpc": ports[7],
+            "s3.port.iceberg": 0, "s3.port.lance": 0,  # two servers may run at once, and these ports are fixed
             "volume.max": "20", "master.volumeSizeLimitMB": "64",
         }  # fmt: skip
         with (folder / "weed.log").open("wb") as log:

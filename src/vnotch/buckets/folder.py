@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from vnotch.bucket_keys import Layout
 from vnotch.buckets.upload import UPLOAD_SECONDS, Presence, PresignedRequest, Upload
 from vnotch.durable import sync_folder
 from vnotch.errors import AccessError, HostError, InputError
@@ -52,6 +53,9 @@ class Folder:
         if not path.is_dir():
             return Presence.MISSING
         return Presence.THERE if os.access(path, os.W_OK | os.X_OK) else Presence.DENIED
+
+    def forbids_delivery(self, bucket: str, layout: Layout) -> bool:
+        return False  # a folder has no policy
 
     def presign(self, upload: Upload) -> PresignedRequest:
         _check_key(upload.key)

@@ -15,8 +15,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
+from vnotch.bucket_keys import Layout
+from vnotch.buckets.bucket_policy import forbids_delivery
 from vnotch.buckets.upload import ACL, UPLOAD_SECONDS, Presence, PresignedRequest, Upload
-from vnotch.errors import HostError
+from vnotch.errors import HostError, VnotchError
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 10.0
@@ -57,6 +59,18 @@ class S3:
             raise HostError(
                 f"the server's AWS settings for buckets: {error}", "see --s3-profile, --s3-region"
             ) from None
+
+    def forbids_delivery(self, bucket: str, layout: Layout) -> bool:
+        """By the bucket's policy, where it may be read."""
+        try:
+            document = self._client(self._region_of(bucket)).get_bucket_policy(Bucket=bucket)["Policy"]
+        except (ClientError, BotoCoreError):
+            return False  # it has none, or it is not ours to read
+        try:
+            return forbids_delivery(document, bucket, layout)
+        except (VnotchError, ValueError) as error:
+            log.warning("the policy of %s is left to its endpoint: %s", bucket, error)
+            return False
 
     def presence(self, bucket: str, folder: str) -> Presence:
         """By HeadBucket, which needs s3:ListBucket. A key with `..` that leads out of the bucket is none on AWS (S3

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from vnotch.bucket_keys import Layout
+
 UPLOAD_SECONDS = 900
 """How long an upload may be begun after it was signed."""
 
@@ -48,6 +50,10 @@ class BucketStore(Protocol):
 
     def presence(self, bucket: str, folder: str) -> Presence:
         """Whether a bucket is there and takes objects under `folder`."""
+        ...
+
+    def forbids_delivery(self, bucket: str, layout: Layout) -> bool:
+        """Whether the bucket's policy forbids log delivery to put the files of a flow log there."""
         ...
 
     def presign(self, upload: Upload) -> PresignedRequest:

@@ -34,6 +34,7 @@ from vnotch.api.ec2.part import (
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.iam.service_linked_roles import make_service_linked_role
 from vnotch.api.service import ApiError, Call
+from vnotch.bucket_keys import Layout
 from vnotch.buckets.upload import Presence
 from vnotch.store import agents, network
 from vnotch.store.state import new_id
@@ -120,7 +121,7 @@ class FlowLogs(Ec2Part):
         self._require_tags(call, request)
         tags = tags_at_creation(self, call, FLOW_LOG)
         refuse_dry_run(call)
-        undeliverable = request.undeliverable or self._undeliverable(request)
+        undeliverable = request.undeliverable or self._undeliverable(request, call.account)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return earlier
@@ -144,12 +145,15 @@ class FlowLogs(Ec2Part):
             remember(session, call, answer)
             return answer
 
-    def _undeliverable(self, request: FlowLogRequest) -> str | None:
+    def _undeliverable(self, request: FlowLogRequest, account: str) -> str | None:
         """What AWS says of a bucket that will not do; None for one that is there."""
         if request.files is None:
             return None
-        bucket, folder = request.bucket
+        (bucket, folder), options = request.bucket, request.files
         presence = self.buckets.presence(bucket, folder) if self.buckets else Presence.MISSING
+        layout = Layout(folder, account, self.region, options.file_format, options.hive_compatible_partitions)
+        if presence is Presence.THERE and self.buckets and self.buckets.forbids_delivery(bucket, layout):
+            presence = Presence.DENIED
         text = _BUCKET_WORDS.get(presence)
         return text and text.format(bucket)
 
