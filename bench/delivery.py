@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,18 @@ from vnotch.agent.configuration import load_key
 from vnotch.cli.agent import ensure_key
 from vnotch.cli.endpoint import Endpoint as Administrator
 from vnotch.config import SPOOL_BYTES, SPOOL_SECONDS, Folders
-from vnotch.deliver.batch import EVENT_SCHEMA, Batch, join
+from vnotch.deliver.batch import Batch, join
 from vnotch.deliver.courier import Courier
 from vnotch.deliver.endpoint import Endpoint
 from vnotch.deliver.logs import LogGroups
 from vnotch.deliver.role import Roles
 from vnotch.deliver.spool import Spool
+from vnotch.fields import DEFAULT_FORMAT, parse_format
 from vnotch.lab.control import PERMISSIONS, TRUST
+from vnotch.line import parse_lines
 
 AGENT = "bench"
+FORMAT = parse_format(DEFAULT_FORMAT)
 START_SECONDS = 60.0
 DRAIN_SECONDS = 120.0
 
@@ -107,9 +111,17 @@ class Batches:
             for n in range(self._events)
         ]
         columns: list[Any] = [pa.array([start_s * 1000] * self._events, pa.int64()), pa.array(lines)]
-        events = pa.table(columns, schema=EVENT_SCHEMA)
+        events = parse_lines(columns[1], FORMAT).add_column(0, "timestamp", columns[0])
+        like = Batch("", "", "", "", "", events, 12, 4711, log_format=FORMAT.text)
         return [
-            Batch(f"{flow_log}/{stream}/{start_s}/0.{commit}", flow_log, group, stream, role, events, 12, 4711)
+            replace(
+                like,
+                batch_id=f"{flow_log}/{stream}/{start_s}/0.{commit}",
+                flow_log_id=flow_log,
+                group=group,
+                stream=stream,
+                role_arn=role,
+            )
             for stream in self._streams
             for flow_log, group, role in self._flow_logs
         ]
@@ -152,7 +164,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         key = load_key(ensure_key(Folders(data), AGENT, administrator))
         flow_logs = subscribe(administrator, arguments.flow_logs)
         endpoint = Endpoint(administrator.url, administrator.region)
-        groups = LogGroups(endpoint, Roles(endpoint, key))
+        groups = LogGroups(endpoint, Roles(endpoint, key), typed=True)
         spool = Spool(folder / "spool", bytes_max=SPOOL_BYTES, seconds_max=SPOOL_SECONDS, complete_commit=0)
         ages = Ages(spool)
         courier = Courier(spool, groups.deliver, join=join)

@@ -60,6 +60,7 @@ class Selection:
         self.count = len(rows)
         self._columns: dict[tuple[str, str | None], Column] = {}
         self._lines: dict[tuple[Any, ...], pa.Array] = {}
+        self._tables: dict[tuple[Any, ...], pa.Table] = {}
 
     def lines(self, format: Format) -> pa.Array:
         key = (format.text, format.tag_keys)
@@ -69,8 +70,11 @@ class Selection:
         return self._lines[key]
 
     def table(self, format: Format) -> pa.Table:
-        columns = [typed_column(self._column(item, format), item.type, self.count) for item in format.fields]
-        return pa.table(columns, schema=format.schema)
+        key = (format.text, format.tag_keys)
+        if key not in self._tables:
+            columns = [typed_column(self._column(item, format), item.type, self.count) for item in format.fields]
+            self._tables[key] = pa.table(columns, schema=format.schema)
+        return self._tables[key]
 
     def flow(self, name: str) -> Values:
         """A column of FLOW_SCHEMA in the selection's order; (rows, 16) bytes for an address."""

@@ -286,7 +286,7 @@ def check_values(item: Field, values: pa.Array | pa.ChunkedArray, format: Format
         return
     distinct = pc.unique(values).drop_null()
     right = pc.and_(_right_distinct(item, distinct), pc.not_equal(distinct, ABSENT))
-    if not pc.all(right).as_py():
+    if not pc.all(right, min_count=0).as_py():
         raise _wrong(item, distinct[pc.index(right, False).as_py()].as_py(), "the table of fields says which are")
 
 
@@ -302,7 +302,7 @@ def _right_distinct(item: Field, texts: pa.Array) -> pa.Array:
     if not item.address:
         return pc.match_substring_regex(texts, _PRINTABLE)
     right = pc.match_substring_regex(texts, _DOTTED_QUAD)
-    if pc.all(right).as_py():
+    if pc.all(right, min_count=0).as_py():
         return right
     rest = pc.invert(right)
     others = pa.array([_is_address(text) for text in texts.filter(rest).to_pylist()], pa.bool_())

@@ -30,6 +30,7 @@ from vnotch.window import Window, without_rule
 
 __all__ = [
     "Events",
+    "Records",
     "SlotRecords",
     "WindowRecords",
     "flow_log_format",
@@ -59,6 +60,17 @@ class Events:
     interface_id: str
     timestamps_ms: pa.Array
     messages: pa.Array
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one interface in one window in typed columns, in order of time.
+
+    `table` has `timestamp`, int64, the record's start x 1000, and the columns of the flow log's format.
+    """
+
+    interface_id: str
+    table: pa.Table
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,23 @@ class WindowRecords:
             if len(messages):
                 events.append(Events(self._interfaces[number].interface_id, timestamps_ms, messages))
         return events
+
+    def records(self, flow_log: FlowLog, seen_interfaces: Collection[str]) -> list[Records]:
+        """The same as `events` in typed columns."""
+        format = flow_log_format(flow_log.log_format, flow_log.tag_keys)
+        selection = self._selection(flow_log, format)
+        flows = _with_times(selection.table(format), selection.timestamps_ms)
+        statuses, rows = self._statuses(flow_log, format, seen_interfaces)
+        statuses = _with_times(statuses, pa.array([self.window.start_s * 1000] * statuses.num_rows, pa.int64()))
+        found = []
+        for number, begin, end in self._covered_slices(flow_log, selection):
+            place = self._place(selection, begin, end)
+            status = statuses.slice(rows.get(number, 0), int(number in rows))
+            parts = [flows.slice(begin, place - begin), status, flows.slice(place, end - place)]
+            table = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
+            if table.num_rows:
+                found.append(Records(self._interfaces[number].interface_id, table))
+        return found
 
     def slot_records(self, flow_log: FlowLog, seen_interfaces: Collection[str]) -> list[SlotRecords]:
         """One item for each covered interface and slot with records that end in it; all rows of `table`."""
@@ -288,6 +317,10 @@ def flow_log_format(text: str, tag_keys: TagKeys = ()) -> Format:
     """The format of a flow log that the API has accepted. `tag_keys` as in `inventory.FlowLog`; without them lines can
     be read all the same."""
     return parse_format(text, dict(tag_keys or _ANY_TAG_KEYS))
+
+
+def _with_times(table: pa.Table, timestamps_ms: pa.Array) -> pa.Table:
+    return table.add_column(0, pa.field("timestamp", pa.int64(), nullable=False), timestamps_ms)
 
 
 def _insert(array: pa.Array, place: int, items: pa.Array) -> pa.Array:

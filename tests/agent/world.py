@@ -10,6 +10,7 @@ from typing import Any
 from fake_datapath import FakeDatapath, Kernel
 
 from vnotch.agent.loop import Capture
+from vnotch.deliver.batch import as_text
 from vnotch.fields import DEFAULT_FORMAT
 from vnotch.inventory import AgentConfiguration, FlowLog, Interface
 from vnotch.service_ranges import NO_RANGES
@@ -126,7 +127,7 @@ class World:
                 [entry] = leased
                 batch = spool.read(entry)
                 assert batch is not None
-                lines = batch.events["message"].to_pylist()
+                lines = as_text(batch).events["message"].to_pylist()
                 if batch.batch_id not in self.batch_ids:
                     self.batch_ids[batch.batch_id] = "\n".join(lines)
                     self.arrived[batch.group] += [(batch.stream, line) for line in lines]

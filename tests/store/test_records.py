@@ -297,3 +297,13 @@ def test_a_reading_streams_stops_and_fails_by_itself(lake: Lake) -> None:
         reading.arrow("SELECT sum(hash(a.range + b.range)) FROM range(10_000_000) a, range(10_000_000) b")
     assert lake.committed_after(0, 0)
     assert not lake.committed_after(lake.last_sequence, 0.01)
+
+
+def test_a_value_that_begins_like_a_quoted_column_makes_its_record_text(lake: Lake) -> None:
+    """A filter pattern reads `[kworker/9 80 1` as the beginning of one column, and columns value by value."""
+    custom = parse_format("${x-process} ${srcport} ${start} ${end}")
+    lines = ["nginx/1 80 1 2", "[kworker/9 80 1 2", "- 80 1 2", '"q 80 1 2', "a[b 80 1 2"]
+    lake.submit_records(1, 1, custom, records(lines, custom), 0).result()
+    lake.submit(1, 2, batch(*lines, "odd", at=BASE_MS + 100), 0, candidates=[custom]).result()
+    assert read(lake) == [*lines, *lines, "odd"]
+    assert typed(lake) == [lines[0], lines[2], lines[4]] * 2

@@ -75,7 +75,7 @@ def open_datapath(config: AgentConfig) -> Any:
 
 def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, started: Callable[[], None]) -> bool:
     endpoint = Endpoint(config.endpoint_url, config.region)
-    groups = LogGroups(endpoint, Roles(endpoint, key))
+    groups = LogGroups(endpoint, Roles(endpoint, key), typed=True)
     clients = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(4))
     poll, post, report, uploads = clients
     buckets = Buckets(uploads.presign)

@@ -16,14 +16,14 @@ import pyarrow as pa
 from vnotch.agent.interfaces import Interfaces
 from vnotch.agent.progress import Progress
 from vnotch.agent.tracks import Closed
-from vnotch.deliver.batch import EVENT_SCHEMA, Batch
+from vnotch.deliver.batch import Batch
 from vnotch.deliver.spool import Spool
 from vnotch.errors import InputError
 from vnotch.flow import LOSS_SCHEMA, Direction, Loss, Outcome
 from vnotch.inventory import FlowLog, Interface
 from vnotch.owner import NO_OWNERS, Owners
 from vnotch.paths import NO_PEERS, Peers
-from vnotch.record import Events, SlotRecords, WindowRecords
+from vnotch.record import Records, SlotRecords, WindowRecords
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
 from vnotch.window import Window
 
@@ -103,23 +103,24 @@ def _add(
             recorded.add(part.interface_id)
             result.batches.append(_slot_batch(flow_log, part, records.window, progress))
         return
-    for events in records.events(covering, recorded.difference(retired)):
-        recorded.add(events.interface_id)
-        result.batches.append(_batch(flow_log, events, records.window, sums, progress))
+    for found in records.records(covering, recorded.difference(retired)):
+        recorded.add(found.interface_id)
+        result.batches.append(_batch(flow_log, found, records.window, sums, progress))
 
 
-def _batch(flow_log: FlowLog, events: Events, window: Window, sums: _Sums, progress: Progress) -> Batch:
-    stream = flow_log.stream_name(events.interface_id)
-    packets, bytes_ = sums.of(events.interface_id, flow_log.traffic_type)
+def _batch(flow_log: FlowLog, records: Records, window: Window, sums: _Sums, progress: Progress) -> Batch:
+    stream = flow_log.stream_name(records.interface_id)
+    packets, bytes_ = sums.of(records.interface_id, flow_log.traffic_type)
     return Batch(
         batch_id=_batch_id(flow_log, stream, window, progress),
         flow_log_id=flow_log.flow_log_id,
         group=flow_log.log_group_name,
         stream=stream,
         role_arn=flow_log.deliver_logs_permission_arn,
-        events=pa.table([events.timestamps_ms, events.messages], schema=EVENT_SCHEMA),
+        events=records.table,
         packets=packets,
         bytes=bytes_,
+        log_format=flow_log.log_format,
     )
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 
 from vnotch.errors import InputError
+from vnotch.record import flow_log_format, record_lines
 
 NAME_BYTES_MAX = 255
 
@@ -41,7 +42,8 @@ class Batch:
 
     `batch_id` is the same whenever the same batch is made again, and no two different batches share one. `slot_s` is 0
     for a log group; for a bucket it is the beginning of the slot that all records end in (Unix seconds), `file_format`
-    and `log_format` say what the file is to be, `events` has the format's columns, and there is neither group nor role.
+    says what the file is to be, and there is neither group nor role. `events` has the columns of `log_format`, for a
+    log group behind `timestamp`; EVENT_SCHEMA where there is no `log_format`, in batches that a release before spooled.
     """
 
     batch_id: str
@@ -49,7 +51,7 @@ class Batch:
     group: str
     stream: str
     role_arn: str
-    events: pa.Table  # EVENT_SCHEMA, or the schema of `log_format`
+    events: pa.Table
     packets: int = 0
     bytes: int = 0
     slot_s: int = 0
@@ -139,13 +141,24 @@ def join(batches: Sequence[Batch]) -> Batch | None:
     first = batches[0]
     if len(batches) == 1:
         return first
-    about = [(batch.flow_log_id, batch.group, batch.stream, batch.role_arn) for batch in batches]
+    about = {(batch.flow_log_id, batch.group, batch.stream, batch.role_arn, batch.log_format) for batch in batches}
+    if len(about) > 1 or not all(batch.events.num_rows for batch in batches):
+        return None
     events = pa.concat_tables([batch.events for batch in batches]).combine_chunks()
     times = events["timestamp"].to_numpy()
-    if len(set(about)) > 1 or bool((times[1:] < times[:-1]).any()) or not all(b.events.num_rows for b in batches):
+    if bool((times[1:] < times[:-1]).any()):
         return None
     packets, size = sum(batch.packets for batch in batches), sum(batch.bytes for batch in batches)
     return replace(first, events=events, packets=packets, bytes=size, members=tuple(batches))
+
+
+def as_text(batch: Batch) -> Batch:
+    """A batch of typed records as one of lines, with its members."""
+    if not batch.log_format:
+        return batch
+    lines = record_lines(batch.events, flow_log_format(batch.log_format))
+    events = pa.table([batch.events["timestamp"].combine_chunks(), lines], schema=EVENT_SCHEMA)
+    return replace(batch, events=events, log_format="", members=tuple(map(as_text, batch.members)))
 
 
 def encode(batch: Batch, commit: int, index: int, created_s: int) -> tuple[Entry, pa.Buffer]:
@@ -159,8 +172,10 @@ def encode(batch: Batch, commit: int, index: int, created_s: int) -> tuple[Entry
         "packets": batch.packets,
         "bytes": batch.bytes,
     }
+    if batch.log_format:
+        about["log_format"] = batch.log_format
     if batch.slot_s:
-        about |= {"slot_s": batch.slot_s, "file_format": batch.file_format, "log_format": batch.log_format}
+        about |= {"slot_s": batch.slot_s, "file_format": batch.file_format}
     table = batch.events.replace_schema_metadata({"vnotch": json.dumps(about)})
     sink = pa.BufferOutputStream()
     compression = "zstd" if table.num_rows >= COMPRESSED_EVENTS_MIN else None

@@ -7,6 +7,8 @@ too old or too new are left out by the service, which says which ones, and the r
 The group and the stream are made when the service says that they are missing, so on the first traffic and not before
 (VPC user guide), again after someone deleted them, and with no further call in the steady state.
 
+Records go to vnotch's own service in typed columns (`deliver.typed`), else as lines.
+
 botocore signs and sends. The body of PutLogEvents is written here, by column, because botocore would walk over every
 event in Python twice.
 """
@@ -24,10 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vnotch.deliver.batch import Batch
+from vnotch.deliver.batch import Batch, as_text
 from vnotch.deliver.endpoint import BatchRefused, Endpoint, ExpiredCredentials, Key, code_of, delivery_error
 from vnotch.deliver.role import Roles
+from vnotch.deliver.typed import NotServed, RecordCalls, record_parts
 from vnotch.errors import DestinationUnavailable
+from vnotch.record import flow_log_format
 
 CALL_BYTES_MAX = 1_048_576
 EVENT_OVERHEAD_BYTES = 26
@@ -58,9 +62,10 @@ class Delivered:
 class LogGroups:
     """Delivers batches to log groups. Safe to use from several threads."""
 
-    def __init__(self, endpoint: Endpoint, roles: Roles) -> None:
+    def __init__(self, endpoint: Endpoint, roles: Roles, *, typed: bool = False) -> None:
         self._endpoint = endpoint
         self._roles = roles
+        self._typed = typed  # until the service says that it knows no such thing
         self._clients: dict[str, tuple[Key, _Client]] = {}
         self._locks: dict[str, threading.Lock] = {}
 
@@ -70,11 +75,31 @@ class LogGroups:
         A part that had already arrived is recognised by the service by its batch id. Raises AccessError,
         RateLimitedError, DestinationUnavailable; BatchRefused where trying again is of no use.
         """
+        if batch.log_format and self._typed:
+            try:
+                return self._deliver_records(batch)
+            except NotServed:
+                self._typed = False
+        batch = as_text(batch)
         if batch.members:
             return self._deliver_joined(batch)
         result = Delivered()
         events, result.too_large = without_too_large(batch.events)
         for number, part in enumerate(parts(events)):
+            self._put(batch, {BATCH_HEADER: f"{batch.batch_id}/{number}"}, part, result)
+        return result
+
+    def _deliver_records(self, batch: Batch) -> Delivered:
+        result = Delivered()
+        pieces = list(record_parts(batch.events))
+        if batch.members and len(pieces) > 1:
+            for member in batch.members:
+                result.add(self._deliver_records(member))
+            return result
+        if batch.members:
+            self._put(batch, _member_headers(batch), batch.events, result)
+            return result
+        for number, part in enumerate(pieces):
             self._put(batch, {BATCH_HEADER: f"{batch.batch_id}/{number}"}, part, result)
         return result
 
@@ -86,10 +111,7 @@ class LogGroups:
             for member in batch.members:
                 result.add(self.deliver(member))
             return result
-        # A batch that is small has one part, so that it has the same id here as alone.
-        ids = ",".join(f"{member.batch_id}/0" for member in batch.members)
-        counts = ",".join(str(member.events.num_rows) for member in batch.members)
-        self._put(batch, {BATCH_HEADER: ids, EVENTS_HEADER: counts}, events, result)
+        self._put(batch, _member_headers(batch), events, result)
         return result
 
     def _put(self, batch: Batch, headers: dict[str, str], events: pa.Table, result: Delivered) -> None:
@@ -115,7 +137,8 @@ class LogGroups:
             key = self._roles.key(batch.flow_log_id, batch.role_arn)
             known = self._clients.get(batch.flow_log_id)
             if known is None or known[0] != key:
-                known = (key, _Client(self._endpoint.client("logs", key)))
+                calls = RecordCalls(self._endpoint, key) if self._typed else None
+                known = (key, _Client(self._endpoint.client("logs", key), calls))
                 self._clients[batch.flow_log_id] = known
             return known[1]
 
@@ -126,8 +149,9 @@ class LogGroups:
 class _Client:
     """One role session's client of the log service. Safe to use from several threads."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, records: RecordCalls | None) -> None:
         self._client = client
+        self._records = records
         self._call_of = threading.local()  # the body and headers of the call that the thread is about to make
         # Before signing, so that the signature covers the body and the header.
         client.meta.events.register("before-call.cloudwatch-logs.PutLogEvents", self._fill)
@@ -137,22 +161,36 @@ class _Client:
         params["headers"] |= self._call_of.headers
 
     def put(self, batch: Batch, headers: dict[str, str], events: pa.Table, result: Delivered) -> None:
-        self._call_of.headers = headers
-        self._call_of.body = put_log_events_body(batch.group, batch.stream, events)
-        answer = self._put(batch)
+        put = self._put_records if batch.log_format else self._put_lines
+        answer = put(batch, headers, events)
         if answer is None:
             self._make(batch)
-            answer = self._put(batch)
+            answer = put(batch, headers, events)
         if answer is None:
             raise DestinationUnavailable(f"{batch.group} {batch.stream}: made, and missing again")
         _count(answer.get("rejectedLogEventsInfo", {}), events.num_rows, result)
 
-    def _put(self, batch: Batch) -> dict[str, Any] | None:
+    def _put_lines(self, batch: Batch, headers: dict[str, str], events: pa.Table) -> dict[str, Any] | None:
         """The answer; None where the group or the stream is missing."""
+        self._call_of.headers = headers
+        self._call_of.body = put_log_events_body(batch.group, batch.stream, events)
         try:
             return self._call("put_log_events", logGroupName=batch.group, logStreamName=batch.stream, logEvents=[])
         except _Missing:
             return None
+
+    def _put_records(self, batch: Batch, headers: dict[str, str], records: pa.Table) -> dict[str, Any] | None:
+        """The answer; None where the group is missing. A missing stream is made by the service."""
+        assert self._records is not None
+        format = flow_log_format(batch.log_format)
+        try:
+            return self._records.put(batch.group, batch.stream, records, format, headers)
+        except ClientError as error:
+            if code_of(error) == "ResourceNotFoundException":
+                return None
+            raise delivery_error(error) from error
+        except BotoCoreError as error:
+            raise delivery_error(error) from error
 
     def _make(self, batch: Batch) -> None:
         stream = {"logGroupName": batch.group, "logStreamName": batch.stream}
@@ -180,6 +218,13 @@ class _Client:
 
 class _Missing(BatchRefused):
     """The log group or the log stream is not there."""
+
+
+def _member_headers(batch: Batch) -> dict[str, str]:
+    # A batch that is small has one part, so that it has the same id here as alone.
+    ids = ",".join(f"{member.batch_id}/0" for member in batch.members)
+    counts = ",".join(str(member.events.num_rows) for member in batch.members)
+    return {BATCH_HEADER: ids, EVENTS_HEADER: counts}
 
 
 def _count(rejected: dict[str, int], events: int, result: Delivered) -> None:

@@ -148,6 +148,11 @@ class Committer(threading.Thread):
             self._queue.append(put)
             self._wake.notify()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether events wait for the next commit."""
+        return bool(self._queue)
+
     def run_between_commits(self, task: Callable[[], None]) -> Future[None]:
         """Runs `task` on the committer's thread, where the writing connection may be used."""
         future: Future[None] = Future()

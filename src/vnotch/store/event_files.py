@@ -22,13 +22,14 @@ from vnotch.store.formats import Formats
 ROW_GROUP_ROWS = 131_072
 """What a reader skips or reads as one. Rows are sorted by stream, so that one stream is in few of them."""
 
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 1
+ZSTD_LEVEL_MERGED = 3
 
 _RISING = ("timestamp_ms", "sequence", "start", "end", "bytes", "x_lost_packets", "x_lost_bytes")
 """Columns of many values that are near those before them; all others repeat their values, which a dictionary holds."""
 
 
-def write_events(rows: pa.Table, path: Path) -> None:
+def write_events(rows: pa.Table, path: Path, level: int = ZSTD_LEVEL) -> None:
     """Writes rows, sorted, with the columns that they have. Raises OSError."""
     rising = [name for name in rows.column_names if name in _RISING]
     pq.write_table(
@@ -36,17 +37,17 @@ def write_events(rows: pa.Table, path: Path) -> None:
         path,
         row_group_size=ROW_GROUP_ROWS,
         compression="zstd",
-        compression_level=ZSTD_LEVEL,
+        compression_level=level,
         use_dictionary=[name for name in rows.column_names if name not in rising],
         column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
         store_schema=False,
     )
 
 
-def add_events(catalog: Catalog, rows: pa.Table) -> None:
+def add_events(catalog: Catalog, rows: pa.Table, level: int = ZSTD_LEVEL) -> None:
     """Stores rows as a new file, in the transaction that is open."""
     path = catalog.folder_of("events") / f"events-{uuid4().hex}.parquet"
-    write_events(rows, path)
+    write_events(rows, path, level)
     sql = "CALL ducklake_add_data_files('lake', 'events', ?, allow_missing => true)"
     catalog.writer.execute(sql, [str(path)])
 
@@ -88,7 +89,7 @@ def merge_files(catalog: Catalog, names: list[str], formats: Formats) -> int:
         if gone != rows.num_rows:
             raise AssertionError(f"{rows.num_rows} events were read to be merged, and {gone} deleted")
         if rows.num_rows:
-            add_events(catalog, sorted_rows(without_empty(rows.combine_chunks())))
+            add_events(catalog, sorted_rows(without_empty(rows.combine_chunks())), ZSTD_LEVEL_MERGED)
     return int(gone)
 
 

@@ -1,28 +1,28 @@
 """Events on their way into the lake as rows: text, or records in typed columns.
 
 A line that was delivered as text becomes a record where it is one of a format that its group is known to have, and
-where the record, written as a line, is that line again byte for byte. Whatever else comes stays the text that it is.
+where the record, written as a line, is that line again byte for byte. Whatever else comes stays the text that it is;
+so do records with a value that begins with a quotation mark or a bracket: to filter patterns such a value may be one
+column with those behind it, while the values of stored records are the pattern's columns one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Format
 from vnotch.line import check_values, parse_valid, record_lines
-from vnotch.store.event_table import EVENT_COLUMNS
 from vnotch.store.formats import Formats
 
 PUT_SCHEMA = pa.schema([pa.field("timestamp_ms", pa.int64()), pa.field("message", pa.string())])
 """What a caller hands in as text: event times in Unix milliseconds, messages."""
 
 _NULL = pa.scalar(None, pa.string())
-_POWERS = np.array([10**digits for digits in range(1, 19)], np.int64)
+_WRAPPERS = pa.array(['"', "["])
 
 
 def text_rows(events: pa.Table) -> pa.Table:
@@ -46,6 +46,10 @@ def line_rows(events: pa.Table, candidates: Iterable[Format], formats: Formats) 
         if not pc.any(pc.equal(widths, len(format.fields) - 1)).as_py():
             continue
         table, valid = parse_valid(lines, format)
+        wrapped = _wrapped(table, format)
+        if wrapped is not None:
+            valid = pc.and_(valid, pc.invert(pc.replace_with_mask(valid, valid, wrapped)))
+            table = table.filter(pc.invert(wrapped))
         mask = valid.to_numpy(zero_copy_only=False)
         if table.num_rows:
             same = pc.equal(record_lines(table, format), lines if mask.all() else lines.filter(valid))
@@ -89,16 +93,35 @@ def record_rows(records: pa.Table, format: Format, formats: Formats) -> pa.Table
 
     Raises InputError where a value is one that no line of the format has.
     """
-    table = records.select(list(format.columns)).cast(pa.schema([(f.name, f.type) for f in format.schema]))
+    table = records.select(list(format.columns))
     for item in format.fields:
         check_values(item, table[item.column], format)
     number = formats.number(format)
-    sizes = line_sizes(table, format)
     if number is None:
-        messages = record_lines(table, format)
-        return text_rows(pa.table([records["timestamp_ms"], messages], schema=PUT_SCHEMA))
-    first = [records["timestamp_ms"], pa.repeat(number, records.num_rows).cast(pa.int32()), pa.array(sizes)]
+        return text_rows(_as_lines(records, format))
+    if _wrapped(table, format) is not None:
+        return line_rows(_as_lines(records, format), [format], formats)
+    sizes = line_sizes(table, format)
+    first = [records["timestamp_ms"], pa.array(np.full(records.num_rows, number, np.int32)), pa.array(sizes)]
     return pa.table([*first, *table.columns], names=["timestamp_ms", "format_id", "message_bytes", *table.column_names])
+
+
+def _as_lines(records: pa.Table, format: Format) -> pa.Table:
+    return pa.table([records["timestamp_ms"], record_lines(records, format)], schema=PUT_SCHEMA)
+
+
+def _wrapped(table: pa.Table, format: Format) -> pa.Array | None:
+    """Which records have a value that begins with a quotation mark or a bracket; None where none has."""
+    found: pa.Array | None = None
+    for item in format.fields:
+        if not pa.types.is_string(item.type) or item.values or item.address:
+            continue
+        column = table[item.column]
+        first = pc.utf8_slice_codeunits(pc.unique(column), 0, 1)
+        if pc.any(pc.is_in(first, value_set=_WRAPPERS)).as_py():
+            here = pc.is_in(pc.utf8_slice_codeunits(column, 0, 1), value_set=_WRAPPERS).combine_chunks()
+            found = here if found is None else pc.or_(found, here)
+    return found
 
 
 def line_sizes(table: pa.Table, format: Format) -> np.ndarray:
@@ -112,14 +135,12 @@ def line_sizes(table: pa.Table, format: Format) -> np.ndarray:
             continue
         # An absent number is as long as a digit.
         numbers = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
-        sizes += np.searchsorted(_POWERS, numbers, side="right").astype(np.int32) + 1
+        sizes += 1
+        power, largest = 10, int(numbers.max(initial=0))
+        while power <= largest:
+            sizes += numbers >= power
+            power *= 10
     return sizes
-
-
-def check_columns(names: Sequence[str], format: Format) -> None:
-    wanted = ["timestamp", *format.columns]
-    if list(names) != wanted:
-        raise InputError(f"the columns are {', '.join(names)}", f"they must be {', '.join(wanted)}")
 
 
 def formats_in(rows: pa.Table) -> list[int]:
@@ -133,6 +154,3 @@ def stored_bytes(rows: pa.Table, overhead: int) -> int:
     """Bytes of the messages with what each event counts beyond its message."""
     messages = int(pc.sum(rows["message_bytes"]).as_py() or 0)
     return messages + overhead * int(rows.num_rows)
-
-
-ROW_COLUMNS = frozenset(EVENT_COLUMNS.names)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -74,6 +74,7 @@ EVENT_SCHEMA = pa.schema(
 
 EVER_MS = 2**53
 WINDOW_GROWTH = 4
+WINDOW_MARGIN = 1.2
 _TRIES = 5
 Position = tuple[int, int]
 """A place between events: (timestamp_ms, sequence) of the event that it is after or before."""
@@ -132,7 +133,7 @@ class Lake:
             last = catalog.writer.execute("SELECT max(sequence) FROM events").fetchone()
 
             def step() -> None:
-                upkeep.step(committer.keys, batch_key_seconds)
+                upkeep.step(committer.keys, batch_key_seconds, is_busy=committer.is_busy)
 
             committer = Committer(catalog, counters, formats, (last and last[0]) or 0, step, queue_bytes, commit_bytes)
         except (OSError, duckdb.Error) as error:
@@ -297,7 +298,10 @@ class Lake:
             conditions.append(f"(timestamp_ms < {int(before[0])} OR sequence < {int(before[1])})")
         parts: list[pa.Table] = []
         found = 0
-        for low, high in windows(start_ms, end_ms, first_window_ms, descending):
+        search = windows(start_ms, end_ms, first_window_ms, descending)
+        window = next(search, None)
+        while window is not None and found < limit:
+            low, high = window
             part = self._page(
                 lambda low=low, high=high: self.relation(  # type: ignore[misc]
                     [group_id], start_ms=low, end_ms=high, stream_ids=stream_ids, without_streams=without_streams
@@ -309,8 +313,10 @@ class Lake:
             )
             parts.append(part)
             found += part.num_rows
-            if found >= limit:
-                break
+            try:
+                window = search.send((limit - found) / part.num_rows if part.num_rows else None)
+            except StopIteration:
+                window = None
         return pa.concat_tables(parts).cast(EVENT_SCHEMA) if parts else EVENT_SCHEMA.empty_table()
 
     def _page(
@@ -385,19 +391,25 @@ class Lake:
         self._catalog.close()
 
 
-def windows(start_ms: int, end_ms: int, first_ms: int | None, descending: bool) -> Iterator[tuple[int, int]]:
-    """Consecutive windows [low, high) that cover [start_ms, end_ms), each larger than the one before it."""
+def windows(
+    start_ms: int, end_ms: int, first_ms: int | None, descending: bool
+) -> Generator[tuple[int, int], float | None, None]:
+    """Consecutive windows [low, high) that cover [start_ms, end_ms), each up to WINDOW_GROWTH times the one before it.
+
+    Who knows it sends how many times as much as in the last window is still wanted.
+    """
     width = max(1, first_ms) if first_ms is not None else max(1, end_ms - start_ms)
     while start_ms < end_ms:
         if descending:
-            low = max(start_ms, end_ms - width)
-            yield low, end_ms
+            low, high = max(start_ms, end_ms - width), end_ms
             end_ms = low
         else:
-            high = min(end_ms, start_ms + width)
-            yield start_ms, high
+            low, high = start_ms, min(end_ms, start_ms + width)
             start_ms = high
+        wanted = yield low, high
         width *= WINDOW_GROWTH
+        if wanted is not None:
+            width = max(1, min(width, int((high - low) * wanted * WINDOW_MARGIN)))
 
 
 def page_sql(
@@ -406,9 +418,13 @@ def page_sql(
     """EVENT_SCHEMA of the first `limit` events in an order, by statement and parameters."""
     names = ", ".join(EVENT_SCHEMA.names)
     if predicate is not None:
-        where = " AND ".join([*conditions, f"({predicate.sql})"])
-        sql = f"SELECT {names} FROM {relation.sql} WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
-        return sql, [*relation.parameters, *predicate.parameters]
+        found, parameters = [], []
+        for part in predicate.alternatives or (predicate,):
+            where = " AND ".join([*conditions, f"({part.sql})"])
+            found.append(f"SELECT {names} FROM {relation.sql} WHERE {where}")
+            parameters += [*relation.parameters, *part.parameters]
+        sql = f"SELECT {names} FROM ({' UNION ALL '.join(found)}) ORDER BY {order} LIMIT {int(limit)}"
+        return sql, parameters
     # Rendered are only the lines that the page has, not all that it is chosen from.
     stored = [*EVENT_SCHEMA.names, "format_id", *relation.typed_columns]
     where = " AND ".join([relation.where, *conditions])

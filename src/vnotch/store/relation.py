@@ -24,6 +24,9 @@ class Predicate:
 
     sql: str
     parameters: tuple[Any, ...] = ()
+    alternatives: tuple[Predicate, ...] = ()
+    """The same as several conditions of which an event meets at most one. Asked one by one, those that are on typed
+    columns are answered without the message, which a statement that has it anywhere renders for every event."""
 
 
 @dataclass(frozen=True)

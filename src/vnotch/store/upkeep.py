@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 SMALL_BYTES = 1_000_000
 SMALL_FILES = 24
 INLINED_ROWS = 2_000
+BUSY_SECONDS = 1.0
+FILES_WAITING_MAX = 200
+"""Merging leaves the way to commits that wait, until there are so many files to merge."""
+
 READER_SECONDS = 120
 BUDGET_FILL = 0.9
 """A budget that is exceeded is brought down to this part of itself, so that expiry is not needed at every step."""
@@ -92,9 +96,10 @@ class Upkeep:
         self.on_buried: Callable[[Sequence[tuple[int, int | None]]], None] | None = None
         self._due = dict.fromkeys(("merge", "clean", "expire"), 0.0)
 
-    def step(self, keys: BatchKeys, batch_key_seconds: int, *, everything: bool = False) -> None:
-        """Does what is due; with `everything` all of it. A task that fails stops no other; the first failure is raised.
+    def step(self, keys: BatchKeys, batch_key_seconds: int, *, everything: bool = False, is_busy: bool = False) -> None:
+        """Does what is due; with `everything` all of it. `is_busy`: events wait for the next commit.
 
+        A task that fails stops no other; the first failure is raised.
         What makes room comes first, because on a full disk the rest may fail.
         """
         tasks: list[Callable[[], None]] = []
@@ -106,8 +111,8 @@ class Upkeep:
             tasks += [
                 self.bury,
                 lambda: self.write_inlined(always=everything),
-                lambda: self.merge("events"),
-                lambda: self.merge("batches"),
+                lambda: self.merge("events", is_busy=is_busy),
+                lambda: self.merge("batches", is_busy=is_busy),
             ]
         failures: list[Exception] = []
         for task in tasks:
@@ -170,12 +175,14 @@ class Upkeep:
         ).fetchall()
         return rows
 
-    def merge(self, table: str) -> None:
+    def merge(self, table: str, *, is_busy: bool = False) -> None:
         """One step of each tier that has enough files."""
         files = self.files(table)
         small = [file for file in files if file[1] < SMALL_BYTES]
         medium = [file for file in files if file[1] < TARGET_BYTES // 2]
-        if len(small) >= SMALL_FILES:
+        if is_busy and len(medium) < FILES_WAITING_MAX:
+            self._due["merge"] = time.monotonic() + BUSY_SECONDS
+        elif len(small) >= SMALL_FILES:
             self._merge(table, small, SMALL_BYTES)
         elif sum(file[1] for file in medium) >= TARGET_BYTES and len(medium) > 1:
             self._merge(table, medium, TARGET_BYTES // 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -212,31 +213,20 @@ def _required_texts(pattern: Columns) -> list[str]:
 
 
 def _on_records(pattern: Columns, in_text: Predicate, formats: Mapping[int, Format]) -> Predicate:
-    """Formats that the pattern asks the same of share one condition. A record whose values could be read as quoted or
-    bracketed columns is looked at as text."""
+    """Formats that the pattern asks the same of share one condition. No value of a stored record begins a quoted or
+    bracketed column (store.event_rows), so that its values are the columns."""
     conditions: dict[Predicate, list[int]] = {}
-    odd: dict[str, list[int]] = {}
     for format_id, format in sorted(formats.items()):
         condition = _record(pattern, format)
         if condition != FALSE:
             conditions.setdefault(condition, []).append(format_id)
-        if (wrapped := _may_wrap(format)) != FALSE.sql:
-            odd.setdefault(wrapped, []).append(format_id)
-    typed = [all_of([Predicate(f"format_id IN ({_listed(ids)})"), condition]) for condition, ids in conditions.items()]
-    as_text = [Predicate("format_id IS NULL")]
-    as_text += [Predicate(f"(format_id IN ({_listed(ids)}) AND {wrapped})") for wrapped, ids in odd.items()]
-    return any_of([*typed, all_of([any_of(as_text), in_text])])
+    parts = [all_of([Predicate(f"format_id IN ({_listed(ids)})"), condition]) for condition, ids in conditions.items()]
+    parts.append(all_of([Predicate("format_id IS NULL"), in_text]))
+    return replace(any_of(parts), alternatives=tuple(parts))
 
 
 def _listed(ids: Sequence[int]) -> str:
     return ", ".join(str(int(number)) for number in ids)
-
-
-def _may_wrap(format: Format) -> str:
-    """SQL: some value begins a quoted or bracketed column, which may reach over several values."""
-    free = [item for item in format.fields if item.type == pa.string() and not item.values and not item.address]
-    tests = [f"""coalesce("{item.column}"[1] IN ('"', '['), false)""" for item in free]
-    return f"({' OR '.join(tests)})" if tests else FALSE.sql
 
 
 def _record(pattern: Columns, format: Format) -> Predicate:
@@ -251,11 +241,7 @@ def _record(pattern: Columns, format: Format) -> Predicate:
     named_last = len(fields) - len(pattern.last or ())
     parts += [_values(column, [item]) for column, item in zip(pattern.last or (), fields[named_last:], strict=False)]
     parts = [part for part in parts if part != TRUE]
-    if FALSE in parts:
-        return FALSE
-    if (wrapped := _may_wrap(format)) != FALSE.sql:
-        parts.append(Predicate(f"NOT {wrapped}"))
-    return all_of(parts)
+    return FALSE if FALSE in parts else all_of(parts)
 
 
 def _values(column: Column, fields: Sequence[Field]) -> Predicate:
