@@ -122,7 +122,7 @@ def _column_value(pattern: Columns, number: int, formats: Mapping[int, Format]) 
         if len(format.fields) >= named:
             at = number if from_end is None else len(format.fields) + from_end
             texts = " || ' ' || ".join(_text_of(item) for item in format.fields[at : None if is_rest else at + 1])
-            cases.append(f"WHEN format_id = {format_id} AND NOT {_may_wrap(format)} THEN {texts}")
+            cases.append(f"WHEN format_id = {format_id} THEN {texts}")
     return Predicate(f"CASE {' '.join(cases)} ELSE {in_text} END" if cases else in_text)
 
 
