@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vnotch.fields import DEFAULT_FORMAT, Format, format_text, parse_format
-from vnotch.line import parse_lines
+from vnotch.store.event_rows import PUT_SCHEMA, line_rows
+from vnotch.store.event_table import RECORD_COLUMNS
 from vnotch.store.filter_pattern import FilterPattern
+from vnotch.store.formats import Formats
 
 PIECES = ["a", "b", "ab", "10", "10.0", "-1", "1e3", '"', "[", "]", " ", "  ", "\t", "*", "x y", '"a b"', "[a b]", "é",
           "%", "_", "\\", "\n", "REJECT", "-"]  # fmt: skip
@@ -184,9 +186,11 @@ def test_records_in_typed_columns(
         pa.table({"format_id": pa.array([None] * len(texts), pa.int32()), "message": pa.array(texts, pa.string())})
     ]
     for format_id, lines in ((1, first), (2, second)):
-        table = parse_lines(pa.array(lines), FORMATS[format_id])
-        table = table.append_column("format_id", pa.array([format_id] * len(lines), pa.int32()))
-        tables.append(table.append_column("message", pa.array(lines)))
+        events = pa.table([pa.array([0] * len(lines), pa.int64()), pa.array(lines)], schema=PUT_SCHEMA)
+        table = line_rows(events, [FORMATS[format_id]], Formats([(n, 1, f.text) for n, f in FORMATS.items()]))
+        place = table.column_names.index("message")
+        tables.append(table.set_column(place, "message", pa.array(lines)))  # as a relation renders it
+    tables.append(RECORD_COLUMNS.empty_table())
     events = pa.concat_tables(tables, promote_options="default")
     connection.register("events", events.append_column("number", pa.array(range(events.num_rows))))
     read = FilterPattern.parse(pattern)
