@@ -258,6 +258,7 @@ def test_what_the_datapath_is_told_of_an_interface(world: World) -> None:
     assert world.kernel.values[0] == {
         "adopt": True,  # its connections began before its capture
         "enforce": False,
+        "enforce_until_ns": None,
         "inside": False,
         "mac": None,
         "dns_v4": bytes([10, 0, 0, 2]),
