@@ -62,6 +62,7 @@ class ServerConfig:
     region: str | None = None  # fixed at first start
     any_interval: bool = False  # aggregation intervals from 1 to 900 s beside AWS's 60 and 600
     quotas: Quotas = field(default_factory=Quotas)
+    state_url: str | None = None  # SQLAlchemy's URL of the state's database; None: SQLite in the data folder
     s3_endpoint: str | None = None  # aws, a URL, or file:FOLDER; None: the data folder's own
     s3: S3Settings = field(default_factory=S3Settings)
     webhooks: Mapping[str, str] = field(default_factory=dict)  # ARN of an alarm's action -> URL
@@ -151,7 +152,7 @@ def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None)
 
 def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str], None]) -> None:
     folders = config.folders
-    state = State.open(folders.state)
+    state = State.open(folders.state, config.state_url)
     try:
         state.create_tables()
         accounts = Accounts(state, config.account, config.region)

@@ -25,6 +25,7 @@ import pytest
 import uvicorn
 from botocore.config import Config
 from starlette.routing import BaseRoute
+from state_database import open_state
 
 from vnotch.api.access_log import AccessLog
 from vnotch.api.app import Limits, build_app
@@ -34,7 +35,6 @@ from vnotch.api.service import Service
 from vnotch.api.sts import Sts
 from vnotch.iam import sigv4
 from vnotch.store.accounts import Accounts
-from vnotch.store.state import State
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
@@ -48,7 +48,7 @@ class RunningApi:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.state = State.open(folder / "state")
+        self.state = open_state(folder / "state")
         # Tables of every part, whichever of them a test module has imported.
         for module in (
             "vnotch.store.accounts",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
+from state_database import open_state
 
 from vnotch.errors import InputError
 from vnotch.store.accounts import Accounts
@@ -23,7 +24,7 @@ TRUST = '{"Version":"2012-10-17","Statement":[]}'
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
-    state = State.open(tmp_path / "state")
+    state = open_state(tmp_path / "state")
     state.create_tables()
     yield state
     state.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
+from state_database import open_state
 
 from vnotch.api.logs.groups import _streams
 from vnotch.store.committer import StreamDelta
@@ -33,7 +34,7 @@ STREAMS = 10_000
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
-    state = State.open(tmp_path)
+    state = open_state(tmp_path)
     state.create_tables()
     yield state
     state.close()

@@ -21,6 +21,14 @@ def server(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = ENDPOINT_PORT,
     account: Annotated[str | None, typer.Option(help="Account id, fixed at first start.", show_default=ACCOUNT)] = None,
     region: Annotated[str | None, typer.Option(help="Region, fixed at first start.", show_default=REGION)] = None,
+    state_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VNOTCH_STATE_URL",
+            help="Database of the state, such as postgresql+psycopg://USER@HOST/DATABASE.",
+            show_default="SQLite in the data folder",
+        ),
+    ] = None,
     any_interval: Annotated[
         bool, typer.Option("--any-interval", help="Take aggregation intervals from 1 to 900 s; AWS has 60 and 600.")
     ] = False,
@@ -70,7 +78,17 @@ def server(
     s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None)
     quotas, webhooks = Quotas.of(quota or ()), webhook_map(webhook or ())
     config = ServerConfig(
-        folders_of(data_dir), host, port, account, region, any_interval, quotas, s3_endpoint, s3, webhooks
+        folders=folders_of(data_dir),
+        host=host,
+        port=port,
+        account=account,
+        region=region,
+        any_interval=any_interval,
+        quotas=quotas,
+        state_url=state_url,
+        s3_endpoint=s3_endpoint,
+        s3=s3,
+        webhooks=webhooks,
     )
     run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
 

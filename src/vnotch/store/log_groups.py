@@ -140,6 +140,11 @@ def starts_with(column: Any, prefix: str) -> tuple[Any, ...]:
     return (column >= prefix, column < prefix + "\U0010ffff")
 
 
+def has_part(column: Any, part: str) -> Any:
+    """The condition that a text is somewhere in the column, exact in case in every database."""
+    return func.replace(column, part, "") != column
+
+
 def streams_named(names: Sequence[str] | None, prefix: str | None) -> tuple[Any, ...]:
     """Conditions that select streams of a group by name or by prefix; empty where all are wanted."""
     if names:

@@ -1,8 +1,10 @@
-"""The control plane's state: one SQL database, by default SQLite (WAL, synchronous=full).
+"""The control plane's state: one SQL database, by default SQLite (WAL, synchronous=full), PostgreSQL by its URL.
 
 Each part of the API declares its own tables on `Base`, next to the code that uses them (`store/accounts.py`,
 `store/network.py`, `store/log_groups.py`). A session is one transaction; SQLite has one writer at a time, so writing
-transactions begin IMMEDIATE and wait up to `BUSY_TIMEOUT_SECONDS` for each other instead of failing half way.
+transactions begin IMMEDIATE and wait up to `BUSY_TIMEOUT_SECONDS` for each other instead of failing half way. On
+PostgreSQL writing transactions take one advisory lock for the same reason: what is checked is still so when it is
+written, also with several servers on one database.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.schema import CreateColumn
 
-from vnotch.errors import HostError
+from vnotch.errors import HostError, InputError
 
 BUSY_TIMEOUT_SECONDS = 10
+WRITER_LOCK = 0x766E6F7463680001
+"""The key of PostgreSQL's advisory lock that writing transactions take: "vnotch" and a number."""
+
+_LOCK_TIMEOUT = f"{BUSY_TIMEOUT_SECONDS}s"
+_POOL = {"pool_pre_ping": True, "pool_size": 20, "max_overflow": 20, "pool_timeout": BUSY_TIMEOUT_SECONDS}
 
 _HOST_CODES = frozenset({5, 6, 7, 8, 10, 13, 14})
 """SQLite's primary result codes that are the host's fault (sqlite.org/rescode.html): BUSY, LOCKED, NOMEM, READONLY,
@@ -42,15 +49,23 @@ class State:
     """
 
     def __init__(self, url: str) -> None:
-        self.engine: Engine = create_engine(url)
+        try:
+            self.engine: Engine = create_engine(url, **({} if url.startswith("sqlite") else _POOL))
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+            raise InputError(
+                f"the state cannot be opened by this URL: {error}",
+                "sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE with pip install 'vnotch[postgresql]'",
+            ) from None
         self.on_change: list[Any] = []
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @classmethod
-    def open(cls, folder: Path) -> State:
-        """The embedded state in `folder`, which is made where it is not there."""
+    def open(cls, folder: Path, url: str | None = None) -> State:
+        """The state at `url`, else the embedded one in `folder`, which is made where it is not there."""
+        if url is not None:
+            return cls(url)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(f"sqlite:///{folder / 'state.sqlite'}")
 
@@ -62,6 +77,7 @@ class State:
         """
         try:
             with _host_errors():
+                _check_collation(self.engine)
                 Base.metadata.create_all(self.engine)
                 with self.engine.begin() as connection:
                     _add_columns(connection)
@@ -84,6 +100,9 @@ class State:
         with _host_errors(), self._sessions() as session:
             if self.engine.dialect.name == "sqlite":
                 session.connection(execution_options={"vnotch_immediate": True})
+            else:
+                session.execute(text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": _LOCK_TIMEOUT})
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
             yield session
             session.commit()
         for heard in self.on_change if notify else ():
@@ -115,10 +134,28 @@ def _host_errors() -> Iterator[None]:
         raise HostError(f"the state's database cannot be used: {reason}", "make room on the server's disk") from error
 
 
+def _check_collation(engine: Engine) -> None:
+    """AWS sorts names by their bytes, and so does SQLite; a PostgreSQL database does where its collation is C."""
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT * FROM pg_database WHERE datname = current_database()")).mappings().one()
+    # The locale of ICU has another column in each release from 15 on.
+    found = row.get("datlocale") or row.get("daticulocale") or row["datcollate"]
+    if found not in ("C", "POSIX", "C.UTF-8", "C.utf8"):
+        raise HostError(
+            f"the state's database sorts names by the collation {found}; AWS's order is that of C",
+            "CREATE DATABASE vnotch TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
+        )
+
+
 def _host_reason(error: BaseException | None) -> str | None:
-    """What the host refused. SQLite ends the whole transaction on a full disk, so that the first error seen may be
-    that a savepoint is gone; the reason is then behind it."""
+    """What the host refused. Of PostgreSQL that is every OperationalError: the connection, the server's resources, or a
+    lock that was waited for in vain (PEP 249). SQLite ends the whole transaction on a full disk, so that the first
+    error seen may be that a savepoint is gone; the reason is then behind it."""
     while error is not None:
+        if type(getattr(error, "orig", None)).__module__.startswith("psycopg"):
+            return str(getattr(error, "orig", error)).strip()
         code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
         if code is not None and code & 0xFF in _HOST_CODES:
             return str(getattr(error, "orig", error))

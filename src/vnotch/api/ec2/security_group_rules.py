@@ -290,19 +290,15 @@ def refuse_too_many_rules(session: Session, group_ids: Iterable[str], rules_max:
     """Counted in each direction and for each family apart: a group counts once in both, a prefix list as many times as
     it may have entries (VPC user guide, "Security group size" and "Prefix lists concepts")."""
     size = firewall.PrefixList
+    kind = (SecurityGroupRule.group_id, SecurityGroupRule.egress, SecurityGroupRule.cidr.contains(":"), size.family)
     rows = session.execute(
         select(
-            SecurityGroupRule.group_id,
-            SecurityGroupRule.egress,
-            SecurityGroupRule.cidr.contains(":"),
-            size.family,
+            *kind,
             func.sum(func.coalesce(size.max_entries, 1)),
         )
         .outerjoin(size, size.prefix_list_id == SecurityGroupRule.prefix_list_id)
         .where(SecurityGroupRule.group_id.in_(list(group_ids)))
-        .group_by(
-            SecurityGroupRule.group_id, SecurityGroupRule.egress, SecurityGroupRule.cidr.contains(":"), size.family
-        )
+        .group_by(*kind)
     )
     counts: dict[tuple[str, bool, int], int] = {}
     for group_id, egress, is_ipv6, list_family, count in rows:

@@ -40,6 +40,7 @@ from vnotch.store.log_groups import (
     delete_group,
     delete_stream,
     find_group,
+    has_part,
     starts_with,
 )
 from vnotch.store.metric_filters import filter_counts
@@ -107,8 +108,7 @@ class LogGroups(LogsPart):
         if prefix := asked.get("logGroupNamePrefix"):
             wanted = wanted.where(*starts_with(LogGroup.name, prefix))
         if pattern := asked.get("logGroupNamePattern"):
-            # instr and not LIKE, which in SQLite takes no notice of case.
-            wanted = wanted.where(func.instr(LogGroup.name, pattern) > 0)
+            wanted = wanted.where(has_part(LogGroup.name, pattern))
         if log_class := asked.get("logGroupClass"):
             wanted = wanted.where(LogGroup.log_class == log_class)
         if identifiers := asked.get("logGroupIdentifiers"):
@@ -257,7 +257,7 @@ def _name_matches(part: str) -> Any:
     """One of the alternatives of ListLogGroups' pattern: `^prefix`, or a text that the name has somewhere."""
     if part.startswith("^"):
         return and_(*starts_with(LogGroup.name, part[1:]))
-    return func.instr(LogGroup.name, part) > 0
+    return has_part(LogGroup.name, part)
 
 
 def _group_exists() -> ApiError:
