@@ -205,6 +205,42 @@ def add(
 
 
 @lab.command()
+def follow(
+    data_dir: DataDir = None,
+    endpoint_url: EndpointUrl = None,
+    vpc: Annotated[
+        str | None, typer.Option("--vpc", help="VPC to build.", show_default="that of the first instance launched")
+    ] = None,
+    name: Name = None,
+) -> None:
+    """Build what RunInstances launches, until Ctrl-C: this host is in lab mode. Needs root (asks sudo)."""
+    import threading
+
+    from vnotch.lab.control import ControlPlane
+    from vnotch.lab.follow import FollowingLab
+
+    folders = folders_of(data_dir)
+    endpoint = Endpoint.find(folders, endpoint_url).require_up()
+    name = name_of(folders, name)
+    _need_root(folders, "follow", *_options(endpoint_url=endpoint_url, vpc=vpc, name=name))
+    check()
+    agent = LabAgent(folders, endpoint, name)
+    keys = endpoint.access_key_id, endpoint.secret_access_key
+    control = ControlPlane(endpoint.url, *keys, endpoint.region, agent.name)
+    _refuse_another(folders, name)
+    following = FollowingLab(folder_of(folders), prefix=prefix_of(name), control=control, events=_tell)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    agent.stop()  # of a lab host that was killed: it captures a namespace that is removed now
+    step(f"lab host {name!r} takes instances; Ctrl-C takes them down")
+    try:
+        following.follow(vpc, stop, lambda: agent.start(following.router_namespace))
+    finally:
+        agent.stop_if_started()
+
+
+@lab.command()
 def traffic(
     data_dir: DataDir = None,
     seconds: Annotated[float, typer.Option(help="How long.", min=1)] = 30.0,

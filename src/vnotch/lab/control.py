@@ -225,6 +225,33 @@ class ControlPlane:
             if waiting:
                 time.sleep(_POLL_SECONDS)
 
+    # --- a lab that follows the API
+
+    def tell_lab_host(self, name: str, vpc_id: str | None, reports: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+        """Says that the host is there and what became of its instances (id -> state and reason); the answer is its VPC
+        and the instances that it is to have."""
+        listed = [
+            {"instance_id": instance_id, "state": state, "reason": reason}
+            for instance_id, (state, reason) in reports.items()
+        ]
+        return self._request("PUT", f"/vnotch/v1/lab-hosts/{name}", {"vpc_id": vpc_id, "reports": listed})
+
+    def describe_network(self, vpc_id: str) -> dict[str, Any]:
+        """The VPC, its subnets, route tables and NAT gateways, as the API describes them."""
+        of_vpc = [{"Name": "vpc-id", "Values": [vpc_id]}]
+        with self._calls():
+            return {
+                "vpc": self._ec2.describe_vpcs(VpcIds=[vpc_id])["Vpcs"][0],
+                "subnets": self._all("describe_subnets", "Subnets", Filters=of_vpc),
+                "route_tables": self._all("describe_route_tables", "RouteTables", Filters=of_vpc),
+                "nat_gateways": self._all("describe_nat_gateways", "NatGateways", Filter=of_vpc),
+            }
+
+    def mac_of(self, interface_id: str) -> str:
+        with self._calls():
+            [row] = self._ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])["NetworkInterfaces"]
+            return str(row["MacAddress"])
+
     # --- removing
 
     def remove(self, token: str) -> list[str]:

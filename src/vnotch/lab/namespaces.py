@@ -115,6 +115,11 @@ class Portal:
             _setns(self._own, "of the caller")
         return made
 
+    def forget(self, name: str) -> None:
+        """Lets go of a namespace that was removed."""
+        if (descriptor := self._open.pop(name, None)) is not None:
+            os.close(descriptor)
+
     def close(self) -> None:
         for descriptor in (*self._open.values(), self._own):
             os.close(descriptor)

@@ -37,6 +37,8 @@ _ROUTER_IPV6, _INTERNET_IPV6 = str(TRANSIT[1][1]), str(TRANSIT[1][2])
 _MAIN_TABLE = 254
 _FROM_INTERNET_TABLE = 90  # what comes in for no address of ours goes nowhere
 _SUBNET_TABLE = 1000  # plus the subnet's number
+_FURTHER_TABLE = 100  # plus the device index, in an instance's namespace
+_FURTHER_RULE = 100
 _LOCAL_RULE, _INTERNET_RULE, _ENI_RULE = 100, 200, 300  # priorities: what is in the VPC, then by where it came from
 _INET, _INET6 = 2, 10
 
@@ -80,6 +82,8 @@ class _Wire:
     ipv6: IPv6Address | None
     gateway_ipv6: IPv6Address | None
     mac: str | None
+    own_device: str = ENI_DEVICE
+    own_table: int | None = None  # of a further interface: what is sent from its address goes by it
 
 
 class Network:
@@ -97,7 +101,8 @@ class Network:
 
     def namespaces(self) -> list[str]:
         """All namespaces that the topology needs, hubs first."""
-        names = [eni.name for eni in self.topology.enis] + [host.name for host in self.topology.outside]
+        names = [eni.name for eni in self.topology.enis if eni.of is None]
+        names += [host.name for host in self.topology.outside]
         return [self.router, self.internet, *map(self.namespace, names)]
 
     # --- building
@@ -156,7 +161,18 @@ class Network:
         pairs = [(eni.address, eni.public_address) for eni in self.topology.enis if eni.public_address]
         _work(self.router, "set up the internet gateway", lambda: translate_internet_gateway(GATEWAY_DEVICE, pairs))
 
+    def remove_link(self, eni: Eni) -> None:
+        """Takes away an ENI's link, and with it its interface."""
+
+        def remove() -> None:
+            with IPRoute() as routes:
+                for index in routes.link_lookup(ifname=eni.device):
+                    routes.link("delete", index=index)
+
+        _work(self.router, f"remove {eni.device}", remove)
+
     # --- looking
+
     def devices(self) -> dict[str, bool]:
         """Host sides in the router namespace, by name: whether each is up."""
 
@@ -170,13 +186,17 @@ class Network:
     # --- pieces
 
     def _wire(self, item: Eni | Outside, mac: str | None) -> _Wire:
-        namespace = self.namespace(item.name)
+        namespace = self.namespace(item.host if isinstance(item, Eni) else item.name)
         if isinstance(item, Eni):
             subnet = self.topology.subnet(item.subnet)
             gateway_ipv6 = subnet.router_ipv6 if item.ipv6 else None
             mac = mac or item.mac
             address, ipv6, link = item.address, item.ipv6, subnet.cidr
-            return _Wire(self.router, item.device, namespace, address, link, subnet.router, ipv6, gateway_ipv6, mac)
+            table = _FURTHER_TABLE + item.device_index if item.of else None
+            own = item.own_device, table
+            return _Wire(
+                self.router, item.device, namespace, address, link, subnet.router, ipv6, gateway_ipv6, mac, *own
+            )
         cidrs = self.topology.outside_cidrs
         home = next(cidr for cidr in cidrs if isinstance(cidr, IPv4Network) and item.address in cidr)
         home_ipv6 = next((cidr for cidr in cidrs if item.ipv6 and item.ipv6 in cidr), None)
@@ -197,7 +217,7 @@ class Network:
         far = namespaces.open_namespace(wire.namespace)
         try:
             with IPRoute() as routes:
-                peer: dict[str, Any] = {"ifname": ENI_DEVICE, "net_ns_fd": far}
+                peer: dict[str, Any] = {"ifname": wire.own_device, "net_ns_fd": far}
                 if wire.mac:
                     peer["address"] = wire.mac
                 routes.link("add", ifname=wire.device, kind="veth", peer=peer)
@@ -207,7 +227,10 @@ class Network:
 
     def _far_side(self, wire: _Wire) -> None:
         with IPRoute() as routes:
-            index = _index(routes, ENI_DEVICE)
+            index = _index(routes, wire.own_device)
+            if wire.own_table is not None:
+                _further(routes, index, wire, wire.own_table)
+                return
             routes.addr("add", index=index, address=str(wire.address), prefixlen=wire.on_link.prefixlen)
             if wire.ipv6:
                 # An address of its own and nothing on the link, as DHCPv6 gives it to an EC2 instance: the way to
@@ -229,9 +252,9 @@ class Network:
             finally:
                 os.close(far)
             loopback = _index(routes, "lo")
-            routers = [str(subnet.router) for subnet in self.topology.subnets]
-            for address in dict.fromkeys([*routers, str(vpc.resolver), str(vpc.metadata), str(vpc.time)]):
+            for address in dict.fromkeys([str(vpc.resolver), str(vpc.metadata), str(vpc.time)]):
                 routes.addr("add", index=loopback, address=address, prefixlen=32)
+            self._router_addresses(routes)
             if vpc.ipv6_cidr:
                 for address in SERVICE_ADDRESSES_IPV6:
                     routes.addr("add", index=loopback, address=address, prefixlen=128, flags=_NODAD)
@@ -249,11 +272,18 @@ class Network:
             if vpc.ipv6_cidr:
                 routes.route("add", family=_INET6, dst=str(vpc.ipv6_cidr), type="blackhole")
 
+    def _router_addresses(self, routes: IPRoute) -> None:
+        loopback = _index(routes, "lo")
+        for subnet in self.topology.subnets:
+            routes.addr("replace", index=loopback, address=str(subnet.router), prefixlen=32)
+
     def route_subnets(self) -> None:
-        """The route table of each subnet. A NAT gateway's link is up before: a route needs a device that is."""
+        """The router's address in each subnet and the subnet's route table, also of subnets that came later. A NAT
+        gateway's link is up before: a route needs a device that is."""
 
         def add() -> None:
             with IPRoute() as routes:
+                self._router_addresses(routes)
                 for subnet in self.topology.subnets:
                     table, route = self._subnet_table(subnet), subnet.default_route
                     if route == "internet":
@@ -293,6 +323,21 @@ class Network:
 
     def _subnet_table(self, subnet: Subnet) -> int:
         return _SUBNET_TABLE + self.topology.subnets.index(subnet)
+
+
+def _further(routes: IPRoute, index: int, wire: _Wire, table: int) -> None:
+    """A further interface of an instance: what has its address as source goes by it, all else by the first (EC2 user
+    guide, "Multiple network interfaces": policy-based routing)."""
+    routes.addr("add", index=index, address=str(wire.address), prefixlen=32)
+    routes.link("set", index=index, state="up")
+    routes.route("add", dst=f"{wire.gateway}/32", oif=index, scope=253, table=table)
+    routes.route("add", dst="0.0.0.0/0", gateway=str(wire.gateway), oif=index, table=table)
+    routes.rule("add", family=_INET, priority=_FURTHER_RULE, table=table, src=str(wire.address), src_len=32)
+    if wire.ipv6 and wire.gateway_ipv6:
+        routes.addr("add", index=index, address=str(wire.ipv6), prefixlen=128, flags=_NODAD)
+        routes.route("add", family=_INET6, dst=f"{wire.gateway_ipv6}/128", oif=index, table=table)
+        routes.route("add", family=_INET6, dst="::/0", gateway=str(wire.gateway_ipv6), oif=index, table=table)
+        routes.rule("add", family=_INET6, priority=_FURTHER_RULE, table=table, src=str(wire.ipv6), src_len=128)
 
 
 T = TypeVar("T")

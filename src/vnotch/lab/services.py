@@ -38,7 +38,7 @@ Session = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class Services:
-    """The servers of one lab. `serve` opens those that are not open yet and closes none."""
+    """The servers of one lab. `serve` opens those that are not open yet and closes those of instances that went."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -48,6 +48,7 @@ class Services:
         self.macs: dict[str, str] = {}
         self.region = REGION
         self.open: dict[tuple[str, str], object] = {}  # (namespace, service)
+        self.serving: dict[str, str | None] = {}  # name -> the instance that it is
         self.connections = asyncio.Semaphore(CONNECTIONS_MAX)
         self.refused = 0
 
@@ -62,7 +63,8 @@ class Services:
         topology = self.topology = journal.topology()
         self.instance_ids, self.macs = journal.instance_ids, journal.macs
         self.region = journal.api.get("region", REGION)
-        hosts: list[Eni | Outside] = [*topology.enis, *topology.outside]
+        hosts: list[Eni | Outside] = [*(eni for eni in topology.enis if eni.of is None), *topology.outside]
+        self._close_gone({host.name for host in hosts})
         served = []
         await self._open_once("router", "vpc", lambda: self._start_vpc_services(topology))
         for host in hosts:
@@ -71,7 +73,18 @@ class Services:
             for service in host.services:
                 await self._open_once(host.name, service, partial(self._start_service, host, service))
             served.append(host.name)
+            self.serving[host.name] = self.instance_ids.get(host.name)
         return served, len(served) == len(hosts)
+
+    def _close_gone(self, names: set[str]) -> None:
+        """An instance that went keeps its namespace alive by the sockets in it; another may have its name since."""
+        for name, instance_id in list(self.serving.items()):
+            if name in names and self.instance_ids.get(name) == instance_id:
+                continue
+            del self.serving[name]
+            for key in [key for key in self.open if key[0] == name]:
+                _close(self.open.pop(key))
+            self.portal.forget(self.namespace(name))
 
     async def _open_once(self, name: str, service: str, start: Callable[[], Awaitable[object]]) -> None:
         if (name, service) not in self.open:
@@ -252,6 +265,15 @@ class Services:
                 protocols.respond(writer, 200, "\n".join(sorted(answers)))
             else:
                 protocols.respond(writer, 200 if category in answers else 404, answers.get(category, "not found\n"))
+
+
+def _close(opened: object) -> None:
+    """A server, a transport, or a list or pair of them."""
+    if isinstance(opened, list | tuple):
+        for each in opened:
+            _close(each)
+    elif isinstance(opened, asyncio.Server | asyncio.BaseTransport):
+        opened.close()
 
 
 class _Answering(asyncio.DatagramProtocol):

@@ -26,6 +26,7 @@ DEVICE_NAME_MAX = 15  # Linux: IFNAMSIZ is 16 with the closing zero
 NAME_MAX = DEVICE_NAME_MAX - len(DEVICE_PREFIX)
 RESERVED_NAMES = ("router", "internet", "igw")
 INTERFACES_MAX = 200
+DEVICE_INDEX_MAX = 14
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 DNS_PORT = 53
 SERVICES = {"http": 80, "app": 8080, "mysql": 3306, "ssh": 22, "dns": DNS_PORT}
@@ -86,11 +87,23 @@ class Eni:
     description: str = ""
     requester: str | None = None
     security_groups: tuple[str, ...] = ()
+    of: str | None = None  # a further interface of the instance of that name
+    device_index: int = 0
 
     @property
     def device(self) -> str:
-        """The host side's name in the router namespace; the ENI itself is `eth0` in its own."""
+        """The host side's name in the router namespace."""
         return DEVICE_PREFIX + self.name
+
+    @property
+    def own_device(self) -> str:
+        """The name of the ENI itself, in its instance's namespace."""
+        return f"eth{self.device_index}"
+
+    @property
+    def host(self) -> str:
+        """The name of the namespace that it is in, which is its own unless it is a further one."""
+        return self.of or self.name
 
     @property
     def mac(self) -> str:

@@ -12,6 +12,7 @@ from typing import TypeVar, overload
 from vnotch.lab.firewall_file import TABLES, Firewall, acl_name, group_names, read_firewall
 from vnotch.lab.toml_source import Source, Table
 from vnotch.lab.topology import (
+    DEVICE_INDEX_MAX,
     INTERFACES_MAX,
     METADATA_ADDRESS,
     NAME_RIGHT,
@@ -40,7 +41,7 @@ _VPC = ("cidr", "ipv6_cidr", "resolver", "metadata", "time")
 _SUBNET = ("name", "cidr", "ipv6_cidr", "zone", "default_route", "network_acl")
 _ENI = (
     *("name", "subnet", "address", "ipv6", "public_address", "services", "calls", "security_groups"),
-    "enforce",
+    *("enforce", "of", "device_index"),
 )
 _MANAGED = (*_ENI, "description", "requester")
 _NAT = ("name", "subnet", "address", "public_address")
@@ -203,7 +204,16 @@ class _Reader:
             table.optional_text("description", _DESCRIPTION_RIGHT) or "",
             table.optional_text("requester", _REQUESTER_RIGHT),
             group_names(table, self.firewall),
+            *self.further(table),
         )
+
+    def further(self, table: Table) -> tuple[str | None, int]:
+        """Of which instance it is a further interface, and its device index."""
+        of = table.optional_text("of", "the name of an instance")
+        index = table.values.get("device_index", 1 if of else 0)
+        if type(index) is not int or not (1 <= index <= DEVICE_INDEX_MAX if of else index == 0):
+            table.refuse("device_index", f"device_index = {index!r}", f"1 to {DEVICE_INDEX_MAX}, with of; else 0")
+        return of, index
 
     def outside(self, table: Table, cidrs: tuple[Network, ...]) -> Outside:
         name = self.name(table, self.names)
@@ -228,6 +238,10 @@ class _Reader:
             if gateways[route].subnet == subnet.name:
                 right = f"put {route!r} into a subnet whose default_route is internet"
                 table.refuse("default_route", f"NAT gateway {route!r} is in this very subnet", right)
+        alone = {eni.name for eni in enis if eni.kind == "instance" and eni.of is None}
+        for table, eni in zip(eni_tables, enis, strict=True):
+            if eni.of is not None and eni.of not in alone:
+                table.refuse("of", f"there is no instance {eni.of!r}", f"those there are: {', '.join(sorted(alone))}")
         serving = [eni.name for eni in enis if eni.services]
         for table, eni in zip(eni_tables, enis, strict=True):
             if eni.calls is not None and (eni.calls not in serving or eni.calls == eni.name):
