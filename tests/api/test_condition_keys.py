@@ -111,6 +111,15 @@ def test_the_vpc_and_subnet_of_a_resource(world: Any, vpcs: tuple[str, str]) -> 
     assert not may(other.delete_network_interface, NetworkInterfaceId=interfaces[0], DryRun=True)
 
 
+def test_the_type_of_an_instance(world: Any, vpcs: tuple[str, str]) -> None:
+    subnet = world.client("ec2").create_subnet(VpcId=vpcs[0], CidrBlock="10.1.7.0/24")["Subnet"]["SubnetId"]
+    small = {"StringLikeIfExists": {"ec2:InstanceType": ["t3.nano", "t3.micro"]}}
+    ec2 = world.client("ec2", user_key(world, "small", allow("ec2:RunInstances", Condition=small)))
+    asked = {"ImageId": "ami-0123456789abcdef0", "MinCount": 1, "MaxCount": 1, "SubnetId": subnet, "DryRun": True}
+    assert may(ec2.run_instances, InstanceType="t3.micro", **asked)
+    assert not may(ec2.run_instances, InstanceType="t3.large", **asked)
+
+
 def test_region_and_account(world: Any) -> None:
     for number, (key, value, allowed) in enumerate(
         (

@@ -32,6 +32,7 @@ SUPPLIED_KEYS = frozenset(
         "aws:viaawsservice",
         "ec2:availabilityzone",
         "ec2:createaction",
+        "ec2:instancetype",
         "ec2:networkinterfaceid",
         "ec2:region",
         "ec2:securitygroupid",
@@ -81,7 +82,6 @@ ABSENT_KEYS = frozenset(
         "aws:sourcevpcarn",
         "aws:sourcevpce",
         "aws:vpcsourceip",
-        "ec2:instancetype",
         "ec2:sourceinstancearn",
         "iam:associatedresourcearn",
         "sts:sourceidentity",
@@ -91,6 +91,38 @@ ABSENT_KEYS = frozenset(
 """Keys that are rightly absent: there is no organisation, no MFA device, no VPC endpoint, no instance of EC2 that calls
 and no federation here."""
 
+_ABSENT_OF_EC2 = frozenset(
+    {
+        "ec2:acceptervpc",
+        "ec2:encrypted",
+        "ec2:islaunchtemplateresource",
+        "ec2:keypairname",
+        "ec2:keypairtype",
+        "ec2:launchtemplate",
+        "ec2:outpostarn",
+        "ec2:parentsnapshot",
+        "ec2:parentvolume",
+        "ec2:placementgroup",
+        "ec2:productcode",
+        "ec2:public",
+        "ec2:requestervpc",
+        "ec2:rootdevicetype",
+        "ec2:snapshotid",
+        "ec2:snapshottime",
+        "ec2:tenancy",
+        "ec2:transitgatewayid",
+        "ec2:volumeid",
+        "ec2:volumeiops",
+        "ec2:volumesize",
+        "ec2:volumethroughput",
+        "ec2:volumetype",
+        "ec2:vpceservicename",
+        "ec2:vpceserviceowner",
+        "ec2:vpcpeeringconnectionid",
+    }
+)
+"""What they tell of is not here: disks, images, key pairs, launch templates, placements, peerings, endpoints."""
+
 MULTIVALUED_KEYS = frozenset({"aws:tagkeys", "aws:calledvia", "aws:principalorgpaths", "sts:transitivetagkeys"})
 
 SERVED = frozenset({"aws", "ec2", "iam", "sts", "logs", "vnotch"})
@@ -99,7 +131,7 @@ SERVED = frozenset({"aws", "ec2", "iam", "sts", "logs", "vnotch"})
 
 def key_is_known(key: str) -> bool:
     """Whether a policy may use the key (in lower case)."""
-    if key in SUPPLIED_KEYS or key in ABSENT_KEYS:
+    if key in SUPPLIED_KEYS or key in ABSENT_KEYS or key in _ABSENT_OF_EC2:
         return True
     if key.startswith(SUPPLIED_PREFIXES):
         return not key.endswith("/")

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2.part import INTERFACE, KINDS, SUBNET, VPC, Kind, arn
+from vnotch.api.ec2.part import INSTANCE, INTERFACE, KINDS, SUBNET, VPC, Kind, arn
+from vnotch.api.ec2.run_instances import INSTANCE_TYPE
 from vnotch.api.service import Call
 from vnotch.store import network
 from vnotch.store.principals import tag_keys
@@ -49,7 +50,9 @@ def _of_new(session: Session, call: Call, kind: Kind) -> Keys:
     if kind is not VPC and isinstance(vpc_id := call.params.get("VpcId"), str):
         keys["ec2:vpc"] = arn(call, VPC.name, vpc_id)
     subnet_id = call.params.get("SubnetId")
-    if kind is INTERFACE and isinstance(subnet_id, str):
+    if kind is INSTANCE:
+        keys["ec2:instancetype"] = call.params.get("InstanceType") or INSTANCE_TYPE
+    if kind in (INTERFACE, INSTANCE) and isinstance(subnet_id, str):
         subnet = session.scalar(select(network.Subnet).where(network.Subnet.subnet_id == subnet_id))
         if subnet is not None:
             keys |= _of_subnet(call, subnet)
@@ -65,6 +68,8 @@ def _of_place(call: Call, kind: Kind, row: Any) -> Keys:
         keys["ec2:vpc"] = arn(call, VPC.name, vpc_id)
     if kind is SUBNET:
         keys["ec2:availabilityzone"] = row.zone
+    if kind is INSTANCE and row.instance_type:
+        keys["ec2:instancetype"] = row.instance_type
     return keys
 
 
