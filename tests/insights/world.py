@@ -13,9 +13,9 @@ import duckdb
 
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, Format, parse_format
+from vnotch.insights.calls import Asked
 from vnotch.insights.compile import Compiled, compile_query
 from vnotch.insights.events import Source
-from vnotch.insights.functions import Asked
 from vnotch.insights.pointers import Pointer
 from vnotch.insights.runs import Question, Run
 from vnotch.line import parse_line

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vnotch.insights import nodes
-from vnotch.insights.functions import Use
+from vnotch.insights.calls import Use
 from vnotch.insights.malformed import MalformedQuery
 from vnotch.insights.values import (
     Kind,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from vnotch.insights import nodes
+from vnotch.insights.calls import Asked
 from vnotch.insights.events import SYSTEM_FIELDS, Source, discovered_field, events, json_value, system_field
 from vnotch.insights.expressions import Expressions
-from vnotch.insights.functions import Asked
 from vnotch.insights.grammar import CHARACTERS_MAX, parse_query
 from vnotch.insights.malformed import MalformedQuery
 from vnotch.insights.nodes import Place

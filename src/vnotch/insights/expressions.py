@@ -7,7 +7,8 @@ from difflib import get_close_matches
 
 from vnotch.insights import nodes
 from vnotch.insights.aggregates import AGGREGATES
-from vnotch.insights.functions import FUNCTIONS, Asked, Use, check_arguments
+from vnotch.insights.calls import Asked, Use
+from vnotch.insights.functions import FUNCTIONS, check_arguments
 from vnotch.insights.malformed import MalformedQuery
 from vnotch.insights.regexes import checked
 from vnotch.insights.values import (

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from vnotch.errors import HostError, LimitError
+from vnotch.insights.calls import Asked
 from vnotch.insights.compile import Compiled, compile_query
 from vnotch.insights.events import Source
-from vnotch.insights.functions import Asked
 from vnotch.insights.malformed import MalformedQuery
 from vnotch.insights.values import Kind, Sql, number_text
 

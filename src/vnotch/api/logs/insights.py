@@ -26,8 +26,8 @@ from vnotch.api.logs.part import (
 )
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, operation
 from vnotch.errors import LimitError
+from vnotch.insights.calls import Asked
 from vnotch.insights.events import Source
-from vnotch.insights.functions import Asked
 from vnotch.insights.grammar import LIMIT_MAX
 from vnotch.insights.malformed import MalformedQuery
 from vnotch.insights.runs import Queries, Question, Run, Status
