@@ -98,3 +98,11 @@ def test_bad_arguments(server: RunningServer, group: str, arguments: tuple[str, 
 def test_no_rows(server: RunningServer, group: str) -> None:
     done = insights(server, 'filter action = "x" | stats count(*) by srcAddr', "-g", group, "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
+
+
+def test_a_field_that_is_nearly_one_of_records_is_named(server: RunningServer, group: str) -> None:
+    done = insights(server, 'filter srcaddr = "10.0.0.1" or `user` = "a" | stats count(*) as srcadr', "-g", group)
+    assert done.returncode == 0
+    assert "records have no field srcaddr: did you mean srcAddr?" in done.stderr
+    assert "user" not in done.stderr
+    assert "srcadr" not in done.stderr

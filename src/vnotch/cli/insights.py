@@ -15,6 +15,7 @@ from vnotch.cli.completion import log_groups
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.tail import choose_group
+from vnotch.cli.terminal import step
 from vnotch.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def insights(
             raise
         answer = table_of(_rows(logs, query_id))
         write_chart(answer, None, bar) if chart else out.write(answer, bar)
+    for hint in misspelt(text):
+        step(hint)
     if sys.stderr.isatty():
-        from vnotch.cli.terminal import step
-
         step(f"{statistics['recordsMatched']:,.0f} of {statistics['recordsScanned']:,.0f} events matched")
 
 
@@ -109,6 +110,24 @@ def pointed(text: str, start: int) -> str:
     begin = text.rfind("\n", 0, start) + 1
     line = text[begin:].partition("\n")[0]
     return f"  {plain(line)}\n  {' ' * (start - begin)}^"
+
+
+def misspelt(text: str) -> list[str]:
+    """A note for each field that is none of records but nearly is one. It may be one of JSON messages, so that the
+    service, like AWS's, takes it for a field that no event has."""
+    from difflib import get_close_matches
+
+    from vnotch.insights.compile import names_of
+    from vnotch.insights.events import RECORD_FIELDS
+    from vnotch.insights.grammar import parse_query
+
+    by_lower = {name.lower(): name for name in RECORD_FIELDS}
+    notes = []
+    for name in names_of(parse_query(text)):
+        near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.8)
+        if name not in RECORD_FIELDS and near:
+            notes.append(f"records have no field {name}: did you mean {by_lower[near[0]]}?")
+    return notes
 
 
 def _wait(logs: Any, query_id: str, progress: Progress, update: Any) -> dict[str, float]:

@@ -81,6 +81,19 @@ def mentions(node: Any, field: str) -> bool:
     return any(name.keys == (field,) for name in _names(node))
 
 
+def names_of(query: nodes.Query) -> list[str]:
+    """The fields that a query reads and does not make itself, in order, each once. Keys in maps are not among them."""
+    made = {item.alias for command in query.commands for item in getattr(command, "items", ())}
+    made |= {item.alias for command in query.commands for item in getattr(command, "by", ())}
+    for command in query.commands:
+        if isinstance(command, nodes.ParseGlob):
+            made |= {".".join(name.keys) for name in command.names}
+        elif isinstance(command, nodes.ParseRegex):
+            made |= set(regex_extraction(command.regex).names)
+    read = (name.keys[0] for name in _names(query) if len(name.keys) == 1)
+    return [name for name in dict.fromkeys(read) if name not in made]
+
+
 def _names(node: Any) -> Iterator[nodes.Name]:
     if isinstance(node, nodes.Name):
         yield node
