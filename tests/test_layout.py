@@ -110,7 +110,9 @@ def test_capture_and_deliver_do_not_know_each_other() -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("vnotch.agent", "duckdb"),
+        ("vnotch.agent.process", "duckdb"),
+        ("vnotch.agent.asking", "pyarrow"),
+        ("vnotch.cli.status", "pyarrow"),
         ("vnotch.cli", "vnotch.agent"),
         ("vnotch.cli", "pyarrow"),
         ("vnotch.api.app", "vnotch.capture.kernel"),

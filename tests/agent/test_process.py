@@ -16,7 +16,7 @@ import pytest
 from fake_datapath import FakeDatapath, Kernel
 from world import World, flow_log, interface
 
-from vnotch.agent import Agent, AgentConfig
+from vnotch.agent.agent import Agent, AgentConfig
 from vnotch.agent.configuration import load_key
 from vnotch.agent.process import lock_folder, run
 from vnotch.agent.progress import Progress

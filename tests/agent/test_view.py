@@ -19,8 +19,9 @@ import pytest
 from fake_datapath import FakeDatapath
 from world import T0, World, flow_log
 
+from vnotch.agent.asking import NAME, ask
 from vnotch.agent.view import RECENT_DRAINS_MAX, WATCHED_SECONDS, Answer, LoopView, RecentDrains, Views, largest
-from vnotch.agent.view_socket import CLIENTS_MAX, NAME, ViewSocket, ask, on_loop
+from vnotch.agent.view_socket import CLIENTS_MAX, ViewSocket, on_loop
 from vnotch.capture.generations import Drain
 from vnotch.capture.glance import Glance
 from vnotch.errors import DestinationUnavailable, HostError, InputError

@@ -18,7 +18,7 @@ import pytest
 
 from tests.cli.running import environment, run
 from tests.test_spine import ADDRESSES, GROUP, PORT, Network, Spine, until
-from vnotch.agent.view_socket import NAME, ask
+from vnotch.agent.asking import NAME, ask
 from vnotch.cli.local_agents import LocalAgent
 from vnotch.flow import FLOW_SCHEMA
 

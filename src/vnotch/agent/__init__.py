@@ -2,11 +2,8 @@
 
 Reading order: `durable`, `journal`, `progress`, `tracks`, `trials`, `interfaces`, `spooling` (what is kept and made),
 `datapath`, `intake`, `succession` (what comes from the kernel), `loop` (the steps and why a crash loses and repeats
-nothing), `configuration` (what is told to and by the server), `status`, `view`, `view_socket` (what people see of it),
-`agent` (threads and the wait for the next tick), `process` (lock, datapath, signals). It opens no database.
+nothing), `configuration` (what is told to and by the server), `status`, `view`, `asking`, `view_socket` (what people
+see of it), `agent` (threads and the wait for the next tick), `process` (lock, datapath, signals). It opens no database.
+
+Nothing is imported here: who asks an agent (`asking`) needs none of it.
 """
-
-from vnotch.agent.agent import Agent, AgentConfig
-from vnotch.agent.process import run
-
-__all__ = ["Agent", "AgentConfig", "run"]

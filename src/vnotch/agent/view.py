@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vnotch.agent.asking import Answer
 from vnotch.capture.generations import Drain
 from vnotch.capture.glance import Glance
 from vnotch.errors import InputError
@@ -118,14 +119,6 @@ class Glancing(Protocol):
     """What a view needs of the datapath (capture.kernel.Datapath)."""
 
     def glance(self) -> Glance: ...
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A JSON object and tables beside it."""
-
-    about: dict[str, Any]
-    tables: tuple[pa.Table, ...] = ()
 
 
 class Views:

@@ -1,8 +1,7 @@
-"""The agent's local socket, by which its owner looks at what runs: `view.sock` in its folder, mode 0600.
+"""The agent's side of its local socket (`asking` is the client's), by which its owner looks at what runs.
 
-A connection is one question and one answer. The question is a line of JSON; the answer is a line of JSON (`{"error":
-...}`, or the answer's own members and `tables`, the sizes of the Arrow IPC streams that follow). Clients are few, their
-time is short, and one too many is told so at once: whatever they do, the capture does not notice.
+Clients are few, their time is short, and one too many is told so at once: whatever they do, the capture does not
+notice.
 """
 
 from __future__ import annotations
@@ -20,26 +19,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from vnotch.agent.view import Answer
-from vnotch.errors import DestinationUnavailable, HostError, InputError, VnotchError
+from vnotch.agent.asking import NAME, Answer, Near, line_of
+from vnotch.errors import DestinationUnavailable, InputError, VnotchError
 
-NAME = "view.sock"
 CLIENTS_MAX = 4
 QUESTION_BYTES_MAX = 65_536
 CLIENT_SECONDS = 10.0
 """How long a client may take to ask, and to read its answer."""
-HEADER_BYTES_MAX = 16 << 20
-ANSWER_BYTES_MAX = 256 << 20
 
 log = logging.getLogger(__name__)
-
-
-class NotYours(HostError):
-    """The agent runs as somebody else, root as a rule."""
-
-
-class NotRunning(HostError):
-    """No agent listens there."""
 
 
 class ViewSocket:
@@ -88,7 +76,7 @@ class ViewSocket:
                 self.turned_away += 1
                 with client, suppress(OSError):
                     client.settimeout(0.1)
-                    client.sendall(_line({"error": f"{CLIENTS_MAX} others look at this agent already"}))
+                    client.sendall(line_of({"error": f"{CLIENTS_MAX} others look at this agent already"}))
 
     def _attend(self, client: socket.socket) -> None:
         try:
@@ -108,44 +96,16 @@ class ViewSocket:
                 raise InputError("a question is a JSON object")
             answer = self._answer(question)
         except ValueError:
-            return [memoryview(_line({"error": "a question is a line of JSON"}))]
+            return [memoryview(line_of({"error": "a question is a line of JSON"}))]
         except VnotchError as error:
-            return [memoryview(_line({"error": str(error)}))]
+            return [memoryview(line_of({"error": str(error)}))]
         except Exception as error:
             # A mistake of ours in a view must not end the thread in silence.
             log.exception("a view")
-            return [memoryview(_line({"error": f"{type(error).__name__}: {error}"}))]
+            return [memoryview(line_of({"error": f"{type(error).__name__}: {error}"}))]
         streams = [_stream(table) for table in answer.tables]
         about = {**answer.about, "tables": [stream.size for stream in streams]}
-        return [memoryview(_line(about)), *(memoryview(stream) for stream in streams)]
-
-
-def ask(folder: Path, question: Mapping[str, Any], timeout_seconds: float = 15.0) -> Answer:
-    """The agent's answer, for a client. Raises NotYours, NotRunning; HostError where no answer comes; InputError with
-    the agent's words where it refuses."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(timeout_seconds)
-        try:
-            with _Near(folder) as near:
-                client.connect(str(near / NAME))
-            client.sendall(_line(question))
-            with client.makefile("rb") as source:
-                about = json.loads(source.readline(HEADER_BYTES_MAX) or b"{}")
-                sizes = about.pop("tables", [])
-                if sum(sizes) > ANSWER_BYTES_MAX:
-                    raise HostError(f"the agent's answer has {sum(sizes)} bytes")
-                tables = tuple(pa.ipc.open_stream(source.read(size)).read_all() for size in sizes)
-        except PermissionError:
-            raise NotYours(f"the agent in {folder} runs as somebody else", "do this with sudo") from None
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(f"no agent runs with the folder {folder}", "start one as root: vnotch agent") from None
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise HostError(f"the agent in {folder} does not answer: {error}") from error
-    if not about:
-        raise HostError(f"the agent in {folder} ended while it was asked")
-    if "error" in about:
-        raise InputError(f"the agent in {folder}: {about['error']}")
-    return Answer(about, tables)
+        return [memoryview(line_of(about)), *(memoryview(stream) for stream in streams)]
 
 
 def on_loop(put: Callable[[Callable[[], None]], None], function: Callable[[], Any], timeout_seconds: float) -> Any:
@@ -170,27 +130,13 @@ def on_loop(put: Callable[[Callable[[], None]], None], function: Callable[[], An
     return found[0]
 
 
-class _Near:
-    """A path to a folder that is short, whatever its own is: a socket's address has room for 107 characters."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> Path:
-        self._descriptor = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return Path(f"/proc/self/fd/{self._descriptor}")
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-
 def _listen(path: Path) -> socket.socket:
     """Replaces what a killed process left; the agent's lock says that no other one listens there."""
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(made.fileno(), 0o600)  # before it has a name, so that it never has another mode
-        with _Near(path.parent) as near:
+        with Near(path.parent) as near:
             made.bind(str(near / path.name))
         os.chmod(path, 0o600)
         made.listen(CLIENTS_MAX)
@@ -218,10 +164,6 @@ def _send(client: socket.socket, data: memoryview, deadline: float) -> None:
     while data:
         client.settimeout(max(0.001, deadline - time.monotonic()))
         data = data[client.send(data) :]
-
-
-def _line(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document).encode() + b"\n"
 
 
 def _stream(table: pa.Table) -> pa.Buffer:

@@ -16,7 +16,7 @@ from vnotch.config import Folders
 from vnotch.errors import InputError
 
 if TYPE_CHECKING:
-    from vnotch.agent import AgentConfig
+    from vnotch.agent.agent import AgentConfig
 
 
 def default_name() -> str:
@@ -123,7 +123,7 @@ def configure(
         url, region = endpoint_url or document.get("endpoint_url"), region or document.get("region")
         if url is None or region is None:
             raise InputError("a key file needs its server", "give --endpoint-url and --region too")
-    from vnotch.agent import AgentConfig
+    from vnotch.agent.agent import AgentConfig
 
     return AgentConfig(
         name=name,

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vnotch.agent.view import Answer
-from vnotch.agent.view_socket import NotRunning, NotYours, ask
+from vnotch.agent.asking import Answer, NotRunning, NotYours, ask
 from vnotch.config import SYSTEM_DATA_DIR, Folders
 from vnotch.errors import HostError
 

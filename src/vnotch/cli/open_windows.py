@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from vnotch.agent.view import Answer
+from vnotch.agent.asking import Answer
 from vnotch.cli.local_agents import LocalAgent, ask_all
 from vnotch.cli.tail import POLL_SECONDS, Tail, show, sleep_while_read
 from vnotch.cli.terminal import is_terminal, out, plain, record_text

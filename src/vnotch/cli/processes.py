@@ -124,7 +124,7 @@ def agent(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Capture the interfaces of this host and deliver their flow logs. Needs root, or CAP_BPF and its kin."""
-    from vnotch.agent import run
+    from vnotch.agent.process import run
     from vnotch.cli.agent import configure, default_name, log_to_stderr
 
     log_to_stderr(verbose)

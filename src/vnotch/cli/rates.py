@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vnotch.agent.view import Answer
+from vnotch.agent.asking import Answer
 from vnotch.flow import FLOW_KEY, Direction, Outcome
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 58: "icmpv6", 132: "sctp"}

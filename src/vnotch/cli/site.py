@@ -74,7 +74,7 @@ class Site:
 
     @classmethod
     def _of(cls, name: str, folders: Folders, endpoint: Endpoint) -> Site | None:
-        from vnotch.agent.journal import boot_id  # with the whole agent, which no other command needs
+        from vnotch.agent.journal import boot_id  # with Arrow, which no other command needs
 
         status = endpoint.agent_status(name)
         about: dict[str, Any] = (status or {}).get("agent", {})

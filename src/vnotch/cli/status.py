@@ -79,7 +79,7 @@ def status(
 
 
 def local_side(folders: Folders, name: str | None) -> list[AgentSide]:
-    from vnotch.agent.view_socket import NotRunning, NotYours, ask
+    from vnotch.agent.asking import NotRunning, NotYours, ask
     from vnotch.cli.local_agents import local_agents, sudo
 
     try:

@@ -138,7 +138,7 @@ class Watch:
 
 
 def _running(agent: LocalAgent, since: int) -> list[tuple[LocalAgent, Any]]:
-    from vnotch.agent.view_socket import NotRunning
+    from vnotch.agent.asking import NotRunning
 
     try:
         return [(agent, agent.ask({"view": "flows", "since": since}))]
