@@ -70,6 +70,8 @@ class InsightsQueries(LogsPart):
             events = session.scalar(
                 select(func.sum(LogStream.events)).where(LogStream.group_id.in_([group.id for group in groups]))
             )
+        # Names of streams are looked up for the queries alone that can ask for them.
+        named = "@logStream" in call.params["queryString"]
         stored_bytes = sum(group.stored_bytes for group in groups)
         question = Question(
             text=call.params["queryString"],
@@ -77,7 +79,7 @@ class InsightsQueries(LogsPart):
             asked=asked,
             limit=limit,
             principal_arn=call.principal.arn,
-            source=lambda: self._source(call.account, groups, asked),
+            source=lambda: self._source(call.account, groups, asked, named),
             bytes_per_event=stored_bytes / events if events else 0.0,
             again=lambda error: UNKNOWN_FORMAT in str(error),
         )
@@ -88,12 +90,12 @@ class InsightsQueries(LogsPart):
         except LimitError:
             raise limit_exceeded() from None
 
-    def _source(self, account: str, groups: Sequence[LogGroup], asked: Asked) -> Source:
+    def _source(self, account: str, groups: Sequence[LogGroup], asked: Asked, with_streams: bool) -> Source:
         """The events of the groups in the query's time that are neither deleted nor expired."""
         ids = [group.id for group in groups]
         with self.state.read() as session:
             buried = [stream for group in ids for stream in graves_of(session, group)]
-            streams = _streams(session, ids)
+            streams = _streams(session, ids) if with_streams else {}
         relation = self.lake.relation(ids, start_ms=asked.start_ms, end_ms=asked.end_ms + 1, without_streams=buried)
         conditions = [f"({relation.where})"]
         for group in groups:
