@@ -87,16 +87,16 @@ class MetricFilters:
         pattern = FilterPattern.parse(row.pattern)
         with self.state.read() as session:
             buried = graves_of(session, row.group_id)
-        bounds = [row.position, upto]
 
         def relation() -> Relation:
-            return self.lake.relation([row.group_id], start_ms=0, end_ms=EVER_MS, without_streams=buried)
+            everything = self.lake.relation([row.group_id], start_ms=0, end_ms=EVER_MS, without_streams=buried)
+            return everything.stored(row.position, upto)
 
-        found = self.lake.rendered(lambda: _counting(pattern, made, relation(), bounds))
+        found = self.lake.rendered(lambda: _counting(pattern, made, relation()))
         samples = [_sample(made, found, number) for number in range(min(found.num_rows, ROWS_MAX))]
         if made.get("defaultValue") is not None:
             there = {sample.time_ms for sample in samples}
-            minutes = self.lake.arrow(*_minutes(relation(), bounds))["minute_ms"].to_pylist()
+            minutes = self.lake.arrow(*_minutes(relation()))["minute_ms"].to_pylist()
             value = float(made["defaultValue"])
             name = MetricName.of(made["metricNamespace"], made["metricName"], {})
             unit = made.get("unit") or "None"
@@ -108,9 +108,7 @@ class MetricFilters:
         return Counted(samples, max(0, found.num_rows - ROWS_MAX))
 
 
-def _counting(
-    pattern: FilterPattern, made: Mapping[str, Any], relation: Relation, bounds: list[int]
-) -> tuple[str, list[Any]]:
+def _counting(pattern: FilterPattern, made: Mapping[str, Any], relation: Relation) -> tuple[str, list[Any]]:
     """The statement that counts: one row a minute and combination of dimensions."""
     columns = [f"timestamp_ms - timestamp_ms % {MINUTE_MS} AS minute_ms"]
     parameters: list[Any] = []
@@ -129,11 +127,11 @@ def _counting(
         parameters += extracted.parameters
         names.append(f"d{number}")
         kept.append(f"d{number} IS NOT NULL")
-    where = "sequence > ? AND sequence <= ?"
-    parameters += [*relation.parameters, *bounds]
+    where = "true"
+    parameters += relation.parameters
     predicate = pattern.predicate(relation.formats)
     if predicate is not None:
-        where += f" AND ({predicate.sql})"
+        where = predicate.sql
         parameters += predicate.parameters
     grouped = ", ".join(["minute_ms", *names])
     sql = (
@@ -144,10 +142,10 @@ def _counting(
     return sql, parameters
 
 
-def _minutes(relation: Relation, bounds: list[int]) -> tuple[str, list[Any]]:
+def _minutes(relation: Relation) -> tuple[str, list[Any]]:
     minute = f"timestamp_ms - timestamp_ms % {MINUTE_MS}"
-    sql = f"SELECT DISTINCT {minute} AS minute_ms FROM {relation.sql} WHERE sequence > ? AND sequence <= ?"
-    return f"{sql} ORDER BY minute_ms LIMIT {ROWS_MAX}", [*relation.parameters, *bounds]
+    sql = f"SELECT DISTINCT {minute} AS minute_ms FROM {relation.sql} ORDER BY minute_ms LIMIT {ROWS_MAX}"
+    return sql, list(relation.parameters)
 
 
 def _sample(made: Mapping[str, Any], found: pa.Table, number: int) -> Sample:

@@ -7,7 +7,7 @@ it; conditions belong on the typed columns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vnotch.fields import ABSENT, SEPARATOR, Format
@@ -40,6 +40,10 @@ class Relation:
     where: str
     parameters: tuple[Any, ...]
     formats: Mapping[int, Format]
+
+    def stored(self, after: int, upto: int) -> Relation:
+        """Of these the events with after < sequence <= upto; others are left out before anything is rendered."""
+        return replace(self, where=f"{self.where} AND sequence > {int(after)} AND sequence <= {int(upto)}")
 
     @property
     def sql(self) -> str:

@@ -200,15 +200,12 @@ class LiveTail(LogsPart):
         def statement() -> tuple[str, list[Any]]:
             relation = self.lake.relation(
                 groups, start_ms=0, end_ms=EVER_MS, stream_ids=streams, without_streams=buried
-            )
-            sql = (
-                "SELECT group_id, stream_id, timestamp_ms, ingestion_ms, sequence, message FROM "
-                f"{relation.sql} WHERE sequence > ? AND sequence <= ?"
-            )
-            parameters = [*relation.parameters, tail.position, upto]
+            ).stored(tail.position, upto)
+            sql = f"SELECT group_id, stream_id, timestamp_ms, ingestion_ms, sequence, message FROM {relation.sql}"
+            parameters = [*relation.parameters]
             predicate = tail.pattern.predicate(relation.formats)
             if predicate is not None:
-                sql += f" AND ({predicate.sql})"
+                sql += f" WHERE {predicate.sql}"
                 parameters += predicate.parameters
             return f"{sql} LIMIT {LOOKED_THROUGH_MAX}", parameters
 
