@@ -1,9 +1,14 @@
-"""How fast questions over exported flow logs are answered: `make bench-sql`.
+"""How fast flow logs in files are written, read and imported: `make bench-sql`.
 
 Each question is a whole process of `vnotch query` on two cores, from its start to its exit, at its default settings;
-the median of the rounds counts. The data is bench/make_records.py's, its Parquet files written anew for scanning:
-sorted by interface and time, dictionaries for addresses and ports, delta-encoded times, zstd. The last line is one
-JSON object.
+the median of the rounds counts. The data is bench/make_records.py's, its Parquet files written anew as vnotch delivers
+them (`bucket_files`). The last line is one JSON object.
+
+    parquet_write_per_s      typed records of plain text and integers to a Parquet file, one core, its CPU time
+    parquet_bytes_per_record of the 50 M records
+    text_write_per_s         typed records to lines to a gzip file, one core, its CPU time
+    import_per_s             gzip text by `vnotch import` into a log group of a server of its own, wall time of the
+                             command on the same two cores, less that of an import that finds nothing to do
 
     count_s       records by action           talkers_s   addresses that sent most bytes, of 50 M Parquet records
     needle_s      records from one address     rss_mb      the greatest memory of the three
@@ -16,19 +21,28 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+from vnotch.bucket_files import TextFile, write_parquet
+from vnotch.fields import DEFAULT_FORMAT, parse_format
+from vnotch.line import record_lines
 
 HERE = Path(__file__).parent
 NEEDLE = "203.0.113.77"
@@ -39,12 +53,10 @@ QUESTIONS = {
 }
 TARGETS = {
     "count_s": "at most 1", "talkers_s": "at most 2.2", "needle_s": "at most 1", "rss_mb": "below 500",
-    "text_query_per_s": "at least 2,000,000",
+    "text_query_per_s": "at least 2,000,000", "parquet_write_per_s": "at least 2,000,000",
+    "parquet_bytes_per_record": "at most 14", "text_write_per_s": "at least 800,000",
+    "import_per_s": "at least 1,500,000",
 }  # fmt: skip
-SORTED = [("interface_id", "ascending"), ("start", "ascending")]
-ENCODED = dict.fromkeys(("start", "end"), "DELTA_BINARY_PACKED")
-"""All others have dictionaries. BYTE_STREAM_SPLIT would be 4 % smaller for packets and bytes, but DuckDB reads it for
-floating point alone."""
 
 
 def make(folder: Path, kind: str, records: int) -> Path:
@@ -62,12 +74,65 @@ def make(folder: Path, kind: str, records: int) -> Path:
 
 
 def rewrite(path: Path) -> None:
-    table = pq.read_table(path, partitioning=None).sort_by(SORTED)
-    pq.write_table(
-        table, path, compression="zstd", compression_level=3, row_group_size=1 << 20, write_page_index=True,
-        use_dictionary=[name for name in table.column_names if name not in ENCODED], column_encoding=ENCODED,
-        version="2.6", data_page_version="1.0",
-    )  # fmt: skip
+    table = pq.read_table(path, partitioning=None)
+    with path.open("wb") as out:
+        write_parquet(table, out)
+
+
+def write_rates(parquet: Path, core: int) -> tuple[float, float]:
+    """Records a second of CPU of one core: Parquet, text. The best of three, since others may be at work too."""
+    os.sched_setaffinity(0, {core})
+    pa.set_cpu_count(1)
+    format = parse_format(DEFAULT_FORMAT)
+    tables = [pq.read_table(path, partitioning=None) for path in sorted(parquet.rglob("*.parquet"))[:2]]
+    table = pa.concat_tables(tables).combine_chunks().cast(format.schema)
+    table = table.take(pa.array(np.random.default_rng(1).permutation(table.num_rows)))  # in no order
+
+    def write_lines(out: io.BytesIO) -> None:
+        with TextFile(out, format.header) as file:
+            for begin in range(0, table.num_rows, 100_000):
+                file.write(record_lines(table.slice(begin, 100_000), format))
+
+    return tuple(  # type: ignore[return-value]
+        max(table.num_rows / _cpu_seconds(write) for _ in range(3))
+        for write in (lambda: write_parquet(table, io.BytesIO()), lambda: write_lines(io.BytesIO()))
+    )
+
+
+def _cpu_seconds(work: Callable[[], None]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def import_rate(text: Path, records: int, cores: set[int]) -> float:
+    """Of a whole `vnotch import`, server and client on the same cores."""
+    vnotch = [sys.executable, "-m", "vnotch"]
+    with tempfile.TemporaryDirectory(prefix="vnotch-bench-") as folder, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+
+        def pinned(*arguments: str) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [*vnotch, *arguments, "--data-dir", f"{folder}/data"], stdout=subprocess.DEVNULL,
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            )  # fmt: skip
+
+        server = pinned("server", "--port", str(port))
+        try:
+            while not Path(folder, "data", "endpoint").exists():
+                assert server.poll() is None, "the server ended"
+                time.sleep(0.1)
+            seconds = []
+            for _ in range(2):  # the second one finds nothing to do
+                began = time.perf_counter()
+                assert pinned("import", str(text), "--log-group", "bench", "--create").wait() == 0
+                seconds.append(time.perf_counter() - began)
+        finally:
+            server.terminate()
+            server.wait()
+    return records / (seconds[0] - seconds[1])
 
 
 @dataclass(frozen=True)
@@ -202,6 +267,10 @@ def main() -> None:
     result["parquet_bytes_per_record"] = round(
         sum(path.stat().st_size for path in parquet.rglob("*.parquet")) / options.records, 1
     )
+    with ProcessPoolExecutor(1) as pool:
+        written = pool.submit(write_rates, make(options.folder, "parquet", options.text_records), min(cores)).result()
+    result["parquet_write_per_s"], result["text_write_per_s"] = map(round, written)
+    result["import_per_s"] = round(import_rate(text, options.text_records, cores))
     for name, target in TARGETS.items():
         print(f"{name:>18}: {result[name]:,} ({target})")
     print(f"{'load':>18}: {os.getloadavg()[0]:.1f} on cores {sorted(cores)}, which no one else should use")
