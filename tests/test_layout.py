@@ -44,6 +44,7 @@ ORDER = [
     "bucket_files",
     "bucket_replacement",
     "athena",
+    "delivery_streams",
     # destination
     "deliver",
     # log service and state

@@ -28,6 +28,7 @@ from vnotch.api.app import build_app
 from vnotch.api.cloudwatch import CloudWatch
 from vnotch.api.cloudwatch.watch import MetricWatch
 from vnotch.api.cloudwatch.webhooks import Webhooks
+from vnotch.api.delivery_streams import StreamTargets
 from vnotch.api.ec2 import Ec2
 from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.explanations import Explanations
@@ -43,6 +44,7 @@ from vnotch.buckets import open_buckets
 from vnotch.buckets.s3 import S3Settings
 from vnotch.buckets.upload import BucketStore
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
+from vnotch.delivery_streams import DeliveryStream
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.store.accounts import Accounts
 from vnotch.store.lake import Lake
@@ -66,6 +68,7 @@ class ServerConfig:
     s3_endpoint: str | None = None  # aws, a URL, or file:FOLDER; None: the data folder's own
     s3: S3Settings = field(default_factory=S3Settings)
     webhooks: Mapping[str, str] = field(default_factory=dict)  # ARN of an alarm's action -> URL
+    streams: Mapping[str, DeliveryStream] = field(default_factory=dict)  # by name
 
     @property
     def url(self) -> str:
@@ -189,7 +192,14 @@ def compose(
     webhooks = Webhooks(config.webhooks)
     access_log = AccessLog(config.folders.root / "access.log")
     services = [
-        Ec2(state, accounts, any_interval=config.any_interval, quotas=config.quotas, buckets=buckets),
+        Ec2(
+            state,
+            accounts,
+            any_interval=config.any_interval,
+            quotas=config.quotas,
+            buckets=buckets,
+            streams=config.streams,
+        ),
         Iam(accounts),
         Sts(accounts, agents.flow_log_for, access_log),
         logs,
@@ -198,6 +208,7 @@ def compose(
     ours = [
         *agents.routes(),
         *Uploads(state, accounts, buckets).routes(),
+        *StreamTargets(state, accounts, config.streams).routes(),
         *LogRecords(logs).routes(),
         *LogImports(state, lake).routes(),
         *LabHosts(state, accounts).routes(),

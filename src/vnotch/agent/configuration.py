@@ -76,6 +76,11 @@ class ServerClient:
         """
         return dict(self._send("POST", "/uploads", upload, timeout_seconds=PRESIGN_TIMEOUT_SECONDS))
 
+    def delivery_stream(self, flow_log_id: str) -> dict[str, Any]:
+        """Where a flow log's delivery stream leads (`vnotch.deliver.firehose`). Raises as `configuration`."""
+        body = {"flow_log_id": flow_log_id}
+        return dict(self._send("POST", "/delivery-streams", body, timeout_seconds=PRESIGN_TIMEOUT_SECONDS))
+
     def _send(self, method: str, path: str, body: Any = None, *, timeout_seconds: float) -> Any:
         try:
             return self._http.request(method, self._base + path, body, timeout_seconds=timeout_seconds)

@@ -20,9 +20,11 @@ from vnotch.agent.configuration import ServerClient, load_key
 from vnotch.agent.enrolment import Enroller
 from vnotch.agent.owners import OwnerObserver
 from vnotch.capture.interfaces import LinkWatcher, Namespace
+from vnotch.deliver.batch import Batch
 from vnotch.deliver.bucket import Buckets
 from vnotch.deliver.endpoint import Endpoint, Key
-from vnotch.deliver.logs import LogGroups
+from vnotch.deliver.firehose import DeliveryStreams
+from vnotch.deliver.logs import Delivered, LogGroups
 from vnotch.deliver.role import Roles
 from vnotch.errors import HostError, VnotchError
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
@@ -76,14 +78,19 @@ def open_datapath(config: AgentConfig) -> Any:
 def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, started: Callable[[], None]) -> bool:
     endpoint = Endpoint(config.endpoint_url, config.region)
     groups = LogGroups(endpoint, Roles(endpoint, key), typed=True)
-    clients = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(4))
-    poll, post, report, uploads = clients
-    buckets = Buckets(uploads.presign)
+    clients = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(5))
+    poll, post, report, uploads, streams = clients
+    buckets, delivery_streams = Buckets(uploads.presign), DeliveryStreams(streams.delivery_stream)
+
+    def deliver(batch: Batch) -> Delivered:
+        # What goes to a delivery stream has no log group.
+        return groups.deliver(batch) if batch.group else delivery_streams.deliver(batch)
+
     of_host: dict[str, Any] = {}  # what is known of the host's own sockets and interfaces; a file tells of another's
     if config.capture_file is None:
         of_host = {"owners": OwnerObserver(config.netns), "enroller": Enroller(report, config.netns)}
     agent = Agent(
-        config, datapath, groups.deliver, poll, post,
+        config, datapath, deliver, poll, post,
         upload=buckets.deliver, forget=groups.forget, ranges=ranges, **of_host,
     )  # fmt: skip
     if threading.current_thread() is threading.main_thread():

@@ -31,7 +31,10 @@ GLOBAL_SERVICES = frozenset({"iam", "sts"})
 """IAM has one endpoint in the world and STS had; their clients sign for us-east-1 wherever they are."""
 
 
-AGENT_ACTIONS = ["vnotch:GetConfiguration", "vnotch:PutStatus", "vnotch:PutCandidates", "vnotch:PresignUpload"]
+AGENT_ACTIONS = [
+    "vnotch:GetConfiguration", "vnotch:PutStatus", "vnotch:PutCandidates", "vnotch:PresignUpload",
+    "vnotch:GetDeliveryStream",
+]  # fmt: skip
 """What an agent's key may do on its own agent."""
 
 

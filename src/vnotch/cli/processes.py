@@ -68,11 +68,20 @@ def server(
         list[str] | None,
         typer.Option(metavar="ARN=URL", help="What is called for an alarm's action that is an ARN. Repeatable."),
     ] = None,
+    delivery_streams: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="VNOTCH_DELIVERY_STREAMS",
+            metavar="FILE",
+            help="TOML file of Firehose delivery streams: name, HTTPS endpoint, access key (docs/firehose.md).",
+        ),
+    ] = None,
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
     from vnotch.api.cloudwatch.webhooks import webhook_map
     from vnotch.api.ec2.quotas import Quotas
     from vnotch.buckets.s3 import S3Settings
+    from vnotch.delivery_streams import read_streams
     from vnotch.server import ServerConfig, run
 
     s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None)
@@ -89,6 +98,7 @@ def server(
         s3_endpoint=s3_endpoint,
         s3=s3,
         webhooks=webhooks,
+        streams=read_streams(delivery_streams) if delivery_streams else {},
     )
     run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
 

@@ -164,9 +164,14 @@ def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str)
 
 
 def bucket_flow_log(session: Session, agent: str, flow_log_id: str) -> network.FlowLog | None:
-    """The flow log into a bucket of which `agent` may upload files, or None; the rule is that of `flow_log_for`."""
+    """The flow log into a bucket of which `agent` may upload files, or None."""
+    return delivered_flow_log(session, agent, flow_log_id, network.S3)
+
+
+def delivered_flow_log(session: Session, agent: str, flow_log_id: str, kind: str) -> network.FlowLog | None:
+    """The flow log with a LogDestinationType that `agent` delivers, or None; the rule is that of `flow_log_for`."""
     flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == flow_log_id))
-    if flow_log is None or flow_log.log_destination_type != network.S3:
+    if flow_log is None or flow_log.log_destination_type != kind:
         return None
     return flow_log if _delivers(session, agent, flow_log) else None
 

@@ -13,6 +13,7 @@ from typing import Any
 from vnotch.api.ec2.part import invalid_value, required
 from vnotch.api.service import ApiError, Call
 from vnotch.bucket_keys import EXTENSIONS, parse_bucket_arn
+from vnotch.delivery_streams import stream_name
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, TagKeys, parse_format
 from vnotch.store.network import CLOUD_WATCH_LOGS, FIREHOSE, S3
@@ -48,7 +49,6 @@ _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+")
 _GROUP_ARN = re.compile(r"arn:aws[a-z-]*:logs:([a-z0-9-]+):(\d{12}):log-group:([A-Za-z0-9_./#-]{1,512})(:\*)?")
 _FORMAT = re.compile(r"\$\{[^}]+\}( \$\{[^}]+\})*")
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_./#-]{1,512}")
-_STREAM_ARN = re.compile(r"arn:aws[a-z-]*:firehose:[a-z0-9-]+:\d{12}:deliverystream[/:][A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FileOptions:
 @dataclass(frozen=True)
 class FlowLogRequest:
     """`undeliverable`, where not None, is the message of every resource's `Unsuccessful` item. For a bucket there are
-    `files`, and neither group nor role."""
+    `files`, and for a bucket and a delivery stream neither group nor role."""
 
     resource_ids: tuple[str, ...]
     resource_type: str
@@ -88,11 +88,6 @@ class FlowLogRequest:
         tag_keys = _tag_keys(params)
         log_format = _log_format(params, tag_keys)
         kind = params.get("LogDestinationType", CLOUD_WATCH_LOGS)
-        if kind == FIREHOSE:
-            raise _invalid(
-                f"LogDestinationType {kind} is not delivered by this release of vnotch, which delivers to "
-                f"{CLOUD_WATCH_LOGS} and {S3}"
-            )
         group, undeliverable = _log_group(call) if kind == CLOUD_WATCH_LOGS else ("", None)
         return cls(
             resource_ids=tuple(params["ResourceIds"]),
@@ -182,7 +177,12 @@ def _check_destination(call: Call) -> None:
         _check_role(role, call.account)
     if kind == S3:
         _check_bucket(destination or "", params.get("DestinationOptions") or {})
-    if kind == FIREHOSE and not _STREAM_ARN.fullmatch(destination or ""):
+    if kind == FIREHOSE and role:
+        # A role, and DeliverCrossAccountRole, are for a stream of another account, of which there is none here.
+        raise _invalid(f"DeliverLogsPermissionArn is not applicable for {kind} delivery within one account")
+    if params.get("DeliverCrossAccountRole"):
+        raise _invalid("DeliverCrossAccountRole is not supported by vnotch, which has one account")
+    if kind == FIREHOSE and stream_name(destination or "") is None:
         raise invalid_value(destination, "LogDestination", "It is the ARN of a Firehose delivery stream.")
 
 

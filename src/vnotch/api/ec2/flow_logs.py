@@ -36,6 +36,7 @@ from vnotch.api.iam.service_linked_roles import make_service_linked_role
 from vnotch.api.service import ApiError, Call
 from vnotch.bucket_keys import Layout
 from vnotch.buckets.upload import Presence
+from vnotch.delivery_streams import stream_name
 from vnotch.store import agents, network
 from vnotch.store.state import new_id
 from vnotch.store.tag_fields import keys_of
@@ -113,9 +114,11 @@ class FlowLogs(Ec2Part):
     )
     def create_flow_logs(self, call: Call) -> dict[str, Any]:
         request = FlowLogRequest.of(call, self.any_interval)
-        if request.files is not None:
+        if request.log_destination_type != network.CLOUD_WATCH_LOGS:
             self.require(call, "logs:CreateLogDelivery", "*", {})
-        else:
+        if request.log_destination_type == network.FIREHOSE:
+            self.require(call, "firehose:TagDeliveryStream", request.log_destination or "", {})
+        if request.log_destination_type == network.CLOUD_WATCH_LOGS:
             conditions = {"iam:passedtoservice": SERVICE_PRINCIPAL}
             self.require(call, "iam:PassRole", request.deliver_logs_permission_arn, conditions)
         self._require_tags(call, request)
@@ -146,7 +149,10 @@ class FlowLogs(Ec2Part):
             return answer
 
     def _undeliverable(self, request: FlowLogRequest, account: str) -> str | None:
-        """What AWS says of a bucket that will not do; None for one that is there."""
+        """What AWS says of a bucket or delivery stream that will not do; None for one that is there."""
+        if request.log_destination_type == network.FIREHOSE:
+            name = stream_name(request.log_destination or "")
+            return None if name in self.streams else _BUCKET_WORDS[Presence.MISSING].format(name)
         if request.files is None:
             return None
         (bucket, folder), options = request.bucket, request.files
@@ -222,7 +228,7 @@ def _create(session: Session, request: FlowLogRequest, resource_id: str, now_ms:
         row.resource_id == resource_id,
         row.log_destination_type == request.log_destination_type,
         row.log_group_name == request.log_group_name,
-        *([row.log_destination == request.log_destination] if request.files else []),
+        *([] if request.log_group_name else [row.log_destination == request.log_destination]),
     )
     if session.scalar(select(same)):
         raise ApiError(
@@ -279,7 +285,7 @@ def _describe(flow_log: network.FlowLog) -> dict[str, Any]:
             "HiveCompatiblePartitions": bool(flow_log.hive_compatible_partitions),
             "PerHourPartition": bool(flow_log.per_hour_partition),
         }
-    else:
+    elif flow_log.log_destination_type == network.CLOUD_WATCH_LOGS:
         answer["DeliverLogsPermissionArn"] = flow_log.deliver_logs_permission_arn
         answer["LogGroupName"] = flow_log.log_group_name
     if tag_keys := keys_of(flow_log):

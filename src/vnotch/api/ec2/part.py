@@ -23,6 +23,7 @@ from vnotch.api.gate import Gate
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Result, Service, operation
 from vnotch.api.wire.dialect import EC2
 from vnotch.buckets.upload import BucketStore
+from vnotch.delivery_streams import DeliveryStream
 from vnotch.store import firewall, instances, network, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
@@ -30,7 +31,8 @@ from vnotch.store.state import State
 
 class Ec2Part(Service):
     """Base of the parts of EC2. `any_interval` allows aggregation intervals that AWS has not; `quotas` are AWS's
-    defaults; `buckets` are those that flow logs are delivered to, None where there is none."""
+    defaults; `buckets` are those that flow logs are delivered to, None where there is none, `streams` the
+    delivery streams by name."""
 
     name = "ec2"
     model = "ec2"
@@ -43,12 +45,14 @@ class Ec2Part(Service):
         any_interval: bool = False,
         quotas: Quotas | None = None,
         buckets: BucketStore | None = None,
+        streams: Mapping[str, DeliveryStream] | None = None,
     ) -> None:
         self.state = state
         self.region = accounts.region
         self.any_interval = any_interval
         self.quotas = quotas or Quotas()
         self.buckets = buckets
+        self.streams = streams or {}
         self._gate = Gate(accounts)
 
     def require(self, call: Call, action: str, resource: str, conditions: Mapping[str, str]) -> None:
