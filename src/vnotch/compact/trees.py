@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from vnotch.durable import sync_folder
 from vnotch.errors import AccessError, HostError, InputError, VnotchError
 from vnotch.query.bucket import Bucket, parse_url
 from vnotch.query.files import LocalFiles, LogFile
@@ -144,7 +145,7 @@ class FolderTree:
                 os.fsync(file.fileno())
             _link(scratch, path)
             scratch.unlink(missing_ok=True)
-            self._sync(path.parent)
+            sync_folder(path.parent)
         except (FileExistsError, FileNotFoundError):  # the scratch file is gone where another took the folder over
             scratch.unlink(missing_ok=True)
             return False
@@ -175,7 +176,7 @@ class FolderTree:
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
-            self._sync(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise _os_error(error) from None
 
@@ -183,7 +184,7 @@ class FolderTree:
         try:
             for name in names:
                 (self._top / folder / name).unlink(missing_ok=True)
-            self._sync(self._top / folder)
+            sync_folder(self._top / folder)
         except OSError as error:
             raise _os_error(error) from None
 
@@ -191,14 +192,6 @@ class FolderTree:
         for path in (self._top / folder).glob(f".vnotch-*{_PART}"):
             with suppress(OSError):
                 path.unlink()
-
-    @staticmethod
-    def _sync(folder: Path) -> None:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class BucketTree:
