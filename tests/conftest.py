@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from links import Pair
+
+LONGEST_FIRST = (
+    # With --dist loadfile a worker takes the next file when it is done with one: what begins last must be short.
+    "test_demo.py",
+    "test_takeover.py",
+    "cli/test_attach.py",
+    "test_privilege.py",
+    "test_host_firewall_drains.py",
+    "api/test_logs.py",
+    "test_flow_logs.py",
+    "test_enrol.py",
+    "test_pcap_fuzz.py",
+    "test_spine.py",
+    "test_documented.py",
+    "test_lab.py",
+)
+"""Files that take longest, as a run with --durations shows them; those with root tests follow, then all others."""
 
 
 def _missing_for_root_tests() -> str | None:
@@ -19,10 +41,14 @@ def _missing_for_root_tests() -> str | None:
     return None
 
 
+def _rank(path: Path) -> int:
+    found = (place for place, end in enumerate(LONGEST_FIRST) if f"/{path.as_posix()}".endswith(f"/{end}"))
+    return next(found, len(LONGEST_FIRST))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Files with root tests take longest: they go first, so that the workers end at about the same time.
-    long = {item.path for item in items if item.get_closest_marker("root")}
-    items.sort(key=lambda item: item.path not in long)
+    root = {item.path for item in items if item.get_closest_marker("root")}
+    items.sort(key=lambda item: (_rank(item.path), item.path not in root))
     reason = _missing_for_root_tests()
     if reason is None or os.environ.get("CI"):
         return
@@ -39,3 +65,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid}: a root test was skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    from links import Pair
+
+    made = Pair()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Both ways of attaching."""
+    return str(request.param)

@@ -202,21 +202,6 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    made = Pair()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(params=["tcx", "clsact"])
-def mode(request: pytest.FixtureRequest) -> str:
-    """Both ways of attaching."""
-    return str(request.param)
-
-
-@pytest.fixture
 def host(pair: Pair, folder: Path) -> Iterator[Host]:
     made = Host(pair, folder)
     try:

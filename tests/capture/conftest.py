@@ -16,21 +16,6 @@ from vnotch.capture.kernel import Datapath
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    made = Pair()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(params=["tcx", "clsact"])
-def mode(request: pytest.FixtureRequest) -> str:
-    """Both ways of attaching."""
-    return str(request.param)
-
-
-@pytest.fixture
 def datapath(pair: Pair, mode: str) -> Iterator[Datapath]:
     """Attached to the pair as slot SLOT."""
     opened = Datapath.open(netns=pair.host, attach_mode=mode, flows_per_map=8192)

@@ -129,7 +129,7 @@ def run(seed: int, count: int) -> None:
     print(f"{count} files, {damaged_files} damaged, {packets} packets")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_random_damage_is_an_input_error_and_nothing_else(seed: int) -> None:
     path = os.pathsep.join([str(TESTS), *sys.path])
     done = subprocess.run(

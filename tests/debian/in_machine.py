@@ -66,25 +66,23 @@ def send(count: int) -> None:
             raw.send(frame)
 
 
-def answers(logs: Any) -> bool:
-    """Not for a moment after an upgrade, which starts the server again."""
+def packets(logs: Any) -> int | None:
+    """In the records so far; None where there is no group yet, or no server for a moment, as after an upgrade."""
     try:
-        logs.describe_log_groups(limit=1)
+        if not logs.describe_log_groups(logGroupNamePrefix="group")["logGroups"]:
+            return None
+        pages = logs.get_paginator("filter_log_events").paginate(logGroupName="group")
+        lines = [event["message"].split() for page in pages for event in page["events"]]
     except EndpointConnectionError:
-        return False
-    return True
+        return None
+    return sum(int(fields[8]) for fields in lines if fields[4] == "198.51.100.1")
 
 
 def records(endpoint: Endpoint, wanted: int) -> None:
     logs = endpoint.client("logs")
-    counted = None
     for _ in range(150):
-        if answers(logs) and logs.describe_log_groups(logGroupNamePrefix="group")["logGroups"]:
-            pages = logs.get_paginator("filter_log_events").paginate(logGroupName="group")
-            lines = [event["message"].split() for page in pages for event in page["events"]]
-            counted = sum(int(fields[8]) for fields in lines if fields[4] == "198.51.100.1")
-            if counted == wanted:
-                return
+        if (counted := packets(logs)) == wanted:
+            return
         time.sleep(0.2)
     raise SystemExit(f"{counted} packets in the records, {wanted} were sent")
 
