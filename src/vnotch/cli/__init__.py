@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from vnotch import __version__
 from vnotch.cli.ask import TAKES_PARAMETERS, ask
 from vnotch.cli.attach import attach, detach
+from vnotch.cli.backup import backup, restore
 from vnotch.cli.clients import PASSES_ALL, aws, env
 from vnotch.cli.compact import compact
 from vnotch.cli.doctor import doctor
@@ -92,6 +93,8 @@ app.add_typer(flow_logs, name="flow-logs", rich_help_panel=SET_UP)
 app.add_typer(role, name="role", rich_help_panel=SET_UP)
 app.add_typer(keys, name="keys", rich_help_panel=SET_UP)
 app.command(rich_help_panel=SET_UP)(compact)
+app.command(rich_help_panel=SET_UP)(backup)
+app.command(rich_help_panel=SET_UP)(restore)
 app.command("import", rich_help_panel=SET_UP)(import_)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)

@@ -1,0 +1,62 @@
+"""`vnotch backup` and `vnotch restore`: the log store and the state as a folder, taken while the server runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vnotch.cli.options import DataDir, Json, folders_of
+from vnotch.cli.terminal import out, plain
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="The folder to make; it must not be there yet.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Copy log groups, events, state and the administrator's key to a new folder. The server may run meanwhile.
+
+    Whatever was acknowledged before the command began is in it. Agents' spools and the buckets that stand for S3 are
+    not.
+    """
+    from vnotch.store.backup import back_up
+
+    with out.status("copying") as shown:
+        made = back_up(
+            folders_of(data_dir).root, target.absolute(), time.time(), lambda text: shown.update(plain(text))
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(made)) + "\n")
+    else:
+        out.print(f"{plain(str(target))}: {made.files} files of events, {made.bytes / 1e6:,.1f} MB")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="A folder that `vnotch backup` made.")],
+    data_dir: DataDir = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the store that is there, with all it holds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup into the data folder. No server may run there; the first start counts the log streams anew."""
+    from vnotch.server import lock_folder
+    from vnotch.store.backup import restore as put_back
+
+    root = folders_of(data_dir).root
+    lock = lock_folder(root) if root.exists() else None
+    try:
+        with out.status("copying"):
+            made = put_back(source.absolute(), root, force=force)
+    finally:
+        if lock is not None:
+            os.close(lock)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(made)) + "\n")
+    else:
+        out.print(f"{plain(str(root))}: {made.files} files of events, {made.bytes / 1e6:,.1f} MB")

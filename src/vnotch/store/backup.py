@@ -1,0 +1,177 @@
+"""Backups of the log store and the control plane's state, taken while a server runs, and put back while none does.
+
+The order makes the parts agree. First the lake's catalog is copied as of one moment (SQLite's online backup), then the
+files that it names, which never change: a merge or an expiry meanwhile leaves them for minutes, and where one is gone
+after all the lake is copied anew. The state comes last, so that it knows every stream that the lake has events of; what
+its totals have too much is counted again at the first start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vnotch import __version__
+from vnotch.errors import HostError, InputError
+from vnotch.store.ducklake import sync_path
+from vnotch.store.log_groups import RECOUNT
+
+MANIFEST = "backup.json"
+CATALOG, STATE, CREDENTIALS = "lake/catalog.sqlite", "state/state.sqlite", "credentials.json"
+EVENTS = "lake/data"
+_TRIES = 5
+
+_FILES = """
+    SELECT s.path || t.path || f.path, f.file_size_bytes, f.end_snapshot IS NULL
+    FROM ducklake_data_file f JOIN ducklake_table t USING (table_id) JOIN ducklake_schema s USING (schema_id)
+    UNION ALL
+    SELECT s.path || t.path || f.path, f.file_size_bytes, f.end_snapshot IS NULL
+    FROM ducklake_delete_file f JOIN ducklake_table t USING (table_id) JOIN ducklake_schema s USING (schema_id)
+"""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What a backup holds."""
+
+    version: str
+    created_s: int
+    files: int
+    bytes: int
+
+
+def back_up(root: Path, target: Path, now_s: float, progress: Callable[[str], None] = lambda _: None) -> Backup:
+    """Copies the store in the data folder `root` to the new folder `target`.
+
+    Raises InputError where `target` is there already or no server has ever run in `root`, HostError where the disk does
+    not let it be read or written. What was begun is removed then.
+    """
+    if not (root / CATALOG).exists() or not (root / STATE).exists():
+        raise InputError(f"{root} has no log store", "name the data folder of a server with --data-dir")
+    if target.exists():
+        raise InputError(f"{target} is there already", "name a folder that is not")
+    work = target.with_name(f".{target.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        (work / "state").mkdir(parents=True, mode=0o700)
+        count, size = _copy_lake(root, work, progress)
+        progress("copying the state")
+        _copy_database(root / STATE, work / STATE)
+        shutil.copy2(root / CREDENTIALS, work / CREDENTIALS)
+        made = Backup(__version__, int(now_s), count, size)
+        (work / MANIFEST).write_text(json.dumps(asdict(made), indent=2) + "\n")
+        _sync(work)
+        work.rename(target)
+        sync_path(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise HostError(f"the backup could not be made: {error}") from error
+    return made
+
+
+def restore(
+    source: Path, root: Path, *, force: bool = False, progress: Callable[[str], None] = lambda _: None
+) -> Backup:
+    """Puts a backup into the data folder `root`, where no server may be running.
+
+    Raises InputError where `source` is no whole backup, or where `root` has a store already and `force` is not given.
+    With it, the store of before is removed once the other is in its place.
+    """
+    made = _checked(source)
+    parts = ("lake", "state", CREDENTIALS)
+    there = [name for name in parts if (root / name).exists()]
+    if there and not force:
+        raise InputError(f"{root} has a log store already", "--force replaces it, with all that it holds")
+    work, old = root / ".restore", root / ".before-restore"
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (work, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        progress("copying")
+        shutil.copytree(source, work)
+        with closing(sqlite3.connect(work / STATE)) as state, state:
+            state.execute("UPDATE log_progress SET sequence = ?", [RECOUNT])
+        _sync(work)
+        old.mkdir(mode=0o700)
+        for name in there:
+            (root / name).rename(old / name)
+        for name in parts:
+            (work / name).rename(root / name)
+        sync_path(root)
+        for folder in (work, old):
+            shutil.rmtree(folder)
+    except (OSError, sqlite3.Error) as error:
+        raise HostError(f"the backup could not be put back: {error}") from error
+    return made
+
+
+def _copy_lake(root: Path, work: Path, progress: Callable[[str], None]) -> tuple[int, int]:
+    """-> how many files were copied, and their bytes."""
+    for _ in range(_TRIES):
+        shutil.rmtree(work / "lake", ignore_errors=True)
+        (work / EVENTS).mkdir(parents=True, mode=0o700)
+        progress("copying the catalog")
+        _copy_database(root / CATALOG, work / CATALOG)
+        count = size = 0
+        for path, expected, is_live in _files(work / CATALOG):
+            progress(f"copying {path}")
+            try:
+                (work / EVENTS / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / EVENTS / path, work / EVENTS / path)
+            except FileNotFoundError:
+                if is_live:
+                    break  # merged or expired meanwhile, and removed
+                continue
+            if (found := (work / EVENTS / path).stat().st_size) != expected:
+                raise HostError(f"{root / EVENTS / path} has {found} bytes, the catalog says {expected}")
+            count, size = count + 1, size + expected
+        else:
+            return count, size
+    raise HostError("the log store changes faster than it can be copied", "choose a faster disk for the backup")
+
+
+def _files(catalog: Path) -> Iterator[tuple[str, int, bool]]:
+    """(path below the data folder, bytes, whether the newest snapshot has it) of what a catalog names."""
+    with closing(sqlite3.connect(catalog)) as database:
+        rows = database.execute(_FILES).fetchall()
+    for path, size, is_live in rows:
+        yield str(path), int(size), bool(is_live)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """An SQLite database as of one moment, also while it is being written."""
+    with (
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as database,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        # All at once: in steps the copy would begin anew with each commit of the server.
+        database.backup(copy)
+    target.chmod(0o600)
+
+
+def _checked(source: Path) -> Backup:
+    try:
+        made = Backup(**json.loads((source / MANIFEST).read_text()))
+        missing = [name for name in (CATALOG, STATE, CREDENTIALS) if not (source / name).exists()]
+        for path, size, is_live in _files(source / CATALOG) if not missing else ():
+            file = source / EVENTS / path
+            if is_live and (not file.exists() or file.stat().st_size != size):
+                missing.append(f"{EVENTS}/{path}")
+    except (OSError, ValueError, TypeError, sqlite3.Error) as error:
+        raise InputError(f"{source} is no backup: {error}", "name a folder that `vnotch backup` made") from None
+    if missing:
+        raise InputError(f"the backup {source} is not whole: {missing[0]} is missing or cut short", None)
+    return made
+
+
+def _sync(folder: Path) -> None:
+    for directory, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync_path(Path(directory) / name)
+        sync_path(Path(directory))
