@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.store.writer import BASE_MS, rows_of
+from tests.store.writer import BASE_MS, POINTS, rows_of
 from vnotch.store import ducklake
 from vnotch.store.committer import LakeUnavailable
 from vnotch.store.lake import PUT_SCHEMA, Lake
@@ -44,25 +44,33 @@ def messages(lake: Lake) -> Counter[str]:
 TRACED = """
 import os, sys
 from pathlib import Path
+import pyarrow as pa
 from tests.store.test_lake_durability import NEVER, numbered
 from vnotch.store.lake import Lake
 lake = Lake.open(Path(sys.argv[1]), intervals=NEVER)
 lake.upkeep().result()
+from tests.store.writer import FORMAT
 for number in range(3):
     os.write(1, b"MARK begin\\n")
-    lake.submit(1, 1, numbered(int(sys.argv[2]), f"{number}-"), 0, b"key %d" % number).result()
+    events = numbered(int(sys.argv[2]), f"{number}-")
+    seconds = pa.array([1] * events.num_rows, pa.int64())
+    records = pa.table([*events.columns, seconds, seconds], ["timestamp_ms", *FORMAT.columns])
+    if sys.argv[3] == "records":
+        lake.submit_records(1, 1, FORMAT, records, 0, b"key %d" % number).result()
+    else:
+        lake.submit(1, 1, events, 0, b"key %d" % number).result()
     os.write(1, b"MARK acknowledged\\n")
 os._exit(0)
 """
 
 
-def traced_calls(folder: Path, rows: int) -> list[list[tuple[str, str]]]:
+def traced_calls(folder: Path, rows: int, kind: str) -> list[list[tuple[str, str]]]:
     """For each put, (call, path) of its fsyncs and of the last writes to Parquet files, in order."""
     trace = folder / "trace"
     subprocess.run(
         [
             *("strace", "-f", "-y", "-e", "trace=fsync,fdatasync,write,pwrite64", "-s", "32", "-o", str(trace)),
-            *(sys.executable, "-c", TRACED, str(folder / "lake"), str(rows)),
+            *(sys.executable, "-c", TRACED, str(folder / "lake"), str(rows), kind),
         ],
         env=ENVIRONMENT,
         check=True,
@@ -89,8 +97,9 @@ def traced_calls(folder: Path, rows: int) -> list[list[tuple[str, str]]]:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (sudo apt install strace)")
-def test_data_then_folder_then_catalog_are_synced_before_the_acknowledgement(tmp_path: Path) -> None:
-    puts = traced_calls(tmp_path, rows=500)
+@pytest.mark.parametrize("kind", ["text", "records"])
+def test_data_then_folder_then_catalog_are_synced_before_the_acknowledgement(tmp_path: Path, kind: str) -> None:
+    puts = traced_calls(tmp_path, rows=500, kind=kind)
     assert len(puts) == 3
     for calls in puts:
         files = {path for call, path in calls if call == "write" and path.endswith(".parquet")}
@@ -112,8 +121,9 @@ def test_data_then_folder_then_catalog_are_synced_before_the_acknowledgement(tmp
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (sudo apt install strace)")
-def test_a_small_put_is_synced_in_the_catalog(tmp_path: Path) -> None:
-    for calls in traced_calls(tmp_path, rows=3):
+@pytest.mark.parametrize("kind", ["text", "records"])
+def test_a_small_put_is_synced_in_the_catalog(tmp_path: Path, kind: str) -> None:
+    for calls in traced_calls(tmp_path, rows=3, kind=kind):
         assert not [path for call, path in calls if call == "write" and path.endswith(".parquet")]
         written = [i for i, (call, path) in enumerate(calls) if call == "write" and path.endswith("sqlite-wal")]
         synced = [i for i, (call, path) in enumerate(calls) if call == "fsync" and path.endswith("sqlite-wal")]
@@ -145,7 +155,8 @@ def check_after_kill(folder: Path, acknowledged: list[int]) -> None:
     """Every acknowledged batch is there whole and once; one that was under way is there whole or not at all."""
     lake = Lake.open(folder, intervals=NEVER)
     try:
-        found = messages(lake)
+        # Of records the message is the first field of the line.
+        found = Counter(message.partition(" ")[0] for message in messages(lake).elements())
         twice = [message for message, count in found.items() if count != 1]
         assert not twice
         rows = Counter(int(message.partition("-")[0]) for message in found)
@@ -174,6 +185,40 @@ def test_kill_9_loses_and_repeats_nothing_that_was_acknowledged(tmp_path: Path) 
 @pytest.mark.timeout(1800)
 def test_a_hundred_kills(tmp_path: Path) -> None:
     assert run_kills(tmp_path / "lake", kills=100, seed=2) > 500
+
+
+def die_at(folder: Path, first: int, point: str, number: int) -> list[int]:
+    """Runs the writer until it kills itself at a named point; the batches that it acknowledged."""
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "tests/store/writer.py"), str(folder), str(first), "4", point, str(number)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert process.returncode == -signal.SIGKILL, f"the writer never came to {point}"
+    return [int(line) for line in process.stdout.splitlines()[1:]]
+
+
+NAMED = [f"{when} {name}" for name in POINTS for when in ("before", "after")]
+assert len(NAMED) == 20
+
+
+@pytest.mark.parametrize("point", NAMED[::4])
+def test_kill_9_at_a_named_point(tmp_path: Path, point: str) -> None:
+    check_after_kill(tmp_path / "lake", die_at(tmp_path / "lake", 0, point, 3))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_kill_9_at_every_named_point(tmp_path: Path) -> None:
+    """One lake lives through all of them, some of them early and some late."""
+    acknowledged: list[int] = []
+    for number, point in enumerate(NAMED):
+        acknowledged += die_at(tmp_path / "lake", number * 100_000, point, 1 + number % 4)
+        check_after_kill(tmp_path / "lake", acknowledged)
+    assert len(acknowledged) > 20
 
 
 # Failing disks
