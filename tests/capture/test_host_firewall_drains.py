@@ -110,6 +110,20 @@ def test_a_flood_on_tiny_maps(routed: Routed, monkeypatch: pytest.MonkeyPatch) -
         assert state.unmatched <= lost, "only what was lost has no flow"
 
 
+def test_drops_of_as_many_new_flows_as_there_is_room_for_find_memory(routed: Routed) -> None:
+    """Their entries are allocated as they come, in the path of packets that come as fast as they can."""
+    routed.nft(chain("ingress", [FLOOD + "counter drop"], device=routed.host_device))
+    count = host_firewall.DROPS_PER_MAP - 100  # what else is dropped there meanwhile has room, too
+    with Datapath.open(netns=routed.host) as datapath:
+        datapath.attach(routed.host_device, SLOT)
+        for turn in (1, 2):
+            assert start_flood(routed, count, count, seed=turn).wait() == 0
+            routed.settle()
+            assert rejected([drain_all(datapath)]).packets == count
+            assert routed.dropped().packets == turn * count
+            assert nothing_is_left(datapath)
+
+
 def test_a_full_map_of_drops(routed: Routed, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has no room there stays accepted, and is told."""
     monkeypatch.setattr(host_firewall, "DROPS_PER_MAP", 16)
