@@ -34,6 +34,9 @@ EVENT_OVERHEAD_BYTES = 26
 
 QUEUE_BYTES = 64 << 20
 COMMIT_BYTES = 32 << 20
+LARGE_COMMIT_ROWS = 20_000
+BUSY_SECONDS = 1.0
+"""After a commit of so many events more of them are to be expected for so long."""
 
 
 class LakeFull(LimitError):
@@ -128,6 +131,7 @@ class Committer(threading.Thread):
         self._commit_bytes = commit_bytes
         self._idle_seconds = idle_seconds
         self._waiting_bytes = 0
+        self._large_commit = float("-inf")
         self._tasks: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -150,8 +154,8 @@ class Committer(threading.Thread):
 
     @property
     def is_busy(self) -> bool:
-        """Whether events wait for the next commit."""
-        return bool(self._queue)
+        """Whether events wait for the next commit, or will: who was answered just now sends more in a moment."""
+        return bool(self._queue) or time.monotonic() - self._large_commit < BUSY_SECONDS
 
     def run_between_commits(self, task: Callable[[], None]) -> Future[None]:
         """Runs `task` on the committer's thread, where the writing connection may be used."""
@@ -266,6 +270,8 @@ class Committer(threading.Thread):
             if new_formats is not None:
                 insert(writer, "formats", new_formats)
         self.formats.confirm(pairs)
+        if rows.num_rows >= LARGE_COMMIT_ROWS:
+            self._large_commit = time.monotonic()
         self.sequence = first + rows.num_rows - 1
         self.keys.add(keys, now_us // 1000)
         self.counters["commits"] += 1
