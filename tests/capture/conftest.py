@@ -11,8 +11,25 @@ from pathlib import Path
 
 import pytest
 from links import SLOT, Pair
+from routed import Routed
 
 from vnotch.capture.kernel import Datapath
+
+
+@pytest.fixture(scope="module")
+def routed_namespaces() -> Iterator[Routed]:
+    made = Routed()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def routed(routed_namespaces: Routed) -> Iterator[Routed]:
+    """Without rules at first."""
+    yield routed_namespaces
+    routed_namespaces.nft("flush ruleset")
 
 
 @pytest.fixture

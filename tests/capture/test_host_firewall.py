@@ -28,22 +28,6 @@ IN, OUT = int(Direction.INGRESS), int(Direction.EGRESS)
 COUNT = 30
 
 
-@pytest.fixture(scope="module")
-def namespaces() -> Iterator[Routed]:
-    made = Routed()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def routed(namespaces: Routed) -> Iterator[Routed]:
-    """Without rules at first."""
-    yield namespaces
-    namespaces.nft("flush ruleset")
-
-
 @pytest.fixture
 def datapath(routed: Routed) -> Iterator[Datapath]:
     opened = Datapath.open(netns=routed.host, flows_per_map=8192)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +9,10 @@ from typing import Any
 
 import pytest
 from drains import Flow, Sum, drain_all, flipping, flows, totals
+from killing import killed_under_load
 from links import SLOT
 from routed import Routed, chain
-from test_takeover import Crash, crash_at, start_capturing
+from test_takeover import Crash, crash_at
 from traffic import flood_bytes, start_flood
 
 from vnotch.capture import host_firewall, libbpf
@@ -30,22 +28,6 @@ pytestmark = pytest.mark.root
 IN, OUT = int(Direction.INGRESS), int(Direction.EGRESS)
 FLOODED = "198.51.100.1"
 FLOOD = f"ip daddr {FLOODED} "
-
-
-@pytest.fixture(scope="module")
-def namespaces() -> Iterator[Routed]:
-    made = Routed()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def routed(namespaces: Routed) -> Iterator[Routed]:
-    """Without rules at first."""
-    yield namespaces
-    namespaces.nft("flush ruleset")
 
 
 def rejected(drains: list[Drain]) -> Sum:
@@ -180,25 +162,9 @@ def between_flips(monkeypatch: pytest.MonkeyPatch, action: Callable[[], Any]) ->
 
 def test_kill_minus_nine_under_load(routed: Routed, pin_dir: Path, mode: str, tmp_path: Path) -> None:
     """The program goes on counting drops without a process, and the next one takes up what the last had begun."""
-    generator = random.Random(mode)
     routed.nft(chain("ingress", [FLOOD + "numgen inc mod 3 == 0 counter drop"], device=routed.host_device))
-    journal = tmp_path / "journal"
-    journal.touch()
-    count, kinds = 60_000, 400
-    process = start_capturing(routed, pin_dir, mode, journal)
-    sender = start_flood(routed, count, kinds)
-    kills = 0
-    while sender.poll() is None or kills < 4:
-        time.sleep(generator.uniform(0.05, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-        process = start_capturing(routed, pin_dir, mode, journal)
-    routed.settle()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-    lines = [[int(word) for word in text.split()] for text in journal.read_text().splitlines()]
+    count = 60_000
+    lines = killed_under_load(routed, pin_dir, mode, tmp_path / "journal", count, 400)
     with Datapath.open(netns=routed.host, pin_dir=pin_dir, attach_mode=mode) as datapath:
         rest = [drain for _ in range(3) if (drain := drain_all(datapath)).generation not in {line[0] for line in lines}]
         assert sum(line[1] for line in lines) + sum(totals(rest, SLOT, way).packets for way in (IN, OUT)) == sum(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +12,7 @@ from typing import Any
 
 import pytest
 from drains import Sum, drain_all, totals
+from killing import killed_under_load
 from letting import let_in
 from links import SLOT, Pair
 from traffic import flood_bytes, start_flood
@@ -30,43 +27,12 @@ from vnotch.flow import Direction
 pytestmark = pytest.mark.root
 
 OUT = int(Direction.EGRESS)
-SOURCES = Path(__file__).resolve().parents[2] / "src"
-
-
-def start_capturing(pair: Pair, pin_dir: Path, mode: str, journal: Path) -> subprocess.Popen[str]:
-    arguments = [pair.host, str(pin_dir), mode, pair.host_device, str(SLOT), str(journal)]
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("capturing.py")), *arguments],
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
 def test_kill_minus_nine_under_load(pair: Pair, pin_dir: Path, mode: str, tmp_path: Path) -> None:
     """Half of the flows find no room in the map, so the ring buffer is taken over as well."""
-    generator = random.Random(mode)
-    journal = tmp_path / "journal"
-    journal.touch()
     count, kinds = 120_000, 1000
-    process = start_capturing(pair, pin_dir, mode, journal)
-    sender = start_flood(pair, count, kinds)
-    kills = 0
-    while sender.poll() is None or kills < 4:
-        time.sleep(generator.uniform(0.05, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-        process = start_capturing(pair, pin_dir, mode, journal)
-    pair.settle()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-    lines = [[int(word) for word in text.split()] for text in journal.read_text().splitlines()]
+    lines = killed_under_load(pair, pin_dir, mode, tmp_path / "journal", count, kinds)
     drains = []
     with Datapath.open(netns=pair.host, pin_dir=pin_dir, attach_mode=mode) as datapath:
         assert datapath.taken_over
