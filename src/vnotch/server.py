@@ -30,7 +30,6 @@ from vnotch.api.cloudwatch.watch import MetricWatch
 from vnotch.api.cloudwatch.webhooks import Webhooks
 from vnotch.api.delivery_streams import StreamTargets
 from vnotch.api.ec2 import Ec2
-from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.explanations import Explanations
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
@@ -38,6 +37,7 @@ from vnotch.api.lab_hosts import LabHosts
 from vnotch.api.log_imports import LogImports
 from vnotch.api.log_records import LogRecords
 from vnotch.api.logs import Logs
+from vnotch.api.quotas import Quotas
 from vnotch.api.sts import Sts
 from vnotch.api.uploads import Uploads
 from vnotch.buckets import open_buckets

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from vnotch.api.ec2 import Ec2
-from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.quotas import Quotas
 
 ACCOUNT = "123456789012"
 

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
-from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.quotas import Quotas
 
 ACCOUNT = "123456789012"
 ARN = f"arn:aws:ec2:us-east-1:{ACCOUNT}"

@@ -15,7 +15,7 @@ from test_agents import Client
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
-from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.quotas import Quotas
 from vnotch.inventory import Interface
 from vnotch.store import network, routing
 

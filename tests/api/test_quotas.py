@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.quotas import Quotas
 from vnotch.errors import InputError
 
 

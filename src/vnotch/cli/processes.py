@@ -79,7 +79,7 @@ def server(
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
     from vnotch.api.cloudwatch.webhooks import webhook_map
-    from vnotch.api.ec2.quotas import Quotas
+    from vnotch.api.quotas import Quotas
     from vnotch.buckets.s3 import S3Settings
     from vnotch.delivery_streams import read_streams
     from vnotch.server import ServerConfig, run

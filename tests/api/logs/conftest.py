@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.logs import Logs
+from vnotch.api.quotas import Quotas
 from vnotch.store.lake import Lake
 
 

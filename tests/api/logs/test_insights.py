@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.logs import Logs
+from vnotch.api.quotas import Quotas
 from vnotch.insights.pointers import Pointer
 from vnotch.store.lake import Lake
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EventStreamError
 
-from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.http import BoundedProtocol
 from vnotch.api.logs import live_tail
 from vnotch.api.logs.live_tail import LiveTail
+from vnotch.api.quotas import Quotas
 
 ARN = "arn:aws:logs:us-east-1:123456789012:log-group:flow"
 REJECTED = "2 123456789010 eni-1 172.31.9.69 172.31.9.12 49761 22 6 20 4249 1418530010 1418530070 REJECT OK"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.quotas import Quotas
 
 ARN = "arn:aws:logs:us-east-1:123456789012:log-group:flow"
 DOCUMENT = json.dumps(

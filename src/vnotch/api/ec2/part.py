@@ -18,8 +18,8 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from vnotch.api.ec2.filters import Table, constant, parse, tag_value
 from vnotch.api.ec2.paging import RESULTS, Page
-from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.gate import Gate
+from vnotch.api.quotas import Quotas
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Result, Service, operation
 from vnotch.api.wire.dialect import EC2
 from vnotch.buckets.upload import BucketStore

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from vnotch.api.ec2.quotas import Quotas
 from vnotch.api.logs.events import LogEvents
 from vnotch.api.logs.groups import LogGroups, LogStreams
 from vnotch.api.logs.insights import InsightsQueries
@@ -18,6 +17,7 @@ from vnotch.api.logs.query_definitions import QueryDefinitions
 from vnotch.api.logs.records import LogRecords
 from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
+from vnotch.api.quotas import Quotas
 from vnotch.api.service import Call
 from vnotch.insights.runs import Queries
 from vnotch.store.lake import Lake

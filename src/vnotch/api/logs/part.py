@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2.quotas import Quotas
+from vnotch.api.quotas import Quotas
 from vnotch.api.service import ApiError, Call, Resources, Service
 from vnotch.errors import InputError
 from vnotch.store.filter_pattern import FilterPattern
