@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from vnotch.errors import HostError
-from vnotch.store import committer
+from vnotch.store import committer, ducklake
 from vnotch.store.batch_keys import BatchKeys, batch_key
 from vnotch.store.committer import LakeFull, LakeUnavailable, StreamGone
 from vnotch.store.event_table import TABLES
@@ -405,3 +405,16 @@ def test_files_of_a_commit_in_doubt_are_never_taken_for_leftovers(
     assert lake.submit(1, 1, numbered(100), 0, b"doubt").result().duplicate
     assert not lake.submit(1, 1, numbered(100, 100), 0, b"next").result().duplicate
     assert len(read(lake)) == 200
+
+
+def test_the_catalogs_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held open for readers on a full disk, and must be let go for it to begin anew."""
+    monkeypatch.setattr(ducklake, "WAL_BYTES_MAX", 300_000)
+    lake = Lake.open(tmp_path / "lake", intervals=NEVER)
+    longest = 0
+    for number in range(120):
+        lake.submit(1, 1, numbered(100, number * 100), 0).result()
+        longest = max(longest, (tmp_path / "lake/catalog.sqlite-wal").stat().st_size)
+    assert 100_000 < longest < 450_000
+    assert len(read(lake)) == 12_000
+    lake.close()

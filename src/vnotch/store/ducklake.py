@@ -26,6 +26,7 @@ from vnotch.errors import HostError
 
 EXTENSIONS = ("sqlite_scanner", "ducklake")
 BUSY_TIMEOUT_MS = 10_000
+WAL_BYTES_MAX = 16_000_000
 
 
 def extension_path(name: str) -> Path:
@@ -91,6 +92,7 @@ class Catalog:
         )
         self.writer = self._root.cursor()
         self.writer.execute("USE lake")
+        self._keeper: Any = None
 
     def folder_of(self, table: str) -> Path:
         """Where DuckLake has a table's files."""
@@ -132,6 +134,24 @@ class Catalog:
             self._known = set(self._files())
             raise CommitUncertain(f"the catalog could not commit: {error}") from error
         self._known |= new
+        self._keep_open()
+
+    def _keep_open(self) -> None:
+        """Holds one transaction on the catalog, of the newest commit. SQLite removes the files of its write-ahead log
+        with the last connection, and on a full disk nobody could make them anew: not even to read.
+
+        The log cannot begin anew while it is held; where it is long, it is let go first.
+        """
+        if self._keeper is not None and _size(self.folder / "catalog.sqlite-wal") > WAL_BYTES_MAX:
+            self._keeper.close()
+            self._keeper = None
+        with suppress(duckdb.Error):  # the commit is done; the one of before stays
+            keeper = self._root.cursor()
+            keeper.execute("BEGIN")
+            keeper.execute("SELECT count(*) FROM __ducklake_metadata_lake.ducklake_snapshot").fetchall()
+            if self._keeper is not None:
+                self._keeper.close()
+            self._keeper = keeper
 
     def _sync_new_files(self) -> set[Path]:
         new = set(self._files()) - self._known
@@ -163,6 +183,8 @@ class Catalog:
                     yield Path(entry.path)
 
     def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
         self.writer.close()
         self._root.close()
         os.close(self._lock)
