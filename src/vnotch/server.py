@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from vnotch.api.access_log import AccessLog
 from vnotch.api.agents import Agents
 from vnotch.api.app import build_app
 from vnotch.api.cloudwatch import CloudWatch
+from vnotch.api.cloudwatch.alert_watch import AlertWatch
 from vnotch.api.cloudwatch.watch import MetricWatch
 from vnotch.api.cloudwatch.webhooks import Webhooks
 from vnotch.api.delivery_streams import StreamTargets
@@ -47,6 +48,7 @@ from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.delivery_streams import DeliveryStream
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.store.accounts import Accounts
+from vnotch.store.flow_alerts import FlowAlert
 from vnotch.store.lake import Lake
 from vnotch.store.metric_filters import MetricFilters
 from vnotch.store.state import State
@@ -69,6 +71,7 @@ class ServerConfig:
     s3: S3Settings = field(default_factory=S3Settings)
     webhooks: Mapping[str, str] = field(default_factory=dict)  # ARN of an alarm's action -> URL
     streams: Mapping[str, DeliveryStream] = field(default_factory=dict)  # by name
+    alerts: Sequence[FlowAlert] = ()
 
     @property
     def url(self) -> str:
@@ -172,10 +175,12 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
                 agents.watch.close()
                 app.state.api.end()
 
+            app.state.alert_watch.start()
             app.state.metric_watch.start()
             try:
                 _run_until_signal(app, listener, lambda: _say_started(config, started), ending)
             finally:
+                app.state.alert_watch.close()
                 app.state.metric_watch.close()
         finally:
             lake.close()
@@ -187,9 +192,10 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 def compose(
     config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents, buckets: BucketStore
 ) -> Starlette:
-    """The application with every service on it, and `metric_watch` in its state."""
+    """The application with every service on it, and `metric_watch` and `alert_watch` in its state."""
     logs = Logs(state, lake, config.quotas)
     webhooks = Webhooks(config.webhooks)
+    alerts = AlertWatch(state, lake, accounts, webhooks, config.alerts)
     access_log = AccessLog(config.folders.root / "access.log")
     services = [
         Ec2(
@@ -214,8 +220,10 @@ def compose(
         *LabHosts(state, accounts).routes(),
         *Explanations(state, accounts).routes(),
         *Access(accounts, access_log).routes(),
+        *alerts.routes(),
     ]
     app = build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
+    app.state.alert_watch = alerts
     app.state.metric_watch = MetricWatch(state, accounts, MetricFilters(state, lake, logs.totals), webhooks)
     return app
 

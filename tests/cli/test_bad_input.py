@@ -94,6 +94,8 @@ def test_values_of_another_form(server: RunningServer, nothing: str) -> None:
     data_dir = ["--data-dir", server.data_dir]
     refused(run("server", "--data-dir", nothing, "--account", "12"), "'12' is no account id", "12 digits")
     refused(run("server", "--data-dir", nothing, "--region", "Mars"), "'Mars' is no region", "us-east-1")
+    alert = "rejects,log-group=flow,count=0=https://example.com/"
+    refused(run("server", "--data-dir", nothing, "--alert", alert), "alert rejects: count '0'", "from 1 to 1000000")
     refused(run("server", "--data-dir", nothing, "--host", "0.0.0.0"), "loopback only", "127.0.0.1")
     refused(run("tail", *data_dir, "--since", "yesterday", "x"), "'yesterday' is no duration", "10m")
     refused(run("agent", *data_dir, "--name", "a/b"), "'a/b' is no name for an agent", "letters")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.cli.running import RunningServer
+from tests.cli.running import RunningServer, run
 
 
 @pytest.fixture
@@ -39,3 +40,16 @@ def test_quotas_that_are_given_hold(strict: RunningServer) -> None:
     make_list("one")
     with pytest.raises(ClientError, match="PrefixListLimitExceeded"):
         make_list("two")
+
+
+def test_alerts_that_are_set_are_shown_without_their_urls(tmp_path: Path) -> None:
+    running = RunningServer(tmp_path, "--alert", "rejects,log-group=flow,count=5=http://127.0.0.1:9/secret")
+    try:
+        shown = run("alerts", "--data-dir", running.data_dir)
+        answer = json.loads(run("alerts", "--data-dir", running.data_dir, "--json").stdout)
+    finally:
+        running.stop()
+    assert "rejects,log-group=flow,count=5,seconds=60,by=source" in shown.stdout
+    assert "secret" not in shown.stdout
+    assert [alert["state"] for alert in answer["alerts"]] == ["waiting"]
+    assert answer["webhooks"] == {"called": 0, "failed": 0, "dropped": 0}

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vnotch import __version__
+from vnotch.cli.alerts import alerts
 from vnotch.cli.ask import TAKES_PARAMETERS, ask
 from vnotch.cli.attach import attach, detach
 from vnotch.cli.backup import backup, restore
@@ -100,6 +101,7 @@ app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)
 app.command(rich_help_panel=LOOK)(top)
 app.command(rich_help_panel=LOOK)(explain)
+app.command(rich_help_panel=LOOK)(alerts)
 app.command("why-denied", rich_help_panel=LOOK)(why_denied)
 app.command(rich_help_panel=LOOK)(query)
 app.command(rich_help_panel=LOOK)(insights)

@@ -68,6 +68,14 @@ def server(
         list[str] | None,
         typer.Option(metavar="ARN=URL", help="What is called for an alarm's action that is an ARN. Repeatable."),
     ] = None,
+    alert: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND,log-group=NAME[,name=value...]=URL",
+            help="Call a URL on a burst of REJECTs (rejects), a port scan (port-scan) or a port that listens for the "
+            "first time (new-listener), in the records of a log group (docs/logs.md). Repeatable.",
+        ),
+    ] = None,
     delivery_streams: Annotated[
         Path | None,
         typer.Option(
@@ -78,6 +86,7 @@ def server(
     ] = None,
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
+    from vnotch.api.cloudwatch.alert_settings import flow_alerts
     from vnotch.api.cloudwatch.webhooks import webhook_map
     from vnotch.api.quotas import Quotas
     from vnotch.buckets.s3 import S3Settings
@@ -99,6 +108,7 @@ def server(
         s3=s3,
         webhooks=webhooks,
         streams=read_streams(delivery_streams) if delivery_streams else {},
+        alerts=flow_alerts(alert or ()),
     )
     run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
 

@@ -61,6 +61,9 @@ class Webhooks:
         with suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(TIMEOUT_SECONDS)
+        if lost := sum(item is not None for item in self._waiting.queue):
+            self.counters["dropped"] += lost
+            log.error("%d calls of webhooks are dropped: the server ends", lost)
 
     def _run(self) -> None:
         while not self._ended.is_set():
