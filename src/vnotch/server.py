@@ -41,6 +41,7 @@ from vnotch.api.logs import Logs
 from vnotch.api.quotas import Quotas
 from vnotch.api.sts import Sts
 from vnotch.api.uploads import Uploads
+from vnotch.api.usage import Usage
 from vnotch.buckets import open_buckets
 from vnotch.buckets.s3 import S3Settings
 from vnotch.buckets.upload import BucketStore
@@ -177,10 +178,12 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 
             app.state.alert_watch.start()
             app.state.metric_watch.start()
+            app.state.usage.start()
             try:
                 _run_until_signal(app, listener, lambda: _say_started(config, started), ending)
             finally:
                 app.state.alert_watch.close()
+                app.state.usage.close()
                 app.state.metric_watch.close()
         finally:
             lake.close()
@@ -192,11 +195,12 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 def compose(
     config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents, buckets: BucketStore
 ) -> Starlette:
-    """The application with every service on it, and `metric_watch` and `alert_watch` in its state."""
+    """The application with every service on it, and `metric_watch`, `alert_watch` and `usage` in its state."""
     logs = Logs(state, lake, config.quotas)
     webhooks = Webhooks(config.webhooks)
     alerts = AlertWatch(state, lake, accounts, webhooks, config.alerts)
     access_log = AccessLog(config.folders.root / "access.log")
+    usage = Usage(state, access_log)
     services = [
         Ec2(
             state,
@@ -221,10 +225,12 @@ def compose(
         *Explanations(state, accounts).routes(),
         *Access(accounts, access_log).routes(),
         *alerts.routes(),
+        *usage.routes(),
     ]
     app = build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
     app.state.alert_watch = alerts
     app.state.metric_watch = MetricWatch(state, accounts, MetricFilters(state, lake, logs.totals), webhooks)
+    app.state.usage = usage
     return app
 
 

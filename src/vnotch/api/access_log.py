@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ class AccessLog:
     """Safe for any thread. `file` None keeps the ring alone."""
 
     def __init__(self, file: Path | None = None, ring_entries: int = RING_ENTRIES) -> None:
+        self.listeners: list[Callable[[AccessEntry], None]] = []
+        """Called with each entry, on the event loop: they must neither wait nor raise."""
         self._ring: deque[AccessEntry] = deque(maxlen=ring_entries)
         self._lock = threading.Lock()
         self._handler: _File | None = None
@@ -98,6 +101,8 @@ class AccessLog:
 
     def add(self, entry: AccessEntry) -> None:
         self._ring.append(entry)
+        for heard in self.listeners:
+            heard(entry)
         if self._handler is not None:
             line = orjson.dumps(_line(entry)).decode()
             record = logging.LogRecord("access", logging.INFO, "", 0, line, None, None)

@@ -35,6 +35,7 @@ from vnotch.cli.status import status
 from vnotch.cli.tail import tail
 from vnotch.cli.terminal import fail, out
 from vnotch.cli.top import top
+from vnotch.cli.usage import usage
 from vnotch.cli.why_denied import why_denied
 from vnotch.errors import VnotchError
 
@@ -105,6 +106,7 @@ app.command(rich_help_panel=LOOK)(alerts)
 app.command("why-denied", rich_help_panel=LOOK)(why_denied)
 app.command(rich_help_panel=LOOK)(query)
 app.command(rich_help_panel=LOOK)(insights)
+app.command(rich_help_panel=LOOK)(usage)
 app.command(rich_help_panel=LOOK, context_settings=TAKES_PARAMETERS)(ask)
 app.command(rich_help_panel=CLIENTS)(env)
 app.command(rich_help_panel=CLIENTS, context_settings=PASSES_ALL)(aws)

@@ -157,7 +157,8 @@ def time_text(time_ms: int) -> str:
 class Queries:
     """All queries of a server. `open_reading(seconds)` gives a connection to the log store.
 
-    `counters`: queries by their end, and answers that were dropped for room.
+    `counters`: queries by their end, and answers that were dropped for room. `answered` hears of each query that has
+    its answer, before the status says Complete.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Queries:
         kept_bytes_max: int = KEPT_BYTES_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         unfinished_max: int = UNFINISHED_MAX,
+        answered: Callable[[Run], None] = lambda run: None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._open_reading = open_reading
@@ -178,6 +180,7 @@ class Queries:
         self._kept_bytes_max = kept_bytes_max
         self._answer_bytes_max = answer_bytes_max
         self._unfinished_max = unfinished_max
+        self._answered = answered
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="insights")
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
@@ -241,6 +244,7 @@ class Queries:
             run.status, run.begun_s = Status.RUNNING, time.monotonic()
         try:
             self._ask(run)
+            self._tell(run)
             status = Status.COMPLETE
         except (HostError, LimitError, MalformedQuery) as error:
             run.reason = str(error)
@@ -255,6 +259,12 @@ class Queries:
             self._make_room()
         if status in (Status.FAILED, Status.TIMEOUT):
             log.warning("query %s: %s: %s", run.id, status, run.reason)
+
+    def _tell(self, run: Run) -> None:
+        try:
+            self._answered(run)
+        except Exception as error:  # the answer is there all the same
+            log.warning("query %s is missing in the usage: %s", run.id, error)
 
     def _end(self, run: Run, status: Status) -> None:
         run.ended_s = time.monotonic()

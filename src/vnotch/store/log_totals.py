@@ -1,4 +1,5 @@
-"""Keeps the totals of log streams (first and last event, bytes) in step with the lake, on the committer's thread."""
+"""Keeps the totals of log streams (first and last event, bytes), and what log groups took in by month, in step with the
+lake, on the committer's thread."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from vnotch.store.log_groups import (
     set_progress,
     take_totals,
 )
+from vnotch.store.log_usage import add_ingested, usage_progress
 from vnotch.store.state import State
 from vnotch.store.upkeep import Expired, ExpiryListener
 
@@ -51,6 +53,8 @@ class LogTotals:
     def _catch_up(self) -> None:
         with self.state.read() as session:
             done = progress(session)
+            counted = usage_progress(session)
+        self._catch_up_usage(counted)
         if done == RECOUNT:
             log.info("counting the log streams anew")
         missing = self.lake.totals_after(max(done, 0))
@@ -62,6 +66,13 @@ class LogTotals:
             add_totals(session, missing)
             set_progress(session, self.lake.last_sequence)
 
+    def _catch_up_usage(self, counted: int | None) -> None:
+        """A count of its own, because a recount of the streams knows nothing of the events that are deleted."""
+        missing = self.lake.totals_after(counted) if counted is not None else []
+        if missing or counted is None:
+            with self.state.write(notify=False) as session:
+                add_ingested(session, missing, self.lake.last_sequence)
+
     def _committed(self, deltas: Sequence[StreamDelta], sequence: int) -> None:
         self._pending = merged_deltas([*self._pending, *deltas])
         self.committed.update((delta.group_id, sequence) for delta in deltas)
@@ -72,6 +83,7 @@ class LogTotals:
             with self.state.write(notify=False) as session:
                 add_totals(session, self._pending)
                 set_progress(session, sequence)
+                add_ingested(session, self._pending, sequence)
             self._pending = []
         except Exception as error:
             # The events are stored; the totals follow with the next commit, or at the next start.
@@ -83,6 +95,7 @@ class LogTotals:
             reset_totals(session)
             add_totals(session, totals)
             set_progress(session, self.lake.last_sequence)
+            add_ingested(session, self._pending, self.lake.last_sequence)
         self._pending = []
         self._recount = False
 
@@ -96,6 +109,7 @@ class LogTotals:
                 add_totals(session, self._pending)
                 take_totals(session, expired)
                 set_progress(session, self.lake.last_sequence)
+                add_ingested(session, self._pending, self.lake.last_sequence)
             self._pending = []
         except Exception:
             self._recount = True

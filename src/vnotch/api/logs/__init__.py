@@ -6,6 +6,8 @@ policies, queries and their definitions, the fields of events.
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import select
 
 from vnotch.api.logs.events import LogEvents
@@ -19,10 +21,11 @@ from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
 from vnotch.api.quotas import Quotas
 from vnotch.api.service import Call
-from vnotch.insights.runs import Queries
+from vnotch.insights.runs import Queries, Run
 from vnotch.store.lake import Lake
 from vnotch.store.log_groups import LogGroup, LogGroupTag
 from vnotch.store.log_totals import LogTotals
+from vnotch.store.log_usage import add_scanned, month_of
 from vnotch.store.state import State
 
 
@@ -45,7 +48,12 @@ class Logs(
 
     def __init__(self, state: State, lake: Lake, quotas: Quotas | None = None) -> None:
         super().__init__(state, lake, LogTotals(state, lake), quotas)
-        self.queries = Queries(lake.reading, unfinished_max=self.quotas.log_queries)
+        self.queries = Queries(lake.reading, unfinished_max=self.quotas.log_queries, answered=self._count_scanned)
+
+    def _count_scanned(self, run: Run) -> None:
+        with self.state.write(notify=False) as session:
+            month = month_of(int(time.time() * 1000))
+            add_scanned(session, month, run.question.groups, int(run.statistics.scanned_bytes))
 
     def resource_keys(self, call: Call, resource: str) -> dict[str, str | tuple[str, ...]]:
         """The tags of the log group that a resource is or is in."""
