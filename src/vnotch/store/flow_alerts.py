@@ -8,10 +8,13 @@ repeats nothing and passes nothing over. The definitions agree with the question
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from sqlalchemy import BigInteger, ForeignKey, String, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -22,6 +25,8 @@ from vnotch.store.state import Base
 
 REJECTS, PORT_SCAN, NEW_LISTENER = "rejects", "port-scan", "new-listener"
 EXAMPLES_MAX = 5
+ROWS_MAX = 2_000_000
+"""Records of busy sources that one look goes over; what is beyond counts as one finding that was dropped."""
 LISTENERS_MAX = 10_000
 TOLD_MAX = 10_000
 """That one alert remembers. What is found beyond is neither told nor remembered, and counted as dropped."""
@@ -121,8 +126,8 @@ def bursts(
     quiet_ms: Mapping[tuple[str, str], int],
     limit: int,
 ) -> tuple[list[Finding], int]:
-    """The first window of each source (and destination) that is full, is after what was told (`quiet_ms`) and has a
-    record after the sequence number `after`; at most `limit` of them, and how many there are."""
+    """The windows of each source (and destination) that are full, are after what was told (`quiet_ms`), do not overlap
+    and have a record after the sequence number `after`; the first `limit` of them, and how many there are."""
     source, destination, counted = _keys(alert)
     sql = f"""
 WITH told AS (
@@ -137,26 +142,67 @@ open AS (
     WHERE timestamp_ms >= coalesce(quiet_ms, 0)
 ),
 busy AS (
-    SELECT source, destination FROM open
+    SELECT source, destination, row_number() OVER (ORDER BY source, destination) AS key FROM open
     GROUP BY source, destination HAVING {counted} >= {alert.least} AND max(sequence) > {int(after)}
-),
-windows AS (
-    SELECT source, destination, timestamp_ms, {counted} OVER near AS found, max(sequence) OVER near AS newest
-    FROM open SEMI JOIN busy USING (source, destination)
-    WINDOW near AS (
-        PARTITION BY source, destination ORDER BY timestamp_ms
-        RANGE BETWEEN CURRENT ROW AND {alert.window_ms - 1} FOLLOWING
-    )
 )
-SELECT source, destination, min(timestamp_ms) AS start_ms, count(*) OVER () AS total FROM windows
-WHERE found >= {alert.least} AND newest > {int(after)}
-GROUP BY source, destination ORDER BY start_ms, source, destination LIMIT {int(limit)}"""
+SELECT key, source, destination, timestamp_ms, sequence > {int(after)} AS is_new, coalesce(dstport, -1) AS port
+FROM open JOIN busy USING (source, destination) ORDER BY key, timestamp_ms LIMIT {ROWS_MAX + 1}"""
     lists = [[key[0] for key in quiet_ms], [key[1] for key in quiet_ms], list(quiet_ms.values())]
-    rows = reading.arrow(sql, [*lists, *relation.parameters]).to_pylist()
-    found = [
-        Finding(row["source"], row["destination"], row["start_ms"], row["start_ms"] + alert.window_ms) for row in rows
-    ]
-    return found, rows[0]["total"] if rows else 0
+    rows = reading.arrow(sql, [*lists, *relation.parameters])
+    is_cut = rows.num_rows > ROWS_MAX
+    rows = rows.slice(0, ROWS_MAX)
+    keys, times, new, ports = (rows[name].to_numpy() for name in ("key", "timestamp_ms", "is_new", "port"))
+    found = []
+    bounds = [0, *(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist(), rows.num_rows]
+    for begin, end in pairwise(bounds):
+        part = slice(begin, end)
+        if alert.kind == PORT_SCAN:
+            starts = _full_of_ports(times[part], new[part], ports[part], alert)
+        else:
+            starts = _full(times[part], new[part], alert)
+        for start_ms in starts:
+            place = rows["source"][begin].as_py(), rows["destination"][begin].as_py()
+            found.append(Finding(*place, start_ms, start_ms + alert.window_ms))
+    found.sort(key=lambda finding: (finding.start_ms, finding.source, finding.destination))
+    return found[:limit], len(found) + is_cut
+
+
+def _full(times: np.ndarray, new: np.ndarray, alert: FlowAlert) -> list[int]:
+    """Where windows begin that have enough records and a new one among them; none overlaps another."""
+    ends = np.searchsorted(times, times + alert.window_ms)
+    before = np.concatenate([[0], np.cumsum(new)])
+    places = np.arange(len(times))
+    full = np.flatnonzero((ends - places >= alert.least) & (before[ends] > before[places]))
+    starts, at = [], 0
+    while (nth := int(np.searchsorted(full, at))) < len(full):
+        starts.append(int(times[full[nth]]))
+        at = int(ends[full[nth]])
+    return starts
+
+
+def _full_of_ports(times: np.ndarray, new: np.ndarray, ports: np.ndarray, alert: FlowAlert) -> list[int]:
+    """The same for windows that have enough different ports."""
+    ends = np.searchsorted(times, times + alert.window_ms).tolist()
+    fresh_at, tried = new.tolist(), ports.tolist()
+    starts: list[int] = []
+    inside: Counter[int] = Counter()
+    low = high = newer = 0
+    while low < len(tried):
+        for port, is_new in zip(tried[high : ends[low]], fresh_at[high : ends[low]], strict=True):
+            inside[port] += 1
+            newer += is_new
+        high = ends[low]
+        if len(inside) >= alert.least and newer:
+            starts.append(int(times[low]))
+            low, newer = high, 0
+            inside.clear()
+            continue
+        newer -= fresh_at[low]
+        inside[tried[low]] -= 1
+        if not inside[tried[low]]:
+            del inside[tried[low]]
+        low += 1
+    return starts
 
 
 def described(reading: Reading, alert: FlowAlert, relation: Relation, finding: Finding) -> Finding:

@@ -268,18 +268,10 @@ class _Look:
         return found[: max(0, LISTENERS_MAX - len(known))], total
 
     def _bursts(self, reading: Reading, relation: Relation, after: int, since_ms: int) -> tuple[list[Finding], int]:
-        """All windows that are full, one after the other of each source and destination."""
         with self.watch.state.read() as session:
             room = min(FINDINGS_MAX, TOLD_MAX - told_count(session, self.alert))
             quiet_ms = told_until(session, self.alert, since_ms)
-        found: list[Finding] = []
-        while True:
-            part, total = bursts(reading, self.alert, relation, after, quiet_ms, max(1, room - len(found)))
-            part = part[: max(0, room - len(found))]
-            found += part
-            quiet_ms.update(((finding.source, finding.destination), finding.end_ms) for finding in part)
-            if not part or len(found) >= room:
-                return found, len(found) + total - len(part)
+        return bursts(reading, self.alert, relation, after, quiet_ms, max(0, room))
 
     @contextmanager
     def _interruptible(self, reading: Reading) -> Iterator[None]:
