@@ -30,7 +30,7 @@ def datapath() -> Iterator[Datapath]:
     """Not attached anywhere: packets come from test runs alone."""
     with Datapath.open(flows_per_map=1024) as opened:
         opened._generations.use_slots(SLOT + 1)
-        opened._set_slot(LOOPBACK, SLOT)
+        opened._slots.assign(LOOPBACK, SLOT)
         yield opened
 
 

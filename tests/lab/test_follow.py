@@ -59,8 +59,10 @@ def following(tmp_path: Path) -> Iterator[Following]:
     try:
         yield lab
     finally:
-        lab.stop()
-        lab.server.stop()
+        try:
+            lab.stop()
+        finally:
+            lab.server.stop()
     assert namespaces() == []
     assert "Traceback" not in lab.log.read_text() + lab.server.log.read_text()
 

@@ -12,11 +12,14 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import vnotch
 from vnotch import __version__
 from vnotch.errors import HostError, InputError
 from vnotch.store.ducklake import sync_path
@@ -145,13 +148,17 @@ def _files(catalog: Path) -> Iterator[tuple[str, int, bool]]:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """An SQLite database as of one moment, also while it is being written."""
-    with (
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as database,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        # All at once: in steps the copy would begin anew with each commit of the server.
-        database.backup(copy)
+    """An SQLite database as of one moment, also while it is being written.
+
+    In a process of its own: the lake's catalog is open in DuckDB's SQLite where a server runs, and two SQLite libraries
+    in one process undo each other's locks (sqlite.org/howtocorrupt.html, 2.2.1) and shared memory.
+    """
+    command = [sys.executable, "-P", "-m", "vnotch.store.database_copy", str(source.absolute()), str(target.absolute())]
+    path = os.pathsep.join(filter(None, [str(Path(vnotch.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        words = ended.stderr.strip().splitlines()
+        raise OSError(words[-1] if words else f"copying {source} ended with status {ended.returncode}")
     target.chmod(0o600)
 
 
