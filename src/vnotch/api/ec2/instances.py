@@ -14,14 +14,16 @@ from sqlalchemy.orm import Session
 
 from vnotch.api import bindings
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, present
-from vnotch.api.ec2.interfaces import delete_interface, describe_attachment
+from vnotch.api.ec2.interfaces import delete_interface, describe_attachment, describe_members
 from vnotch.api.ec2.part import (
     INSTANCE,
     Describe,
     Ec2Part,
     arns,
     ec2_operation,
+    group_set,
     invalid_value,
+    only_attribute,
     required,
     tag_set,
     timestamp,
@@ -117,7 +119,7 @@ class Instances(Ec2Part):
             row: Instance = INSTANCE.find(session, required(call, "InstanceId"))
             shown_as: dict[str, tuple[str, Any]] = {
                 "disableApiTermination": ("DisableApiTermination", {"Value": row.protected}),
-                "groupSet": ("Groups", _group_set(row)),
+                "groupSet": ("Groups", group_set(_groups_of(row))),
                 "instanceType": ("InstanceType", {"Value": row.instance_type} if row.instance_type else {}),
                 "sourceDestCheck": ("SourceDestCheck", {"Value": True}),
             }
@@ -130,27 +132,31 @@ class Instances(Ec2Part):
         arns("instance:InstanceId", "security-group:Groups"),
     )
     def modify_instance_attribute(self, call: Call) -> dict[str, Any]:
-        given = [name for name in ("DisableApiTermination", "Groups") if call.params.get(name)]
-        if len(given) != 1:
-            text = f"Fields for multiple attribute types specified: {', '.join(given)}"
-            raise ApiError("InvalidParameterCombination", text if given else "No attributes specified.")
+        attribute = only_attribute(call, ("DisableApiTermination", "Groups"))
         with self.state.write() as session:
             row: Instance = INSTANCE.find(session, required(call, "InstanceId"), lock=True)
-            if given == ["DisableApiTermination"]:
+            if attribute == "DisableApiTermination":
                 row.protected = bool(call.params["DisableApiTermination"].get("Value"))
-            elif len(row.interfaces) != 1:
-                raise ApiError(
-                    "InvalidInstanceID",
-                    f"There are multiple interfaces attached to instance '{row.instance_id}'. Please specify an "
-                    "interface ID for the operation instead.",
-                )
             else:
-                [interface] = row.interfaces
+                interface = only_interface(row)
                 before = groups_of(session, interface.interface_id)
                 after = self.checked_groups(session, interface.vpc_id, call.params["Groups"])
                 firewall.set_groups(session, interface.interface_id, after)
                 agents.touch_members(session, before.symmetric_difference(after), interface.interface_id)
         return {}
+
+
+def only_interface(row: Instance) -> network.NetworkInterface:
+    """The one interface of an instance, for calls that name the instance and mean its interface."""
+    if len(row.interfaces) > 1:
+        raise ApiError(
+            "InvalidInstanceID",
+            f"There are multiple interfaces attached to instance '{row.instance_id}'. Please specify an interface ID "
+            "for the operation instead.",
+        )
+    if not row.interfaces:
+        raise ApiError("IncorrectState", f"Instance '{row.instance_id}' has no interface: it is {row.state}")
+    return row.interfaces[0]
 
 
 def shown(now_ms: int) -> Any:
@@ -221,10 +227,6 @@ def _groups_of(row: Instance) -> list[firewall.SecurityGroup]:
     return [group for interface in row.interfaces[:1] for group in interface.groups]
 
 
-def _group_set(row: Instance) -> list[dict[str, str]]:
-    return [{"GroupId": group.group_id, "GroupName": group.name} for group in _groups_of(row)]
-
-
 def _status(row: Instance) -> dict[str, Any]:
     captured = {interface.binding.state if interface.binding else "pending" for interface in row.interfaces}
     checks = {"attached": "ok", "pending": "initializing"}
@@ -267,7 +269,7 @@ def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
         "Monitoring": {"State": "disabled"},
         "PrivateDnsName": "",
         "PublicDnsName": "",
-        "SecurityGroups": _group_set(row),
+        "SecurityGroups": group_set(_groups_of(row)),
         "NetworkInterfaces": list(_shown_interfaces(row.interfaces, call)),
         "StateTransitionReason": "",
         "Tags": tag_set(row.tags),
@@ -275,7 +277,6 @@ def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
     optional = {
         "ImageId": row.image_id,
         "InstanceType": row.instance_type,
-        "ClientToken": None,
         "PrivateIpAddress": addresses[0] if addresses else None,
     }
     answer |= {name: value for name, value in optional.items() if value is not None}
@@ -295,26 +296,9 @@ def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
 
 def _shown_interfaces(interfaces: Iterable[network.NetworkInterface], call: Call) -> Iterable[dict[str, Any]]:
     for interface in interfaces:
-        addresses = interface.addresses_of(4)
+        attachment = describe_attachment(interface, call) or {}
+        of_instance = ("InstanceId", "InstanceOwnerId")
         yield {
-            "NetworkInterfaceId": interface.interface_id,
-            "VpcId": interface.vpc_id,
-            "SubnetId": interface.subnet_id,
-            "OwnerId": call.account,
-            "Description": interface.description,
-            "InterfaceType": interface.interface_type,
-            "MacAddress": interface.mac,
-            "PrivateIpAddress": addresses[0],
-            "PrivateIpAddresses": [
-                {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(addresses)
-            ],
-            "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
-            "Groups": [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups],
-            "SourceDestCheck": True,
-            "Status": interface.status,
-            "Attachment": {
-                name: value
-                for name, value in (describe_attachment(interface, call) or {}).items()
-                if name not in ("InstanceId", "InstanceOwnerId")
-            },
+            **describe_members(interface, call),
+            "Attachment": {name: value for name, value in attachment.items() if name not in of_instance},
         }

@@ -20,7 +20,9 @@ from vnotch.api.ec2.part import (
     Ec2Part,
     arns,
     ec2_operation,
+    group_set,
     invalid_value,
+    only_attribute,
     required,
     tag_set,
     timestamp,
@@ -174,7 +176,7 @@ class NetworkInterfaces(Ec2Part):
             interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"))
             shown: dict[str, tuple[str, Any]] = {
                 "description": ("Description", {"Value": interface.description}),
-                "groupSet": ("Groups", _group_set(interface)),
+                "groupSet": ("Groups", group_set(interface.groups)),
                 "sourceDestCheck": ("SourceDestCheck", {"Value": True}),
                 "attachment": ("Attachment", describe_attachment(interface, call)),
             }
@@ -287,17 +289,10 @@ def delete_interface(session: Session, interface: network.NetworkInterface) -> N
 
 
 def _attribute(call: Call) -> str:
-    """The one attribute that a call changes (memory, both texts)."""
-    given = [name for name in ("Groups", "Description", "SourceDestCheck", "Attachment") if call.params.get(name)]
-    if not given:
-        raise ApiError("InvalidParameterCombination", "No attributes specified.")
-    if len(given) > 1:
-        raise ApiError(
-            "InvalidParameterCombination", f"Fields for multiple attribute types specified: {', '.join(given)}"
-        )
-    if given == ["SourceDestCheck"] and call.params["SourceDestCheck"].get("Value") is not True:
+    attribute = only_attribute(call, ("Groups", "Description", "SourceDestCheck", "Attachment"))
+    if attribute == "SourceDestCheck" and call.params["SourceDestCheck"].get("Value") is not True:
         raise ApiError("UnsupportedOperation", "The parameter SourceDestCheck is not supported by vnotch.")
-    return given[0]
+    return attribute
 
 
 def _change_attachment(interface: network.NetworkInterface, given: dict[str, Any]) -> None:
@@ -307,10 +302,6 @@ def _change_attachment(interface: network.NetworkInterface, given: dict[str, Any
         raise ApiError("InvalidAttachmentID.NotFound", f"The attachment '{attachment_id}' does not exist")
     if given.get("DeleteOnTermination") is not None:
         attachment.delete_on_termination = bool(given["DeleteOnTermination"])
-
-
-def _group_set(interface: network.NetworkInterface) -> list[dict[str, str]]:
-    return [{"GroupId": group.group_id, "GroupName": group.name} for group in interface.groups]
 
 
 def _new_mac() -> str:
@@ -326,13 +317,28 @@ def _created(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
 
 
 def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
-    ipv4, binding = interface.addresses_of(4), interface.binding
+    binding = interface.binding
     answer: dict[str, Any] = {
+        **describe_members(interface, call),
+        "AvailabilityZone": interface.subnet.zone,
+        "AvailabilityZoneId": interface.subnet.zone_id,
+        "RequesterManaged": interface.requester_managed,
+        "TagSet": tag_set(interface.tags),
+    }
+    if (attachment := describe_attachment(interface, call)) is not None:
+        answer["Attachment"] = attachment
+    if interface.requester_managed:
+        answer["RequesterId"] = (binding.requester_id if binding else None) or call.account
+    return answer
+
+
+def describe_members(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
+    """What an interface shows by itself (API NetworkInterface) and in its instance (API InstanceNetworkInterface)."""
+    ipv4 = interface.addresses_of(4)
+    return {
         "NetworkInterfaceId": interface.interface_id,
         "VpcId": interface.vpc_id,
         "SubnetId": interface.subnet_id,
-        "AvailabilityZone": interface.subnet.zone,
-        "AvailabilityZoneId": interface.subnet.zone_id,
         "OwnerId": call.account,
         "Description": interface.description,
         "InterfaceType": interface.interface_type,
@@ -342,17 +348,10 @@ def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]
             {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(ipv4)
         ],
         "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
-        "Groups": _group_set(interface),
-        "RequesterManaged": interface.requester_managed,
+        "Groups": group_set(interface.groups),
         "SourceDestCheck": True,
         "Status": interface.status,
-        "TagSet": tag_set(interface.tags),
     }
-    if (attachment := describe_attachment(interface, call)) is not None:
-        answer["Attachment"] = attachment
-    if interface.requester_managed:
-        answer["RequesterId"] = (binding.requester_id if binding else None) or call.account
-    return answer
 
 
 def describe_attachment(interface: network.NetworkInterface, call: Call) -> dict[str, Any] | None:

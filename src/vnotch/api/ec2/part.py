@@ -100,7 +100,7 @@ def ec2_operation(
         @wraps(handler)
         def handle(part: Any, call: Call) -> Result:
             for parameter, value in call.params.items():
-                if parameter not in honoured and value not in (None, False, 0, "", [], {}):
+                if parameter not in honoured and is_asked(value):
                     raise ApiError("UnsupportedOperation", f"The parameter {parameter} is not supported by vnotch.")
             if dry_run:
                 refuse_dry_run(call)
@@ -110,6 +110,11 @@ def ec2_operation(
         return handle
 
     return mark
+
+
+def is_asked(value: object) -> bool:
+    """Whether a parameter asks for anything but its default."""
+    return value not in (None, False, 0, "", [], {})
 
 
 def refuse_dry_run(call: Call) -> None:
@@ -287,6 +292,22 @@ def required(call: Call, member: str) -> Any:
 
 def invalid_value(value: object, parameter: str, hint: str) -> ApiError:
     return ApiError("InvalidParameterValue", f"Value ({value}) for parameter {parameter} is invalid. {hint}")
+
+
+def only_attribute(call: Call, members: Iterable[str]) -> str:
+    """The one attribute that a Modify operation changes: its API takes one a call (memory, both texts)."""
+    given = [member for member in members if call.params.get(member)]
+    if not given:
+        raise ApiError("InvalidParameterCombination", "No attributes specified.")
+    if len(given) > 1:
+        raise ApiError(
+            "InvalidParameterCombination", f"Fields for multiple attribute types specified: {', '.join(given)}"
+        )
+    return given[0]
+
+
+def group_set(groups: Iterable[firewall.SecurityGroup]) -> list[dict[str, str]]:
+    return [{"GroupId": group.group_id, "GroupName": group.name} for group in groups]
 
 
 def timestamp(ms: int) -> datetime:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.addresses import no_cidr
+from vnotch.api.ec2.instances import only_interface
 from vnotch.api.ec2.part import (
     INSTANCE,
     INTERFACE,
@@ -157,14 +158,7 @@ def _nat_gateway(
 
 def _interface_of(session: Session, instance_id: str) -> str:
     """The one interface of an instance."""
-    interface_ids = [interface.interface_id for interface in INSTANCE.find(session, instance_id).interfaces]
-    if len(interface_ids) > 1:
-        raise ApiError(
-            "InvalidInstanceID",
-            f"There are multiple interfaces attached to instance '{instance_id}'. Please specify an interface ID for "
-            "the operation instead.",
-        )
-    return str(interface_ids[0])
+    return only_interface(INSTANCE.find(session, instance_id)).interface_id
 
 
 def _check_outside(table: RouteTable, destination: IPv4Network | IPv6Network) -> None:

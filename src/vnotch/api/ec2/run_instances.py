@@ -19,7 +19,18 @@ from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.images import check_image
 from vnotch.api.ec2.instances import forget_old, reservations
 from vnotch.api.ec2.interfaces import new_interface
-from vnotch.api.ec2.part import INSTANCE, INTERFACE, SUBNET, Ec2Part, Kind, arns, ec2_operation, invalid_value, required
+from vnotch.api.ec2.part import (
+    INSTANCE,
+    INTERFACE,
+    SUBNET,
+    Ec2Part,
+    Kind,
+    arns,
+    ec2_operation,
+    invalid_value,
+    is_asked,
+    required,
+)
 from vnotch.api.ec2.subnets import available
 from vnotch.api.ec2.tags import put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
@@ -225,7 +236,7 @@ def _tags(part: Ec2Part, call: Call) -> dict[str, dict[str, str]]:
 
 def _interface_asked(item: Mapping[str, Any]) -> Asked:
     for member, value in item.items():
-        if member not in _INTERFACE_MEMBERS and value not in (None, False, 0, "", [], {}):
+        if member not in _INTERFACE_MEMBERS and is_asked(value):
             raise ApiError(
                 "UnsupportedOperation", f"The parameter NetworkInterfaces.{member} is not supported by vnotch."
             )

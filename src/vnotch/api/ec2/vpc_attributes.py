@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.addresses import ipv6_cidr
-from vnotch.api.ec2.part import SUBNET, VPC, Ec2Part, arns, ec2_operation, invalid_value, required
+from vnotch.api.ec2.part import SUBNET, VPC, Ec2Part, arns, ec2_operation, invalid_value, only_attribute, required
 from vnotch.api.ec2.subnets import IPV6_LENGTHS, check_place, ipv6_associations
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
@@ -48,7 +48,7 @@ class VpcAttributes(Ec2Part):
     )
     def modify_vpc_attribute(self, call: Call) -> dict[str, Any]:
         """One attribute a call (API ModifyVpcAttribute)."""
-        member = _only_one(call, [member for member, _ in VPC_ATTRIBUTES.values()])
+        member = only_attribute(call, (member for member, _ in VPC_ATTRIBUTES.values()))
         column = dict(VPC_ATTRIBUTES.values())[member]
         with self.state.write() as session:
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
@@ -58,7 +58,7 @@ class VpcAttributes(Ec2Part):
     @ec2_operation("ModifySubnetAttribute", " ".join(("SubnetId", *_SUBNET_ATTRIBUTES)), arns("subnet:SubnetId"))
     def modify_subnet_attribute(self, call: Call) -> dict[str, Any]:
         """One attribute a call (API ModifySubnetAttribute)."""
-        member = _only_one(call, list(_SUBNET_ATTRIBUTES))
+        member = only_attribute(call, _SUBNET_ATTRIBUTES)
         value = bool(call.params[member].get("Value"))
         if value and member in _ALWAYS_OFF:
             raise ApiError("UnsupportedOperation", f"The parameter {member} is not supported by vnotch.")
@@ -109,17 +109,6 @@ class VpcAttributes(Ec2Part):
             subnet.ipv6_cidr, subnet.ipv6_association_id, subnet.gives_ipv6 = None, None, False
             agents.touch(session, agents.agents_on(session, [subnet.subnet_id]))
             return answer
-
-
-def _only_one(call: Call, members: list[str]) -> str:
-    given = [member for member in members if call.params.get(member)]
-    if not given:
-        raise ApiError("InvalidParameterCombination", "No attributes specified.")
-    if len(given) > 1:
-        raise ApiError(
-            "InvalidParameterCombination", f"Fields for multiple attribute types specified: {', '.join(given)}"
-        )
-    return given[0]
 
 
 def _ipv6_siblings(session: Session, vpc_id: str) -> list[str]:
