@@ -52,6 +52,7 @@ deb: setup ## the Debian package, in dist/ (on the release that it is for)
 docs: setup ## remake the generated reference pages
 	@$(RUN)/python -m vnotch.fields > docs/fields.md
 	@$(RUN)/python -m vnotch.insights.document docs/insights.md
+	@$(RUN)/python -m vnotch.api.document > docs/api.md
 
 clean: ## remove what setup made
 	rm -rf $(VENV) src/vnotch/capture/native

@@ -796,6 +796,10 @@ def test_the_groups_of_an_interface_are_replaced(ec2: Any, vpc: str, group: str)
     modify = ec2.modify_network_interface_attribute
     modify(NetworkInterfaceId=interface, Groups=[app, group])
     assert groups_of(ec2, interface) == [(app, "app"), (group, "web")]
+    both = [{"GroupId": app, "GroupName": "app"}, {"GroupId": group, "GroupName": "web"}]
+    for name, member, value in (("groupSet", "Groups", both), ("sourceDestCheck", "SourceDestCheck", {"Value": True})):
+        shown = ec2.describe_network_interface_attribute(NetworkInterfaceId=interface, Attribute=name)
+        assert (shown["NetworkInterfaceId"], shown[member]) == (interface, value)
     modify(NetworkInterfaceId=interface, Description={"Value": "changed"})
     [row] = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"]
     assert (row["Description"], len(row["Groups"])) == ("changed", 2)

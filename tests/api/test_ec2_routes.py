@@ -239,7 +239,11 @@ def test_a_nat_gateway_is_made_once_a_token_and_takes_the_next_free_address(ec2:
         ({"SubnetId": "subnet-1"}, "InvalidSubnet", "Subnet subnet-1 was not found"),
         ({"SubnetId": None}, "MissingParameter", "The request must include the SubnetId parameter"),
         ({"AllocationId": "eipalloc-1"}, "UnsupportedOperation", "The parameter AllocationId is not supported"),
-        ({"AvailabilityMode": "regional"}, "UnsupportedOperation", "The availability mode regional is not supported"),
+        (
+            {"AvailabilityMode": "regional"},
+            "UnsupportedOperation",
+            "The value regional for parameter AvailabilityMode is not supported",
+        ),
         ({"PrivateIpAddress": "10.0.0.1"}, "InvalidParameterValue", "Address 10.0.0.1 is in subnet's reserved"),
         ({"PrivateIpAddress": "10.1.0.9"}, "InvalidParameterValue", "does not fall within the subnet's address range"),
     ],

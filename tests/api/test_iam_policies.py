@@ -182,6 +182,29 @@ def test_aws_own_policies(api: Any) -> None:
 # --- boundaries ---
 
 
+def test_what_is_detached_allows_nothing_more(api: Any) -> None:
+    """IAM API Reference, DetachRolePolicy and DetachGroupPolicy: NoSuchEntity where nothing is attached."""
+    iam = api.client("iam")
+    arn = "arn:aws:iam::aws:policy/IAMReadOnlyAccess"
+    attached = [{"PolicyName": "IAMReadOnlyAccess", "PolicyArn": arn}]
+    member = api.client("iam", user_key(api, "ana"))
+    iam.create_group(GroupName="readers")
+    iam.add_user_to_group(GroupName="readers", UserName="ana")
+    iam.attach_group_policy(GroupName="readers", PolicyArn=arn)
+    assert iam.list_attached_group_policies(GroupName="readers")["AttachedPolicies"] == attached
+    assert member.list_users()["Users"]
+    iam.detach_group_policy(GroupName="readers", PolicyArn=arn)
+    assert error_of(member.list_users)[0] == "AccessDenied"
+    assert iam.list_attached_group_policies(GroupName="readers")["AttachedPolicies"] == []
+    assert error_of(iam.detach_group_policy, GroupName="readers", PolicyArn=arn)[0] == "NoSuchEntity"
+    iam.create_role(RoleName="r", AssumeRolePolicyDocument=trust_of({"AWS": ACCOUNT}))
+    iam.attach_role_policy(RoleName="r", PolicyArn=arn)
+    assert iam.list_attached_role_policies(RoleName="r")["AttachedPolicies"] == attached
+    iam.detach_role_policy(RoleName="r", PolicyArn=arn)
+    assert error_of(iam.detach_role_policy, RoleName="r", PolicyArn=arn)[0] == "NoSuchEntity"
+    iam.delete_role(RoleName="r")
+
+
 def test_a_boundary_limits_a_user(api: Any) -> None:
     iam = api.client("iam")
     arn = iam.create_policy(PolicyName="edge", PolicyDocument=allow("iam:ListRoles"))["Policy"]["Arn"]
@@ -235,6 +258,8 @@ def test_a_boundary_limits_a_role_and_its_sessions(api: Any) -> None:
     assert error_of(session.list_users)[0] == "AccessDenied"
     iam.delete_role_permissions_boundary(RoleName="r")
     assert session.list_users()["Users"]
+    iam.put_role_permissions_boundary(RoleName="r", PermissionsBoundary=edge)
+    assert error_of(session.list_users)[0] == "AccessDenied"
     assert error_of(iam.delete_role, RoleName="r")[2] == "Cannot delete entity, must detach all policies first."
 
 

@@ -77,6 +77,12 @@ def test_context_decides_and_what_is_missing_is_named(iam: Any) -> None:
         assert simulate(iam, many, actions=["ec2:CreateTags"], ContextEntries=given)[0]["EvalDecision"] == decision
     keys = iam.get_context_keys_for_custom_policy(PolicyInputList=[policy, many])["ContextKeyNames"]
     assert sorted(keys) == ["aws:SourceIp", "aws:TagKeys", "aws:username", "s3:prefix"]
+    user = iam.create_user(UserName="keys")["User"]["Arn"]
+    iam.put_user_policy(UserName="keys", PolicyName="many", PolicyDocument=many)
+    keys = iam.get_context_keys_for_principal_policy(PolicySourceArn=user)["ContextKeyNames"]
+    assert sorted(keys) == ["aws:TagKeys"]
+    keys = iam.get_context_keys_for_principal_policy(PolicySourceArn=user, PolicyInputList=[policy])["ContextKeyNames"]
+    assert sorted(keys) == ["aws:SourceIp", "aws:TagKeys", "aws:username", "s3:prefix"]
 
 
 def test_a_boundary_and_a_resource_policy(iam: Any) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, TypeVar
 
+from vnotch.api.accepts import Accepts
 from vnotch.iam.evaluation import Decision
 from vnotch.store.accounts import Identity
 
@@ -98,21 +100,46 @@ Handler = Callable[[Any, Call], Result]
 F = TypeVar("F", bound=Handler)
 
 
-def operation(name: str, resources: Resources = ANY_RESOURCE, *, unauthorised: bool = False) -> Callable[[F], F]:
+def operation(
+    name: str,
+    resources: Resources = ANY_RESOURCE,
+    *,
+    unauthorised: bool = False,
+    honours: str | None = None,
+    unsupported: str = "",
+    only: Mapping[str, tuple[Any, ...]] | None = None,
+    note: str = "",
+    accepts: Accepts | None = None,
+) -> Callable[[F], F]:
     """Marks a method as the handler of an operation.
 
     `resources` gives the ARNs to authorise `service:Name` on. `unauthorised` is for the few operations that every
     authenticated principal may call (sts GetCallerIdentity) and for those that decide by themselves (sts AssumeRole,
-    where the trust policy decides).
+    where the trust policy decides). `honours` or `unsupported` (names, separated by spaces), `only` and `note`, or
+    `accepts` as a whole, say which parameters and values are refused before the handler is called: see `Accepts`.
     """
+    honoured = None if honours is None else frozenset(honours.split())
+    declared = accepts or Accepts(honoured, tuple(unsupported.split()), only or {}, note=note)
 
     def mark(handler: F) -> F:
-        handler.operation_name = name  # type: ignore[attr-defined]
-        handler.operation_resources = resources  # type: ignore[attr-defined]
-        handler.operation_unauthorised = unauthorised  # type: ignore[attr-defined]
-        return handler
+        marked: Any = handler if declared.refuses_nothing else _refusing(handler, declared)
+        marked.operation_name = name
+        marked.operation_resources = resources
+        marked.operation_unauthorised = unauthorised
+        marked.operation_accepts = declared
+        return marked  # type: ignore[no-any-return]
 
     return mark
+
+
+def _refusing(handler: Handler, accepts: Accepts) -> Handler:
+    @wraps(handler)
+    def handle(service: Any, call: Call) -> Result:
+        if (text := accepts.refusal(call.params)) is not None:
+            raise ApiError(service.unsupported_code, text)
+        return handler(service, call)
+
+    return handle
 
 
 class Service:
@@ -122,6 +149,9 @@ class Service:
     model = ""
     policy_prefix = ""
     """Of its actions in policies, where it is another one than the signing name."""
+
+    unsupported_code = "InvalidParameterValue"
+    """The code of the error for what an operation does not honour."""
 
     def handlers(self) -> dict[str, Handler]:
         """Operation name -> bound handler, for each method marked with `operation`."""

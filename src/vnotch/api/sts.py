@@ -40,6 +40,7 @@ FlowLogFor = Callable[[str, str, str], tuple[str, str] | None]
 class Sts(Service):
     name = "sts"
     model = "sts"
+    unsupported_code = "ValidationError"
 
     def __init__(
         self, accounts: Accounts, flow_log_for: FlowLogFor | None = None, access_log: AccessLog | None = None
@@ -57,10 +58,13 @@ class Sts(Service):
 
     # --- roles ---
 
-    @operation("AssumeRole", unauthorised=True)
+    @operation(
+        "AssumeRole",
+        unauthorised=True,
+        honours="RoleArn RoleSessionName DurationSeconds ExternalId Policy PolicyArns Tags",
+    )
     def assume_role(self, call: Call) -> dict[str, Any]:
         """Credentials of a session of a role, when the role's trust policy allows it."""
-        _refuse_others(call, "RoleArn RoleSessionName DurationSeconds ExternalId Policy PolicyArns Tags")
         role_arn, session_name = call.params["RoleArn"], call.params["RoleSessionName"]
         identity = call.identity
         assert identity is not None  # the app gives it with every call
@@ -137,10 +141,9 @@ class Sts(Service):
 
     # --- users ---
 
-    @operation("GetSessionToken", unauthorised=True)
+    @operation("GetSessionToken", unauthorised=True, honours="DurationSeconds")
     def get_session_token(self, call: Call) -> dict[str, Any]:
         """Needs no permission (STS API Reference: policies do not apply to it), but long-term keys of a user."""
-        _refuse_others(call, "DurationSeconds")
         identity = call.identity
         assert identity is not None
         if identity.kind != "user" or identity.expires_s is not None:
@@ -188,12 +191,6 @@ def _credentials(made: SessionCredentials) -> dict[str, Any]:
         "SessionToken": made.session_token,
         "Expiration": made.expires_s,
     }
-
-
-def _refuse_others(call: Call, supported: str) -> None:
-    for name in call.params:
-        if name not in supported.split():
-            raise ApiError("ValidationError", f"The parameter {name} is not supported.")
 
 
 def _duration(call: Call, identity: Identity, role: Role) -> int:

@@ -201,6 +201,8 @@ def test_a_state_that_is_set_calls_and_the_next_look_decides_anew(cloudwatch: An
     cloudwatch.disable_alarm_actions(AlarmNames=["rejected-ssh"])
     cloudwatch.set_alarm_state(AlarmName="rejected-ssh", StateValue="ALARM", StateReason="quiet")
     assert cloudwatch.describe_alarms()["MetricAlarms"][0]["ActionsEnabled"] is False
+    cloudwatch.enable_alarm_actions(AlarmNames=["rejected-ssh"])
+    assert cloudwatch.describe_alarms()["MetricAlarms"][0]["ActionsEnabled"] is True
     with refused("ResourceNotFound"):
         cloudwatch.set_alarm_state(AlarmName="none", StateValue="ALARM", StateReason="x")
     cloudwatch.delete_alarms(AlarmNames=["rejected-ssh"])

@@ -116,13 +116,13 @@ def test_questions_that_are_refused(cloudwatch: Any) -> None:
     asked = {"Namespace": "Mine", "MetricName": "m", "Period": 60, "StartTime": NOW - HOUR, "EndTime": NOW}
     with refused("InvalidParameterCombination"):
         cloudwatch.get_metric_statistics(**asked)
-    with refused("InvalidParameterValue", "percentiles"):
+    with refused("InvalidParameterValue", "ExtendedStatistics is not supported"):
         cloudwatch.get_metric_statistics(**asked, ExtendedStatistics=["p99"])
     with refused("InvalidParameterCombination", "exceeds the limit of 1440"):
         cloudwatch.get_metric_statistics(**{**asked, "StartTime": NOW - 48 * HOUR}, Statistics=["Sum"])
     with refused("InvalidParameterValue"):
         cloudwatch.get_metric_statistics(**{**asked, "StartTime": NOW}, Statistics=["Sum"])
-    with refused("InvalidParameterValue", "metric math"):
+    with refused("InvalidParameterValue", "MetricDataQueries.Expression is not supported"):
         cloudwatch.get_metric_data(
             MetricDataQueries=[{"Id": "a", "Expression": "1 + 1"}], StartTime=NOW - HOUR, EndTime=NOW
         )

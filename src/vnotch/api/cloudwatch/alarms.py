@@ -14,7 +14,6 @@ from vnotch.api.cloudwatch.part import (
     alarm_arn,
     dimensions_of,
     page_token,
-    refuse_unknown,
     token_position,
     validation,
 )
@@ -44,13 +43,13 @@ def _on_alarms(call: Call) -> list[str]:
 
 
 class Alarms(CloudWatchPart):
-    @operation("PutMetricAlarm", _on_alarm)
+    @operation(
+        "PutMetricAlarm",
+        _on_alarm,
+        unsupported="Metrics ThresholdMetricId ExtendedStatistic EvaluateLowSampleCountPercentile Tags "
+        "EvaluationWindow WarmUpConfiguration EvaluationCriteria EvaluationInterval ActionConfiguration",
+    )
     def put_metric_alarm(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(
-            *(call, "Metrics", "ThresholdMetricId", "ExtendedStatistic", "EvaluateLowSampleCountPercentile", "Tags"),
-            *("EvaluationWindow", "WarmUpConfiguration", "EvaluationCriteria", "EvaluationInterval"),
-            "ActionConfiguration",
-        )
         asked = {name: value for name, value in call.params.items() if value is not None}
         asked.setdefault("ActionsEnabled", True)
         self._check(asked)
@@ -89,9 +88,8 @@ class Alarms(CloudWatchPart):
                     "one (vnotch server --webhook ARN=URL)."
                 )
 
-    @operation("DescribeAlarms", _on_alarms)
+    @operation("DescribeAlarms", _on_alarms, unsupported="ChildrenOfAlarmName ParentsOfAlarmName")
     def describe_alarms(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "ChildrenOfAlarmName", "ParentsOfAlarmName")
         params = call.params
         names, prefix = params.get("AlarmNames"), params.get("AlarmNamePrefix")
         if names and prefix:

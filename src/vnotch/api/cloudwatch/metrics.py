@@ -18,7 +18,6 @@ from vnotch.api.cloudwatch.part import (
     invalid_combination,
     invalid_value,
     page_token,
-    refuse_unknown,
     token_position,
 )
 from vnotch.api.service import ANY_RESOURCE, Call, operation
@@ -41,9 +40,8 @@ STATISTICS = ("SampleCount", "Average", "Sum", "Minimum", "Maximum")
 
 
 class Metrics(CloudWatchPart):
-    @operation("PutMetricData", ANY_RESOURCE)
+    @operation("PutMetricData", ANY_RESOURCE, unsupported="EntityMetricData StrictEntityValidation")
     def put_metric_data(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "EntityMetricData", "StrictEntityValidation")
         namespace, data = call.params["Namespace"], call.params.get("MetricData") or []
         if namespace.startswith("AWS/"):
             raise invalid_value("The value AWS/ for parameter Namespace is invalid.")
@@ -57,9 +55,8 @@ class Metrics(CloudWatchPart):
                 raise invalid_value(f"{turned_away} data would be of new metrics, of which there are {METRICS_MAX}.")
         return {}
 
-    @operation("ListMetrics", ANY_RESOURCE)
+    @operation("ListMetrics", ANY_RESOURCE, unsupported="IncludeLinkedAccounts OwningAccount")
     def list_metrics(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "IncludeLinkedAccounts", "OwningAccount")
         params = call.params
         since_ms = call.now_ms - ACTIVE_MS if params.get("RecentlyActive") else None
         begin = int(token_position(call) or 0)
@@ -81,12 +78,10 @@ class Metrics(CloudWatchPart):
             answer["NextToken"] = page_token(begin + LISTED_MAX)
         return answer
 
-    @operation("GetMetricStatistics", ANY_RESOURCE)
+    @operation("GetMetricStatistics", ANY_RESOURCE, unsupported="ExtendedStatistics")
     def get_metric_statistics(self, call: Call) -> dict[str, Any]:
         params = call.params
         statistics = params.get("Statistics") or []
-        if params.get("ExtendedStatistics"):
-            raise invalid_value("ExtendedStatistics: percentiles are not supported by vnotch.")
         if not statistics:
             raise invalid_combination("At least one of Statistics and ExtendedStatistics must be specified.")
         start_ms, end_ms, period_ms = _range(call, params["Period"])
@@ -111,9 +106,8 @@ class Metrics(CloudWatchPart):
             ],
         }
 
-    @operation("GetMetricData", ANY_RESOURCE)
+    @operation("GetMetricData", ANY_RESOURCE, unsupported="LabelOptions MetricDataQueries.Expression")
     def get_metric_data(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "LabelOptions")
         queries = call.params["MetricDataQueries"]
         if not 1 <= len(queries) <= QUERIES_MAX:
             raise invalid_value(f"The parameter MetricDataQueries must have 1 to {QUERIES_MAX} queries.")
@@ -152,8 +146,8 @@ class Metrics(CloudWatchPart):
 
 def _query_points(call: Call, session: Any, query: dict[str, Any]) -> list[tuple[int, float]]:
     stat = query.get("MetricStat")
-    if stat is None or query.get("Expression"):
-        raise invalid_value(f"MetricDataQueries, {query['Id']}: metric math and queries are not supported by vnotch.")
+    if stat is None:
+        raise invalid_value(f"MetricDataQueries, {query['Id']}: MetricStat must be specified.")
     if query.get("AccountId") not in (None, call.account):
         raise invalid_value(f"MetricDataQueries, {query['Id']}: AccountId of another account is not supported.")
     if stat["Stat"] not in STATISTICS:

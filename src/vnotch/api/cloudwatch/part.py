@@ -34,13 +34,6 @@ def validation(message: str) -> ApiError:
     return ApiError("ValidationError", message)
 
 
-def refuse_unknown(call: Call, *members: str) -> None:
-    """Members that vnotch has no meaning for are refused where they are set, never ignored."""
-    for member in members:
-        if call.params.get(member):
-            raise invalid_value(f"The parameter {member} is not supported by vnotch.")
-
-
 def page_token(position: Any) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(position)).decode()
 

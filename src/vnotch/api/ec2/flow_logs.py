@@ -26,6 +26,7 @@ from vnotch.api.ec2.part import (
     arns,
     ec2_operation,
     invalid_value,
+    no_owner,
     refuse_dry_run,
     required,
     tag_set,
@@ -90,6 +91,7 @@ DESCRIBE = Describe(
     filters_member="Filter",
     unknown_filter="InvalidFilter",
     lenient=True,
+    of_account=no_owner,
 )
 
 
@@ -174,7 +176,7 @@ class FlowLogs(Ec2Part):
             role = f"arn:aws:iam::{call.account}:role/{SERVICE_LINKED_ROLE}"
             self.require(call, "iam:CreateServiceLinkedRole", role, {"iam:awsservicename": SERVICE_PRINCIPAL})
 
-    @ec2_operation("DescribeFlowLogs", "FlowLogIds Filter MaxResults NextToken")
+    @ec2_operation("DescribeFlowLogs", "FlowLogIds Filter MaxResults NextToken", filters=DESCRIBE.names)
     def describe_flow_logs(self, call: Call) -> dict[str, Any]:
         """Unknown ids are left out; whether AWS does so or raises is not published."""
         _check_count(call.params.get("FlowLogIds") or [])

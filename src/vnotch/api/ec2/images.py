@@ -37,14 +37,20 @@ _FILTERS = {
 
 
 class Images(Ec2Part):
-    @ec2_operation("DescribeImages", "ImageIds Owners ExecutableUsers Filters MaxResults NextToken IncludeDeprecated")
+    @ec2_operation(
+        "DescribeImages",
+        "ImageIds Owners ExecutableUsers Filters MaxResults NextToken IncludeDeprecated",
+        filters=_FILTERS,
+    )
     def describe_images(self, call: Call) -> dict[str, Any]:
         for image_id in call.params.get("ImageIds") or ():
             check_image(image_id)
         image = {**_SHOWN, "OwnerId": call.account}
         conditions = parse(call.params.get("Filters"), _FILTERS)
         owners = call.params.get("Owners") or ["self"]
-        is_meant = any(owner in ("self", call.account) for owner in owners)
+        # The image is public; nobody has a permission of his own on it.
+        launched_by_all = "all" in (call.params.get("ExecutableUsers") or ["all"])
+        is_meant = launched_by_all and any(owner in ("self", call.account) for owner in owners)
         return {"Images": [image] if is_meant and all(each.matches(image) for each in conditions) else []}
 
 

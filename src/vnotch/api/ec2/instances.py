@@ -79,13 +79,15 @@ DESCRIBE = Describe(
 
 
 class Instances(Ec2Part):
-    @ec2_operation("DescribeInstances", "InstanceIds Filters MaxResults NextToken")
+    @ec2_operation("DescribeInstances", "InstanceIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_instances(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call, shown(call.now_ms))
             return {"Reservations": reservations(rows, call), **more}
 
-    @ec2_operation("DescribeInstanceStatus", "InstanceIds Filters MaxResults NextToken IncludeAllInstances")
+    @ec2_operation(
+        "DescribeInstanceStatus", "InstanceIds Filters MaxResults NextToken IncludeAllInstances", filters=DESCRIBE.names
+    )
     def describe_instance_status(self, call: Call) -> dict[str, Any]:
         """Of running instances, unless all are asked for. The checks tell whether its interfaces are captured."""
         within = [shown(call.now_ms)]

@@ -21,6 +21,9 @@ from vnotch.store.rule_book import groups_of
 ADDRESSES_MAX = 50
 """Private addresses of one family on an interface (EC2 user guide: the largest instances)."""
 
+PRIMARY_IPV6 = "IsPrimaryIpv6"
+"""Of an interface's IPv6 addresses none is a primary one."""
+
 ON_INTERFACE = arns("network-interface:NetworkInterfaceId")
 
 
@@ -209,8 +212,6 @@ def give_ipv6(
         )
     block = _ipv6_block(subnet)
     for item in given:
-        if item.get("IsPrimaryIpv6"):
-            raise ApiError("UnsupportedOperation", "The parameter IsPrimaryIpv6 is not supported by vnotch.")
         add_ipv6(session, interface, subnet, item.get("Ipv6Address") or "")
     for _ in range(count):
         _add(session, interface, network.Address(family=6, address=str(random_ipv6(block)), value=0))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
-from vnotch.api.ec2.interface_addresses import add_ipv4, add_ipv6, give_ipv4, give_ipv6
+from vnotch.api.ec2.interface_addresses import PRIMARY_IPV6, add_ipv4, add_ipv6, give_ipv4, give_ipv6
 from vnotch.api.ec2.part import (
     INTERFACE,
     SECURITY_GROUP,
@@ -111,11 +111,11 @@ class NetworkInterfaces(Ec2Part):
         "SubnetId Description PrivateIpAddress PrivateIpAddresses SecondaryPrivateIpAddressCount Ipv6Addresses "
         "Ipv6AddressCount Groups InterfaceType TagSpecifications ClientToken",
         arns("network-interface", "subnet:SubnetId", "security-group:Groups"),
+        unsupported=f"Ipv6Addresses.{PRIMARY_IPV6}",
+        only={"InterfaceType": CREATED_TYPES},
     )
     def create_network_interface(self, call: Call) -> dict[str, Any]:
         kind = call.params.get("InterfaceType") or "interface"
-        if kind not in CREATED_TYPES:
-            raise invalid_value(kind, "interfaceType", f"It is one of {', '.join(CREATED_TYPES)}.")
         tags = tags_at_creation(self, call, INTERFACE)
         with self.state.write() as session:
             if earlier := replay(session, call):
@@ -129,7 +129,9 @@ class NetworkInterfaces(Ec2Part):
             remember(session, call, {"NetworkInterfaceId": interface.interface_id})
             return _created(interface, call)
 
-    @ec2_operation("DescribeNetworkInterfaces", "NetworkInterfaceIds Filters MaxResults NextToken")
+    @ec2_operation(
+        "DescribeNetworkInterfaces", "NetworkInterfaceIds Filters MaxResults NextToken", filters=DESCRIBE.names
+    )
     def describe_network_interfaces(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)
@@ -151,10 +153,12 @@ class NetworkInterfaces(Ec2Part):
         "ModifyNetworkInterfaceAttribute",
         "NetworkInterfaceId Groups Description SourceDestCheck Attachment",
         arns("network-interface:NetworkInterfaceId", "security-group:Groups"),
+        unsupported="Attachment.DefaultEnaQueueCount Attachment.EnaQueueCount",
+        only={"SourceDestCheck.Value": (True,)},
     )
     def modify_network_interface_attribute(self, call: Call) -> dict[str, Any]:
         """One attribute a call (API ModifyNetworkInterfaceAttribute)."""
-        attribute = _attribute(call)
+        attribute = only_attribute(call, ("Groups", "Description", "SourceDestCheck", "Attachment"))
         with self.state.write() as session:
             interface = INTERFACE.find(session, required(call, "NetworkInterfaceId"), lock=True)
             if attribute == "Description":
@@ -286,13 +290,6 @@ def delete_interface(session: Session, interface: network.NetworkInterface) -> N
     agents.touch_neighbours(session, interface)
     row = network.NetworkInterface
     session.execute(delete(row).where(row.interface_id == interface.interface_id))
-
-
-def _attribute(call: Call) -> str:
-    attribute = only_attribute(call, ("Groups", "Description", "SourceDestCheck", "Attachment"))
-    if attribute == "SourceDestCheck" and call.params["SourceDestCheck"].get("Value") is not True:
-        raise ApiError("UnsupportedOperation", "The parameter SourceDestCheck is not supported by vnotch.")
-    return attribute
 
 
 def _change_attachment(interface: network.NetworkInterface, given: dict[str, Any]) -> None:

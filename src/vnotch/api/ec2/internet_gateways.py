@@ -54,7 +54,9 @@ class InternetGateways(Ec2Part):
             session.refresh(gateway)
             return {"InternetGateway": _describe(gateway, call)}
 
-    @ec2_operation("DescribeInternetGateways", "InternetGatewayIds Filters MaxResults NextToken")
+    @ec2_operation(
+        "DescribeInternetGateways", "InternetGatewayIds Filters MaxResults NextToken", filters=DESCRIBE.names
+    )
     def describe_internet_gateways(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)

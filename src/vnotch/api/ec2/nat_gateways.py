@@ -54,13 +54,12 @@ class NatGateways(Ec2Part):
         "CreateNatGateway",
         "SubnetId PrivateIpAddress ConnectivityType AvailabilityMode TagSpecifications ClientToken",
         arns("natgateway", "subnet:SubnetId"),
+        only={"AvailabilityMode": (ZONAL,)},
     )
     def create_nat_gateway(self, call: Call) -> dict[str, Any]:
         kind = call.params.get("ConnectivityType") or CONNECTIVITY_TYPES[0]
         if kind not in CONNECTIVITY_TYPES:
             raise invalid_value(kind, "connectivityType", f"It is one of {', '.join(CONNECTIVITY_TYPES)}.")
-        if (mode := call.params.get("AvailabilityMode") or ZONAL) != ZONAL:
-            raise ApiError("UnsupportedOperation", f"The availability mode {mode} is not supported by vnotch.")
         tags = tags_at_creation(self, call, NAT_GATEWAY)
         with self.state.write() as session:
             if earlier := replay(session, call):
@@ -89,7 +88,7 @@ class NatGateways(Ec2Part):
             session.refresh(gateway)
             return _created(gateway, call)
 
-    @ec2_operation("DescribeNatGateways", "NatGatewayIds Filter MaxResults NextToken")
+    @ec2_operation("DescribeNatGateways", "NatGatewayIds Filter MaxResults NextToken", filters=DESCRIBE.names)
     def describe_nat_gateways(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)

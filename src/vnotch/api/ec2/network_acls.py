@@ -96,7 +96,7 @@ class NetworkAcls(Ec2Part):
             session.refresh(acl)
             return _created(acl, call)
 
-    @ec2_operation("DescribeNetworkAcls", "NetworkAclIds Filters MaxResults NextToken")
+    @ec2_operation("DescribeNetworkAcls", "NetworkAclIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_network_acls(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)

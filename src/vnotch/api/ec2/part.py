@@ -6,7 +6,7 @@ default is refused with UnsupportedOperation: what is not understood is an error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.base import ExecutableOption
 
+from vnotch.api.accepts import Accepts
 from vnotch.api.ec2.filters import Table, constant, parse, tag_value
 from vnotch.api.ec2.paging import RESULTS, Page
 from vnotch.api.gate import Gate
@@ -36,6 +37,7 @@ class Ec2Part(Service):
 
     name = "ec2"
     model = "ec2"
+    unsupported_code = "UnsupportedOperation"
 
     def __init__(
         self,
@@ -86,22 +88,29 @@ F = TypeVar("F", bound=Handler)
 
 
 def ec2_operation(
-    name: str, honours: str, resources: Resources = ANY_RESOURCE, *, dry_run: bool = True
+    name: str,
+    honours: str,
+    resources: Resources = ANY_RESOURCE,
+    *,
+    dry_run: bool = True,
+    unsupported: str = "",
+    only: Mapping[str, tuple[Any, ...]] | None = None,
+    filters: Collection[str] | None = None,
+    note: str = "",
 ) -> Callable[[F], Handler]:
-    """Marks the handler of an operation that honours the parameters in `honours` (names, separated by spaces).
+    """Marks the handler of an operation that honours the parameters in `honours` (names, separated by spaces);
+    `unsupported`, `only`, `filters` and `note` are those of `Accepts`.
 
     With `dry_run` the wrapper answers DryRun; without it the handler calls `refuse_dry_run` itself, after checks of its
     own that belong to authorisation.
     """
-    honoured = {*honours.split(), "DryRun"}
+    honoured = frozenset({*honours.split(), "DryRun"})
+    accepts = Accepts(honoured, tuple(unsupported.split()), only or {}, filters, note)
 
     def mark(handler: F) -> Handler:
-        @operation(name, resources)
+        @operation(name, resources, accepts=accepts)
         @wraps(handler)
         def handle(part: Any, call: Call) -> Result:
-            for parameter, value in call.params.items():
-                if parameter not in honoured and is_asked(value):
-                    raise ApiError("UnsupportedOperation", f"The parameter {parameter} is not supported by vnotch.")
             if dry_run:
                 refuse_dry_run(call)
             return handler(part, call)
@@ -110,11 +119,6 @@ def ec2_operation(
         return handle
 
     return mark
-
-
-def is_asked(value: object) -> bool:
-    """Whether a parameter asks for anything but its default."""
-    return value not in (None, False, 0, "", [], {})
 
 
 def refuse_dry_run(call: Call) -> None:
@@ -318,6 +322,15 @@ def tag_set(tags: Iterable[network.Tag]) -> list[dict[str, str]]:
     return [{"Key": tag.key, "Value": tag.value} for tag in tags]
 
 
+def _by_owner(account: str, region: str) -> Table:
+    return {"owner-id": constant(account)}
+
+
+def no_owner(account: str, region: str) -> Table:
+    """For kinds whose rows have no owner to filter by."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Describe:
     """How one kind is described: the members of its ids and filters, its filter table.
@@ -333,6 +346,12 @@ class Describe:
     lenient: bool = False
     options: tuple[ExecutableOption, ...] = ()  # what to load with the rows
     results: tuple[int, int] = RESULTS  # the least and the greatest MaxResults
+    of_account: Callable[[str, str], Table] = _by_owner  # filters whose values follow from account and region
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all filters."""
+        return frozenset({**self.filters, **self.of_account("", "")})
 
     def rows(self, session: Session, call: Call, *within: Any) -> tuple[list[Any], dict[str, str]]:
         """The rows of one page in the order of their making, and the answer's NextToken member, if there is more.
@@ -340,7 +359,7 @@ class Describe:
         exclusive = None if self.lenient else self.ids_member
         page = Page.of(call.operation, call.params, exclusive, clamp=self.lenient, results=self.results)
         given = call.params.get(self.filters_member)
-        table = self.filters if self.lenient else {**self.filters, "owner-id": constant(call.account)}
+        table = {**self.filters, **self.of_account(call.account, call.region)}
         conditions = parse(given, table, unknown_code=self.unknown_filter, by_tag=tag_value)
         clauses = [condition.clause for condition in conditions]
         statement = (

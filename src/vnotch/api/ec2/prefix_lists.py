@@ -83,7 +83,7 @@ class PrefixLists(Ec2Part):
             session.refresh(prefix_list)
             return {"PrefixList": {**_describe(prefix_list, call), "State": "create-in-progress"}}
 
-    @ec2_operation("DescribeManagedPrefixLists", "PrefixListIds Filters MaxResults NextToken")
+    @ec2_operation("DescribeManagedPrefixLists", "PrefixListIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_managed_prefix_lists(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)

@@ -96,7 +96,7 @@ class RouteTables(Ec2Part):
             session.refresh(table)
             return _created(table, call)
 
-    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken")
+    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_route_tables(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)

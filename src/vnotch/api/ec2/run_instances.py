@@ -18,6 +18,7 @@ from vnotch.api.ec2.attachments import DEVICE_INDEX_MAX, attach
 from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.images import check_image
 from vnotch.api.ec2.instances import forget_old, reservations
+from vnotch.api.ec2.interface_addresses import PRIMARY_IPV6
 from vnotch.api.ec2.interfaces import new_interface
 from vnotch.api.ec2.part import (
     INSTANCE,
@@ -28,7 +29,6 @@ from vnotch.api.ec2.part import (
     arns,
     ec2_operation,
     invalid_value,
-    is_asked,
     required,
 )
 from vnotch.api.ec2.subnets import available
@@ -45,22 +45,16 @@ _TYPE = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 _ONE_NETWORK = ("SubnetId", "SecurityGroupIds", "SecurityGroups", "PrivateIpAddress", "Ipv6Addresses")
 _HONOURED = (
     "ImageId InstanceType MinCount MaxCount SubnetId SecurityGroupIds SecurityGroups PrivateIpAddress Ipv6AddressCount "
-    "Ipv6Addresses NetworkInterfaces TagSpecifications ClientToken DisableApiTermination KeyName"
+    "Ipv6Addresses TagSpecifications ClientToken DisableApiTermination KeyName "
+    + " ".join(
+        f"NetworkInterfaces.{member}"
+        for member in (
+            *("DeviceIndex", "NetworkInterfaceId", "SubnetId", "Groups", "Description", "DeleteOnTermination"),
+            *("PrivateIpAddress", "PrivateIpAddresses", "SecondaryPrivateIpAddressCount"),
+            *("Ipv6Addresses", "Ipv6AddressCount", "InterfaceType"),
+        )
+    )
 )
-_INTERFACE_MEMBERS = {
-    "DeviceIndex",
-    "NetworkInterfaceId",
-    "SubnetId",
-    "Groups",
-    "Description",
-    "DeleteOnTermination",
-    "PrivateIpAddress",
-    "PrivateIpAddresses",
-    "SecondaryPrivateIpAddressCount",
-    "Ipv6Addresses",
-    "Ipv6AddressCount",
-    "InterfaceType",
-}
 
 
 @dataclass(frozen=True)
@@ -81,6 +75,7 @@ class RunInstances(Ec2Part):
         "RunInstances",
         _HONOURED,
         arns("instance", "network-interface", "subnet:SubnetId", "security-group:SecurityGroupIds"),
+        unsupported=f"Ipv6Addresses.{PRIMARY_IPV6} NetworkInterfaces.Ipv6Addresses.{PRIMARY_IPV6}",
     )
     def run_instances(self, call: Call) -> dict[str, Any]:
         """As many as there is room for, from MinCount to MaxCount; fewer is an error and makes nothing."""
@@ -235,11 +230,6 @@ def _tags(part: Ec2Part, call: Call) -> dict[str, dict[str, str]]:
 
 
 def _interface_asked(item: Mapping[str, Any]) -> Asked:
-    for member, value in item.items():
-        if member not in _INTERFACE_MEMBERS and is_asked(value):
-            raise ApiError(
-                "UnsupportedOperation", f"The parameter NetworkInterfaces.{member} is not supported by vnotch."
-            )
     index, interface_id = item.get("DeviceIndex"), item.get("NetworkInterfaceId")
     if index is None or not 0 <= index <= DEVICE_INDEX_MAX:
         raise ApiError(

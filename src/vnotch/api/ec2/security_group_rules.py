@@ -40,6 +40,9 @@ from vnotch.store.state import new_id
 FLAT = "IpProtocol FromPort ToPort CidrIp SourceSecurityGroupName SourceSecurityGroupOwnerId"
 """The members of a single inbound rule, beside `IpPermissions` (API AuthorizeSecurityGroupIngress)."""
 
+PEERING = "IpPermissions.UserIdGroupPairs.PeeringStatus IpPermissions.UserIdGroupPairs.VpcId"
+"""Of a group on the other side of a peering connection, of which there is none."""
+
 DESCRIBE = Describe(
     SECURITY_GROUP_RULE,
     "SecurityGroupRuleIds",
@@ -53,7 +56,9 @@ DESCRIBE = Describe(
 
 
 class SecurityGroupRules(Ec2Part):
-    @ec2_operation("DescribeSecurityGroupRules", "SecurityGroupRuleIds Filters MaxResults NextToken")
+    @ec2_operation(
+        "DescribeSecurityGroupRules", "SecurityGroupRuleIds Filters MaxResults NextToken", filters=DESCRIBE.names
+    )
     def describe_security_group_rules(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)
@@ -65,12 +70,16 @@ class SecurityGroupRules(Ec2Part):
         "AuthorizeSecurityGroupIngress",
         f"GroupId GroupName IpPermissions TagSpecifications {FLAT}",
         arns("security-group:GroupId"),
+        unsupported=PEERING,
     )
     def authorize_security_group_ingress(self, call: Call) -> dict[str, Any]:
         return self._authorize(call, egress=False)
 
     @ec2_operation(
-        "AuthorizeSecurityGroupEgress", "GroupId IpPermissions TagSpecifications", arns("security-group:GroupId")
+        "AuthorizeSecurityGroupEgress",
+        "GroupId IpPermissions TagSpecifications",
+        arns("security-group:GroupId"),
+        unsupported=PEERING,
     )
     def authorize_security_group_egress(self, call: Call) -> dict[str, Any]:
         return self._authorize(call, egress=True)
@@ -106,12 +115,16 @@ class SecurityGroupRules(Ec2Part):
         "RevokeSecurityGroupIngress",
         f"GroupId GroupName IpPermissions SecurityGroupRuleIds {FLAT}",
         arns("security-group:GroupId"),
+        unsupported=PEERING,
     )
     def revoke_security_group_ingress(self, call: Call) -> dict[str, Any]:
         return self._revoke(call, egress=False)
 
     @ec2_operation(
-        "RevokeSecurityGroupEgress", "GroupId IpPermissions SecurityGroupRuleIds", arns("security-group:GroupId")
+        "RevokeSecurityGroupEgress",
+        "GroupId IpPermissions SecurityGroupRuleIds",
+        arns("security-group:GroupId"),
+        unsupported=PEERING,
     )
     def revoke_security_group_egress(self, call: Call) -> dict[str, Any]:
         return self._revoke(call, egress=True)
@@ -160,6 +173,7 @@ class SecurityGroupRules(Ec2Part):
         "UpdateSecurityGroupRuleDescriptionsIngress",
         "GroupId GroupName IpPermissions SecurityGroupRuleDescriptions",
         arns("security-group:GroupId"),
+        unsupported=PEERING,
     )
     def update_security_group_rule_descriptions_ingress(self, call: Call) -> dict[str, Any]:
         return self._update_descriptions(call, egress=False)
@@ -168,6 +182,7 @@ class SecurityGroupRules(Ec2Part):
         "UpdateSecurityGroupRuleDescriptionsEgress",
         "GroupId GroupName IpPermissions SecurityGroupRuleDescriptions",
         arns("security-group:GroupId"),
+        unsupported=PEERING,
     )
     def update_security_group_rule_descriptions_egress(self, call: Call) -> dict[str, Any]:
         return self._update_descriptions(call, egress=True)

@@ -62,6 +62,7 @@ FILTERS = {
     "group-name": column(firewall.SecurityGroup.name),
     "vpc-id": column(firewall.SecurityGroup.vpc_id),
 }
+FILTER_NAMES = {*FILTERS, *_rule_filters("", {}, False), *_rule_filters("", {}, True), "owner-id"}
 FOR_VPC = Describe(
     SECURITY_GROUP,
     "GroupIds",
@@ -115,7 +116,7 @@ class SecurityGroups(Ec2Part):
         if (session.scalar(select(func.count()).select_from(row)) or 0) >= self.quotas.security_groups:
             raise ApiError("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
 
-    @ec2_operation("DescribeSecurityGroups", "GroupIds GroupNames Filters MaxResults NextToken")
+    @ec2_operation("DescribeSecurityGroups", "GroupIds GroupNames Filters MaxResults NextToken", filters=FILTER_NAMES)
     def describe_security_groups(self, call: Call) -> dict[str, Any]:
         if call.params.get("GroupNames"):
             raise no_default_vpc()
@@ -157,7 +158,9 @@ class SecurityGroups(Ec2Part):
                 SECURITY_GROUP.find(session, group_id)
         return {"SecurityGroupReferenceSet": []}
 
-    @ec2_operation("GetSecurityGroupsForVpc", "VpcId Filters MaxResults NextToken", arns("vpc:VpcId"))
+    @ec2_operation(
+        "GetSecurityGroupsForVpc", "VpcId Filters MaxResults NextToken", arns("vpc:VpcId"), filters=FOR_VPC.names
+    )
     def get_security_groups_for_vpc(self, call: Call) -> dict[str, Any]:
         """The groups that may be used in the VPC, which are its own."""
         with self.state.read() as session:

@@ -84,7 +84,7 @@ class Subnets(Ec2Part):
             session.refresh(subnet)
             return {"Subnet": describe_subnet(subnet, call)}
 
-    @ec2_operation("DescribeSubnets", "SubnetIds Filters MaxResults NextToken")
+    @ec2_operation("DescribeSubnets", "SubnetIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_subnets(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)

@@ -140,7 +140,7 @@ class Tags(Ec2Part):
             _touch(session, [resource_id for _, resource_id in resources], gone_keys)
         return {}
 
-    @ec2_operation("DescribeTags", "Filters MaxResults NextToken")
+    @ec2_operation("DescribeTags", "Filters MaxResults NextToken", filters=FILTERS)
     def describe_tags(self, call: Call) -> dict[str, Any]:
         page = Page.of(call.operation, call.params)
         conditions = parse(call.params.get("Filters"), FILTERS, by_tag=_by_key)

@@ -55,13 +55,16 @@ class VpcAttributes(Ec2Part):
             setattr(vpc, column, bool(call.params[member].get("Value")))
         return {}
 
-    @ec2_operation("ModifySubnetAttribute", " ".join(("SubnetId", *_SUBNET_ATTRIBUTES)), arns("subnet:SubnetId"))
+    @ec2_operation(
+        "ModifySubnetAttribute",
+        " ".join(("SubnetId", *_SUBNET_ATTRIBUTES)),
+        arns("subnet:SubnetId"),
+        only={f"{member}.Value": (False,) for member in _ALWAYS_OFF},
+    )
     def modify_subnet_attribute(self, call: Call) -> dict[str, Any]:
         """One attribute a call (API ModifySubnetAttribute)."""
         member = only_attribute(call, _SUBNET_ATTRIBUTES)
         value = bool(call.params[member].get("Value"))
-        if value and member in _ALWAYS_OFF:
-            raise ApiError("UnsupportedOperation", f"The parameter {member} is not supported by vnotch.")
         with self.state.write() as session:
             subnet = SUBNET.find(session, required(call, "SubnetId"), lock=True)
             if member == "AssignIpv6AddressOnCreation":

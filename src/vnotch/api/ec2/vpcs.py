@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.addresses import ipv4_cidr
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant
-from vnotch.api.ec2.part import VPC, Describe, Ec2Part, arns, ec2_operation, invalid_value, required, tag_set
+from vnotch.api.ec2.part import VPC, Describe, Ec2Part, arns, ec2_operation, required, tag_set
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.ec2.vpc_cidrs import asked_ipv6_block, cidr_association, describe_cidr
 from vnotch.api.service import ApiError, Call
@@ -20,6 +20,8 @@ from vnotch.store.state import new_id
 
 DHCP_OPTIONS = "default"
 """The DHCP options id of a VPC that has no options of its own (API Vpc)."""
+
+TENANCY = "default"
 
 
 def _cidrs(family: int, attribute: str) -> Filter:
@@ -54,11 +56,10 @@ class Vpcs(Ec2Part):
         "CreateVpc",
         "CidrBlock AmazonProvidedIpv6CidrBlock Ipv6CidrBlock InstanceTenancy TagSpecifications",
         arns("vpc"),
+        only={"InstanceTenancy": (TENANCY,)},
     )
     def create_vpc(self, call: Call) -> dict[str, Any]:
         block = ipv4_cidr(required(call, "CidrBlock"), "InvalidVpc.Range")
-        if (tenancy := call.params.get("InstanceTenancy") or "default") != "default":
-            raise invalid_value(tenancy, "instanceTenancy", "vnotch has the tenancy default only.")
         tags = tags_at_creation(self, call, VPC)
         with self.state.write() as session:
             ipv6 = asked_ipv6_block(session, call)
@@ -67,7 +68,7 @@ class Vpcs(Ec2Part):
             session.refresh(vpc)
             return {"Vpc": {**describe_vpc(vpc, call), "State": "pending"}}
 
-    @ec2_operation("DescribeVpcs", "VpcIds Filters MaxResults NextToken")
+    @ec2_operation("DescribeVpcs", "VpcIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_vpcs(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call)
@@ -124,7 +125,7 @@ def describe_vpc(vpc: network.Vpc, call: Call) -> dict[str, Any]:
         "CidrBlock": vpc.cidrs_of(4)[0].cidr,
         "CidrBlockAssociationSet": [describe_cidr(cidr, call.region) for cidr in vpc.cidrs_of(4)],
         "Ipv6CidrBlockAssociationSet": [describe_cidr(cidr, call.region) for cidr in vpc.cidrs_of(6)],
-        "InstanceTenancy": "default",
+        "InstanceTenancy": TENANCY,
         "IsDefault": vpc.is_default,
         "DhcpOptionsId": DHCP_OPTIONS,
         "Tags": tag_set(vpc.tags),

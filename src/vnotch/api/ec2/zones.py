@@ -34,7 +34,7 @@ ZONE_FILTERS = {
 
 
 class Zones(Ec2Part):
-    @ec2_operation("DescribeRegions", "RegionNames AllRegions Filters")
+    @ec2_operation("DescribeRegions", "RegionNames AllRegions Filters", filters=REGION_FILTERS)
     def describe_regions(self, call: Call) -> dict[str, Any]:
         unknown = [name for name in call.params.get("RegionNames") or () if name != self.region]
         if unknown:
@@ -46,7 +46,7 @@ class Zones(Ec2Part):
         }
         return {"Regions": _matching([region], call, REGION_FILTERS)}
 
-    @ec2_operation("DescribeAvailabilityZones", "ZoneNames ZoneIds AllAvailabilityZones Filters")
+    @ec2_operation("DescribeAvailabilityZones", "ZoneNames ZoneIds AllAvailabilityZones Filters", filters=ZONE_FILTERS)
     def describe_availability_zones(self, call: Call) -> dict[str, Any]:
         zones = [
             {

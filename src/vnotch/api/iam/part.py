@@ -46,6 +46,7 @@ class IamPart(Service):
 
     name = "iam"
     model = "iam"
+    unsupported_code = "InvalidInput"
 
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts
@@ -209,12 +210,6 @@ def limit_exceeded(quota: str) -> ApiError:
 
 
 # --- parameters ---
-
-
-def refuse_unsupported(params: dict[str, Any], *names: str) -> None:
-    for name in names:
-        if name in params:
-            raise ApiError("InvalidInput", f"The parameter {name} is not supported.")
 
 
 def check_policy(document: str, kind: Kind = Kind.IDENTITY) -> None:

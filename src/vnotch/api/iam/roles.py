@@ -25,7 +25,7 @@ _TRUSTED: dict[str, type[User] | type[Role]] = {"user": User, "role": Role}
 
 
 class Roles(IamPart):
-    @operation("CreateRole", "role_resource")
+    @operation("CreateRole", "role_resource", unsupported="MaxSigninSessionDuration")
     def create_role(self, call: Call) -> dict[str, Any]:
         params = call.params
         name, trust = params["RoleName"], params["AssumeRolePolicyDocument"]
@@ -66,7 +66,7 @@ class Roles(IamPart):
             role.pop("PermissionsBoundary", None)
         return page(call, "Roles", listed, "RoleName")
 
-    @operation("UpdateRole", "role_resource")
+    @operation("UpdateRole", "role_resource", unsupported="MaxSigninSessionDuration ResetMaxSigninSessionDuration")
     def update_role(self, call: Call) -> dict[str, Any]:
         """What is not given becomes its default (IAM API Reference, UpdateRole)."""
         with self.accounts.write() as session:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from vnotch.api.iam.part import IamPart, check_count, find_role, refuse_unsupported
+from vnotch.api.iam.part import IamPart, check_count, find_role
 from vnotch.api.iam.roles import ROLES_MAX
 from vnotch.api.service import ApiError, Call, operation
 from vnotch.iam.delivery_role import SERVICE_PRINCIPAL
@@ -47,9 +47,8 @@ class ServiceLinkedRoles(IamPart):
         name = SERVICES.get(service, ("*", ""))[0]
         return [f"arn:aws:iam::{self.account}:role{SERVICE_ROLE_PATH}{service}/{name}"]
 
-    @operation("CreateServiceLinkedRole", "service_role_resource")
+    @operation("CreateServiceLinkedRole", "service_role_resource", unsupported="CustomSuffix")
     def create_service_linked_role(self, call: Call) -> dict[str, Any]:
-        refuse_unsupported(call.params, "CustomSuffix")
         service = call.params["AWSServiceName"]
         if service not in SERVICES:
             text = f"Service role creation is not supported for {service}: vnotch has that of {', '.join(SERVICES)}."

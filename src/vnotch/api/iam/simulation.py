@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from vnotch.api.iam.part import ITEMS_DEFAULT, PRINCIPALS, IamPart, marker, read_marker, refuse_unsupported
+from vnotch.api.iam.part import ITEMS_DEFAULT, PRINCIPALS, IamPart, marker, read_marker
 from vnotch.api.service import ApiError, Call, operation
 from vnotch.iam.evaluation import Decision, Outcome, evaluate, matching
 from vnotch.iam.grammar import PolicyError, parse_policy
@@ -24,6 +24,7 @@ from vnotch.store.accounts import PolicyText, managed_policy_text, policies_of
 from vnotch.store.principals import Group, Principal, Role, User
 
 RESULTS_MAX = 10_000
+UNSUPPORTED = "ResourceHandlingOption OrderedOrganizationPolicyInputList"
 BOUNDARY = "PermissionsBoundaryPolicyInputList"
 _ACTION = re.compile(r"[A-Za-z0-9-]+:[A-Za-z0-9]+")
 
@@ -95,7 +96,7 @@ class Asked:
 
 
 class Simulation(IamPart):
-    @operation("SimulateCustomPolicy")
+    @operation("SimulateCustomPolicy", unsupported=UNSUPPORTED)
     def simulate_custom_policy(self, call: Call) -> dict[str, Any]:
         inputs = _inputs(call.params["PolicyInputList"], "PolicyInputList")
         boundary = _inputs(
@@ -106,9 +107,8 @@ class Simulation(IamPart):
     def simulated_resource(self, call: Call) -> list[str]:
         return [call.params["PolicySourceArn"]]
 
-    @operation("SimulatePrincipalPolicy", "simulated_resource")
+    @operation("SimulatePrincipalPolicy", "simulated_resource", unsupported=f"PolicyExclusionList {UNSUPPORTED}")
     def simulate_principal_policy(self, call: Call) -> dict[str, Any]:
-        refuse_unsupported(call.params, "PolicyExclusionList")
         arn = call.params["PolicySourceArn"]
         more = _inputs(call.params.get("PolicyInputList", ()), "PolicyInputList")
         bounds = _inputs(
@@ -128,7 +128,6 @@ class Simulation(IamPart):
         self, call: Call, identity: list[Input], boundary: list[Input], caller_arn: str | None
     ) -> dict[str, Any]:
         params = call.params
-        refuse_unsupported(params, "ResourceHandlingOption", "OrderedOrganizationPolicyInputList")
         if len(boundary) > 1:
             raise ApiError("InvalidInput", "There can be one permissions boundary.")
         resource: list[Input] = []

@@ -45,6 +45,7 @@ class Logs(
 
     name = "logs"
     model = "logs"
+    unsupported_code = "InvalidParameterException"
 
     def __init__(self, state: State, lake: Lake, quotas: Quotas | None = None) -> None:
         super().__init__(state, lake, LogTotals(state, lake), quotas)

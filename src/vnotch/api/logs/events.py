@@ -49,7 +49,7 @@ TIME_MS_MAX = 2**53
 
 
 class LogEvents(LogsPart):
-    @operation("PutLogEvents", ON_STREAM)
+    @operation("PutLogEvents", ON_STREAM, note="an `entity` is answered with `rejectedEntityInfo`")
     def put_log_events(self, call: Call) -> dict[str, Any] | Deferred:
         group_text, stream_text = group_name(call), stream_name(call)
         events = _checked_batch(call.params.get("logEvents"))
@@ -61,6 +61,8 @@ class LogEvents(LogsPart):
         answer: dict[str, Any] = {"nextSequenceToken": f"{call.now_ms:056d}"}
         if rejected:
             answer["rejectedLogEventsInfo"] = rejected
+        if call.params.get("entity"):
+            answer["rejectedEntityInfo"] = {"errorType": "UnsupportedLogGroupType"}
         rows = self.lake.line_rows(events, self.known_formats.of_group(group.id, group.name))
         futures = []
         for batch_id, first, last in members:

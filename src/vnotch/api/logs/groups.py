@@ -25,7 +25,6 @@ from vnotch.api.logs.part import (
     name_from_identifier,
     no_such_group,
     page_token,
-    refuse_unknown,
     stream_arn,
     stream_name,
     token_position,
@@ -55,15 +54,12 @@ CLASSES = ("STANDARD", "INFREQUENT_ACCESS")
 
 
 class LogGroups(LogsPart):
-    @operation("CreateLogGroup", ON_GROUP)
+    @operation("CreateLogGroup", ON_GROUP, unsupported="kmsKeyId", only={"logGroupClass": CLASSES})
     def create_log_group(self, call: Call) -> dict[str, Any]:
         name = group_name(call)
         if name.startswith("aws/"):
             raise invalid("Log groups starting with AWS/ are reserved for AWS.")
-        refuse_unknown(call, "kmsKeyId")
         log_class = call.params.get("logGroupClass") or "STANDARD"
-        if log_class not in CLASSES:
-            raise constraint("logGroupClass", log_class, f"satisfy enum value set: [{', '.join(CLASSES)}]")
         tags = checked_tags(call.params.get("tags") or {})
         with self.state.write() as session:
             if find_group(session, name) is not None:
@@ -90,9 +86,8 @@ class LogGroups(LogsPart):
         self.lake.delete(group.id)
         return {}
 
-    @operation("DescribeLogGroups", ON_ALL_GROUPS)
+    @operation("DescribeLogGroups", ON_ALL_GROUPS, unsupported="includeLinkedAccounts accountIdentifiers")
     def describe_log_groups(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "includeLinkedAccounts", "accountIdentifiers")
         params = call.params
         asked = {
             name: params[name]
@@ -127,9 +122,12 @@ class LogGroups(LogsPart):
             answer["nextToken"] = page_token(call, asked, page[-1].name)
         return answer
 
-    @operation("ListLogGroups", ON_ALL_GROUPS)
+    @operation(
+        "ListLogGroups",
+        ON_ALL_GROUPS,
+        unsupported="includeLinkedAccounts accountIdentifiers dataSources fieldIndexNames",
+    )
     def list_log_groups(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "includeLinkedAccounts", "accountIdentifiers", "dataSources", "fieldIndexNames")
         names = ("logGroupNamePattern", "logGroupClass", "logGroupTags")
         asked = {name: call.params[name] for name in names if call.params.get(name)}
         limit = integer_between(call, "limit", 1, LIST_MAX, PAGE_MAX)

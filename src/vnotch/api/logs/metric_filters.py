@@ -20,7 +20,6 @@ from vnotch.api.logs.part import (
     invalid,
     limit_exceeded,
     page_token,
-    refuse_unknown,
     token_position,
 )
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, operation
@@ -35,9 +34,12 @@ REGEX_PATTERNS_MAX = 5
 
 
 class MetricFilters(LogsPart):
-    @operation("PutMetricFilter", ON_GROUP)
+    @operation(
+        "PutMetricFilter",
+        ON_GROUP,
+        unsupported="applyOnTransformedLogs fieldSelectionCriteria emitSystemFieldDimensions",
+    )
     def put_metric_filter(self, call: Call) -> dict[str, Any]:
-        refuse_unknown(call, "applyOnTransformedLogs", "fieldSelectionCriteria", "emitSystemFieldDimensions")
         name = call.params["filterName"]
         pattern = filter_pattern(call.params["filterPattern"])
         (made,) = call.params["metricTransformations"]

@@ -82,13 +82,6 @@ def throttled() -> ApiError:
     return ApiError("ThrottlingException", "Rate exceeded")
 
 
-def refuse_unknown(call: Call, *members: str) -> None:
-    """Members that vnotch has no meaning for are refused where they are set, never ignored."""
-    for member in members:
-        if call.params.get(member):
-            raise invalid(f"{member} is not supported by vnotch.")
-
-
 def integer_between(call: Call, member: str, low: int, high: int, default: int) -> int:
     value = call.params.get(member)
     if value is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from vnotch.api.logs.insights import check_language
+from vnotch.api.logs.insights import LANGUAGE
 from vnotch.api.logs.part import (
     GROUP_NAME,
     LogsPart,
@@ -29,10 +29,9 @@ PAGE_MAX = 1000
 
 
 class QueryDefinitions(LogsPart):
-    @operation("PutQueryDefinition", ANY_RESOURCE)
+    @operation("PutQueryDefinition", ANY_RESOURCE, only=LANGUAGE)
     def put_query_definition(self, call: Call) -> dict[str, Any]:
         params = call.params
-        check_language(call)
         groups = params.get("logGroupNames") or []
         for number, group in enumerate(groups):
             checked_name(f"logGroupNames.{number + 1}.member", group, GROUP_NAME, r"[\.\-_/#A-Za-z0-9]+")
@@ -57,9 +56,8 @@ class QueryDefinitions(LogsPart):
             definition.modified_ms = call.now_ms
             return {"queryDefinitionId": definition.id}
 
-    @operation("DescribeQueryDefinitions", ANY_RESOURCE)
+    @operation("DescribeQueryDefinitions", ANY_RESOURCE, only=LANGUAGE)
     def describe_query_definitions(self, call: Call) -> dict[str, Any]:
-        check_language(call)
         prefix = call.params.get("queryDefinitionNamePrefix")
         limit = integer_between(call, "maxResults", 1, PAGE_MAX, PAGE_MAX)
         asked = {"prefix": prefix}
