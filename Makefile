@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-logs bench-sql bench-api performance deb docs clean
+.PHONY: help setup demo test soak lint types native bench-datapath bench-delivery bench-logs bench-sql bench-api performance migration deb docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-sql: setup ## how fast questions over 50 M records are answered (makes 2 G
 
 bench-api: setup ## how fast policies are decided, signatures checked and calls answered, beside moto's server
 	@$(RUN)/python bench/api.py
+
+migration: setup ## the next revision of the state's schema, TEXT="what changes"; for whoever changes a table
+	@$(RUN)/python scripts/make-migration "$(TEXT)"
 
 deb: setup ## the Debian package, in dist/ (on the release that it is for)
 	@scripts/make-deb

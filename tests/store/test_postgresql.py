@@ -24,11 +24,12 @@ from vnotch.store.state import State
 pytestmark = pytest.mark.soak
 
 ROOT = Path(__file__).parents[2]
-SUITES = ["tests/api", "tests/iam/test_accounts.py", "tests/store/test_log_groups.py"]
+SUITES = ["tests/api", "tests/iam/test_accounts.py", "tests/store/test_log_groups.py", "tests/store/test_schema.py"]
 SQLITES_OWN = [
     # Each of these asks SQLite itself: for its plan, and for a full disk.
     "tests/store/test_log_groups.py::test_pages_are_read_from_an_index",
     "tests/api/test_app.py::test_a_full_disk_is_no_mistake_of_the_server",
+    "tests/store/test_schema.py::test_both_ways_give_sqlite_the_same_statements",
 ]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
 
-import vnotch.server  # noqa: F401  declares all tables
 from vnotch.errors import HostError
-from vnotch.store import agents, network
+from vnotch.store import agents, migrations, network
 from vnotch.store.state import Base, State
 
 OLD = Path(__file__).parents[1] / "data" / "state_0_1_0.sql"
@@ -53,6 +54,50 @@ def test_a_state_of_release_0_1_0_keeps_its_rows_and_gets_the_columns_of_today(f
         assert again is not None
         assert again.sense == "inside", "a second start adds nothing and loses nothing"
     state.close()
+
+
+def test_an_upgrade_keeps_every_row_and_a_copy_of_the_state_of_before(folder: Path) -> None:
+    """One more row in each table, of the number 9 and the text `a`, so that they refer to each other."""
+
+    def rows(file: Path, columns: dict[str, list[str]]) -> dict[str, list[tuple[object, ...]]]:
+        with closing(sqlite3.connect(file)) as database:
+            return {
+                table: database.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY 1").fetchall()
+                for table, names in columns.items()
+            }
+
+    with closing(sqlite3.connect(folder / "state.sqlite")) as database, database:
+        columns: dict[str, list[str]] = {}
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if table.startswith("sqlite_"):
+                continue
+            found = [(f'"{row[1]}"', row[2]) for row in database.execute(f"PRAGMA table_info({table})")]
+            values = ["'a'" if kind.startswith(("VARCHAR", "TEXT", "JSON", "BLOB")) else "9" for _, kind in found]
+            database.execute(f"INSERT INTO {table} VALUES ({', '.join(values)})")
+            columns[table] = [name for name, _ in found if (table, name) != ("bindings", '"allow"')]
+    before = rows(folder / "state.sqlite", columns)
+    assert len(before) == 36
+    assert all(before.values())
+    opened(folder).close()
+    assert rows(folder / "state.sqlite", columns) == before
+    copy = folder / f"state.sqlite.before-{migrations.HEAD}"
+    assert rows(copy, columns | {"bindings": [*columns["bindings"], "allow"]}).keys() == before.keys()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600, "it has keys in it"
+    opened(folder).close()
+    assert [path.name for path in folder.glob("*.before-*")] == [copy.name]
+    # With the copy in its place the release of before goes on; and it can be raised again.
+    copy.replace(folder / "state.sqlite")
+    opened(folder).close()
+    assert rows(folder / "state.sqlite", columns) == before
+
+
+def test_a_state_whose_rows_do_not_agree_is_not_raised(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "state.sqlite")) as database, database:
+        database.execute("DELETE FROM agents")
+    with pytest.raises(HostError, match="of its table bindings refers to one of agents that is not there"):
+        opened(folder)
+    with closing(sqlite3.connect(folder / "state.sqlite")) as database:
+        assert "sense" not in {row[1] for row in database.execute("PRAGMA table_info(bindings)")}
 
 
 def test_every_column_of_today_is_there_after_the_opening(folder: Path) -> None:

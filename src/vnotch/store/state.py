@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
-from sqlalchemy.schema import CreateColumn
 
 from vnotch.errors import HostError, InputError
 
@@ -70,17 +69,17 @@ class State:
         return cls(f"sqlite:///{folder / 'state.sqlite'}")
 
     def create_tables(self) -> None:
-        """Creates what is missing: tables, and columns that came with a later release than the one that made the
-        tables. Call after the modules that declare tables are imported.
+        """Makes the tables, or raises those of an earlier release to today's (`vnotch.store.schema`).
 
-        Raises HostError where the file is no database or the host does not let it be used.
+        Raises HostError where a later release made them, where the file is no database, or where the host does not let
+        it be used.
         """
+        from vnotch.store import schema  # it imports every module that declares tables, and those import this one
+
         try:
             with _host_errors():
                 _check_collation(self.engine)
-                Base.metadata.create_all(self.engine)
-                with self.engine.begin() as connection:
-                    _add_columns(connection)
+                schema.prepare(self.engine)
         except DatabaseError as error:
             raise HostError(
                 f"the state in {self.engine.url.database} cannot be opened: {error.orig}",
@@ -110,18 +109,6 @@ class State:
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def _add_columns(connection: Connection) -> None:
-    """A column that was declared after the first release is nullable or has a `server_default`, by which rows of
-    before get their value and a release of before goes on writing."""
-    inspector = inspect(connection)
-    for table in Base.metadata.sorted_tables:
-        there = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                declaration = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {declaration}"))
 
 
 @contextmanager
