@@ -167,7 +167,7 @@ def test_another_process_is_seen_within_the_caches_time(state: State, monkeypatc
 
 
 def test_a_state_without_boundaries_and_groups_is_opened(state: State) -> None:
-    """Of the release before: users and roles had neither boundaries nor groups, and there were no managed policies."""
+    """Of before revisions: users and roles had neither boundaries nor groups, and there were no managed policies."""
     accounts = Accounts(state)
     role = new_role(accounts)
     with accounts.write() as session:
@@ -177,7 +177,7 @@ def test_a_state_without_boundaries_and_groups_is_opened(state: State) -> None:
     made = accounts.make_session(role, "s", now_s=1_000, duration_seconds=900)
     new = ["iam_group_member", "iam_policy_version", "iam_attachment", "iam_instance_profile"]
     with state.engine.begin() as connection:
-        for table in (*new, "iam_group", "iam_managed_policy"):
+        for table in (*new, "iam_group", "iam_managed_policy", "alembic_version"):
             connection.execute(text(f"DROP TABLE {table}"))
         for table, column in (("iam_user", "boundary_arn"), ("iam_role", "boundary_arn"), ("iam_role", "trusted_ids")):
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
