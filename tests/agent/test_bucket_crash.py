@@ -20,7 +20,8 @@ from vnotch.bucket_keys import slot_of
 
 
 class BucketScenario(Scenario):
-    """A text and a Parquet flow log over the end of a slot, one coming and an interface going meanwhile."""
+    """A text and a Parquet flow log over the end of a slot, one coming and an interface going meanwhile; one loses its
+    last interface, the other is deleted."""
 
     def __init__(self, folder: Path, killer: Killer) -> None:
         super().__init__(folder, killer)
@@ -46,6 +47,8 @@ class BucketScenario(Scenario):
         assert slot_of(T0) != slot_of(T0 + 67)
         self.send(5, "192.0.2.6", 2, "group-a", "group-b")
         self.survive(lambda: world.configure([6], [bucket_log("a", [6], 10)]))
+        self.send(6, "192.0.2.7", 8, "group-a")
+        self.survive(lambda: world.configure([6], []))
         self.tick(80)
         for _ in range(3):
             self.survive(world.finish)

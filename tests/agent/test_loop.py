@@ -154,18 +154,25 @@ def test_a_flow_log_that_comes_mid_window_gets_what_comes_after_it_and_no_more(w
     assert world.packets("group-a") == {("eni-5", "192.0.2.1"): 3, ("eni-5", "192.0.2.2"): 4, **later}
 
 
-def test_a_deleted_flow_log_gets_nothing_more(world: World) -> None:
-    world.configure([5], [flow_log("a", [5]), flow_log("b", [5])])
+def test_a_deleted_flow_log_gets_what_was_collected_until_then_and_nothing_more(world: World) -> None:
+    """VPC user guide: deleting a flow log ends the collection; it takes nothing back."""
+    world.configure([5, 6], [flow_log("a", [5, 6]), flow_log("b", [5, 6])])
     world.start()
     world.send()
+    world.send(6)
     world.tick_to(60)
     world.send(src="192.0.2.2")
     world.tick_to(80)
-    world.configure([5], [flow_log("b", [5])])
+    world.send(src="192.0.2.2", count=2)
+    world.configure([5, 6], [flow_log("b", [5, 6])])
+    world.send(src="192.0.2.3")
     world.tick_to(180)
-    assert world.packets("group-a") == {("eni-5", "192.0.2.1"): 1}
-    assert world.packets("group-b") == {("eni-5", "192.0.2.1"): 1, ("eni-5", "192.0.2.2"): 1}
-    world.configure([5], [])
+    before = {("eni-5", "192.0.2.1"): 1, ("eni-6", "192.0.2.1"): 1, ("eni-5", "192.0.2.2"): 3}
+    assert world.packets("group-a") == before
+    assert world.packets("group-b") == {**before, ("eni-5", "192.0.2.3"): 1}
+    assert not any("NODATA" in line for line in world.lines("group-a"))
+    assert world.capture.status()["spool"]["dropped"] == []
+    world.configure([5, 6], [])
     assert world.capture.tick_seconds == 10
     world.tick_to(300)
     assert world.capture.status()["capture"]["journal_drains"] == 0

@@ -629,3 +629,21 @@ def test_for_which_flow_log_an_agent_may_assume_a_role(site: Site) -> None:
     site.admin.ok("DELETE", f"/network-interfaces/{one}/binding")
     with site.api.state.read() as session:
         assert [row.agent for row in session.scalars(select(network.Departure))] == ["b"], "old ones are forgotten"
+
+
+def test_for_which_deleted_flow_log_an_agent_may_assume_a_role(site: Site) -> None:
+    one, two = site.interface(site.public), site.interface(site.private)
+    site.bind(one, "a", "vn-one")
+    mine, others = site.flow_log(one), site.flow_log(two)
+    ask = site.agents.flow_log_for
+    site.ec2.delete_flow_logs(FlowLogIds=[mine, others])
+    assert ask("a", ROLE, mine) == (mine, f"arn:aws:ec2:us-east-1:123456789012:vpc-flow-log/{mine}")
+    assert ask("a", f"{ROLE}-other", mine) is None
+    assert ask("a", ROLE, others) is None
+    assert ask("b", ROLE, mine) is None
+    with site.api.state.write() as session:
+        session.execute(update(network.EndedFlowLog).values(until_ms=1))
+    assert ask("a", ROLE, mine) is None
+    site.ec2.delete_flow_logs(FlowLogIds=[site.flow_log(one)])
+    with site.api.state.read() as session:
+        assert len(list(session.scalars(select(network.EndedFlowLog)))) == 1, "old ones are forgotten"

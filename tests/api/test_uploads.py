@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import ClientError
+from sqlalchemy import update
 from test_agents import Client
 
 from vnotch.api.agents import Agents
@@ -23,6 +24,7 @@ from vnotch.api.ec2 import Ec2
 from vnotch.api.uploads import Uploads
 from vnotch.buckets.folder import Folder
 from vnotch.buckets.upload import UPLOAD_SECONDS
+from vnotch.store import network
 from vnotch.store.accounts import InlinePolicy
 
 BUCKET = "arn:aws:s3:::flow-logs-bucket"
@@ -37,6 +39,7 @@ class Site:
         self.root = api.folder / "buckets"
         (self.root / "flow-logs-bucket").mkdir(parents=True)
         agents = Agents(api.state, api.accounts)
+        self.state = api.state
         buckets = Folder(self.root, "http://unknown", api.accounts.region)
         api.serve(
             Ec2(api.state, api.accounts, buckets=buckets),
@@ -289,14 +292,27 @@ def test_an_agent_signs_for_its_own_flow_logs_alone(site: Site) -> None:
         DeliverLogsPermissionArn="arn:aws:iam::123456789012:role/r",
     )["FlowLogIds"][0]  # fmt: skip
     assert site.a.error("POST", "/agents/a/uploads", site.request(group))[0] == 404
-    site.ec2.delete_flow_logs(FlowLogIds=[flow_log_id])
-    assert site.a.error("POST", "/agents/a/uploads", request)[0] == 404
 
 
 def test_an_agent_delivers_the_last_files_of_an_interface_that_has_left_it(site: Site) -> None:
     flow_log_id = site.flow_log()
     site.admin.ok("DELETE", f"/network-interfaces/{site.interface}/binding")
     assert put(site.signed(flow_log_id)) == (200, "")
+
+
+def test_an_agent_delivers_the_last_files_of_a_flow_log_that_was_deleted(site: Site) -> None:
+    flow_log_id = site.flow_log()
+    assert put(site.signed(flow_log_id)) == (200, "")
+    site.ec2.delete_flow_logs(FlowLogIds=[flow_log_id])
+    assert site.signed(flow_log_id), "the same file again"
+    later = BODY + b"later"
+    assert site.a.error("POST", "/agents/a/uploads", site.request(flow_log_id, later)) == (409, "ConflictException")
+    assert put(site.signed(flow_log_id, later, name_hash="fe123457"), later) == (200, "")
+    assert sorted(map(len, site.files().values())) == [len(BODY), len(later)]
+    assert site.b.error("POST", "/agents/b/uploads", site.request(flow_log_id))[0] == 404, "it never was b's"
+    with site.state.write() as session:
+        session.execute(update(network.EndedFlowLog).values(until_ms=1))
+    assert site.a.error("POST", "/agents/a/uploads", site.request(flow_log_id))[0] == 404, "but not for ever"
 
 
 def test_a_name_is_given_to_one_file_alone(site: Site) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -36,9 +37,9 @@ def batch(events: list[tuple[int, str]], name: str = "b1", flow_log: str = "fl-1
     return Batch(name, flow_log, group, "eni-1-all", ROLE, table(events))
 
 
-def log_groups(logs: FakeLogs, read_timeout_seconds: float = 5.0) -> LogGroups:
+def log_groups(logs: FakeLogs, read_timeout_seconds: float = 5.0, **more: Any) -> LogGroups:
     endpoint = Endpoint(logs.url, "us-east-1", connect_timeout_seconds=1, read_timeout_seconds=read_timeout_seconds)
-    return LogGroups(endpoint, Roles(endpoint, Key("AKIAAGENT", "secret")))
+    return LogGroups(endpoint, Roles(endpoint, Key("AKIAAGENT", "secret")), **more)
 
 
 ONE = [(NOW_MS, "2 123456789012 eni-1 10.0.0.1 10.0.0.2 1 2 6 1 40 1 2 ACCEPT OK")]
@@ -85,6 +86,19 @@ def test_a_stream_that_someone_deleted_is_made_again(logs: FakeLogs) -> None:
     del logs.groups["g"]
     groups.deliver(batch(ONE, "b2"))
     assert logs.events("g", "eni-1-all") == ONE
+
+
+def test_a_group_that_was_deleted_is_not_made_again_for_a_flow_log_that_is_gone(logs: FakeLogs) -> None:
+    served = {"fl-1"}
+    groups = log_groups(logs, is_served=served.__contains__)
+    groups.deliver(batch(ONE))
+    served.clear()
+    groups.deliver(batch(ONE, "b2"))
+    assert logs.events("g", "eni-1-all") == ONE * 2, "its last records"
+    del logs.groups["g"]
+    with pytest.raises(BatchRefused):
+        groups.deliver(batch(ONE, "b3"))
+    assert logs.groups == {}
 
 
 @pytest.mark.parametrize(
@@ -300,6 +314,23 @@ def test_batches_of_one_flow_log_arrive_in_order_through_all_faults(tmp_path: Pa
     counters = carrying.courier.counters()["fl-1"]
     assert counters["batches"] == 12
     assert counters["attempts_failed"]["Rate limited"] == 2
+
+
+def test_a_flow_log_that_is_gone_is_forgotten_when_its_last_records_are_delivered(
+    tmp_path: Path, logs: FakeLogs
+) -> None:
+    logs.denied_groups = {"g"}
+    carrying = Carrying(tmp_path, log_groups(logs).deliver)
+    carrying.put(batch(ONE), batch(ONE, "b2", "fl-2", group="h"))
+    deadline = time.monotonic() + 20
+    while len(carrying.courier.statuses()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert carrying.courier.forget_all_but({"fl-2"}) == []
+    logs.denied_groups = set()
+    assert carrying.courier.wait_until_empty(20)
+    carrying.close()
+    assert carrying.courier.forget_all_but({"fl-2"}) == ["fl-1"]
+    assert list(carrying.courier.statuses()) == ["fl-2"]
 
 
 def test_what_has_gathered_of_a_stream_goes_in_one_call_and_counts_once(tmp_path: Path, logs: FakeLogs) -> None:

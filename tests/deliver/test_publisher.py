@@ -328,17 +328,6 @@ def test_what_lies_damaged_in_the_outbox_is_counted_at_the_start(place: Place) -
     assert names == {"data", "json", "data.damaged", "json.damaged"}, "what cannot be read may be looked at"
 
 
-def test_a_flow_log_that_is_deleted_takes_its_files_along(place: Place) -> None:
-    place.write(records(2))
-    place.write(records(2), "fl-2")
-    place.publisher.publish(everything=True)
-    place.write(records(2))
-    place.spool.discard_flow_log("fl-1", "flow-log-deleted")
-    place.outbox.discard_flow_log("fl-1", "flow-log-deleted")
-    assert [file.flow_log_id for file in place.files()] == ["fl-2"]
-    assert place.spool.counters()["gathering"] == 0
-
-
 def test_a_file_is_renamed_over_a_restart_too(place: Place) -> None:
     place.write(records(2))
     place.publisher.publish(everything=True)

@@ -275,15 +275,6 @@ def test_a_full_disk_is_counted_and_the_rest_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["dropped.json"], "no half-written file is left"
 
 
-def test_a_deleted_flow_log_takes_its_batches_along(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path)
-    spool.write(1, [batch("a"), batch("b", flow_log="fl-2")], 0)
-    spool.release(1)
-    spool.discard_flow_log("fl-1", "flow-log-deleted")
-    assert spool.waiting() == {"fl-2": 1}
-    assert spool.counters()["dropped"][0]["reason"] == "flow-log-deleted"
-
-
 def test_the_name_of_a_file_says_all_and_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     entry = Entry(1, 2, 3, "fl-1", "strange, stream/ä", 4, 5, 6, 7, 8)
     assert Entry.parse(entry.name) == entry

@@ -164,6 +164,11 @@ class Agent:
     def stopping(self) -> bool:
         return self._stopping
 
+    def serves(self, flow_log_id: str) -> bool:
+        """False for a flow log that was deleted, or has no interface here any more."""
+        served = self.capture.flow_log_ids
+        return served is None or flow_log_id in served
+
     def stop(self) -> None:
         """Ends the loop. May be called from a signal handler."""
         self._events.put(self._stop)
@@ -238,7 +243,15 @@ class Agent:
         self._due_ns = None
         self._guarded(lambda: self._woken(self.capture.step()))
         self._retry()
+        self._forget_ended()
         self._show()
+
+    def _forget_ended(self) -> None:
+        """Deliveries of flow logs that are gone, once all is delivered that was collected for them."""
+        if (served := self.capture.flow_log_ids) is not None:
+            for courier in (self.courier, self.uploads):
+                for flow_log_id in courier.forget_all_but(served):
+                    self._forget(flow_log_id)
 
     def _retry(self) -> None:
         if self._pending is not None:
@@ -247,15 +260,11 @@ class Agent:
             self._show()
 
     def _configure(self, configuration: AgentConfiguration) -> None:
-        before = self.capture.flow_log_ids or set()
         self._pending = configuration
         if self._enroller is not None:
             self._enroller.follow(configuration.enrolled_subnets)
         if self._guarded(lambda: self.capture.apply(configuration)):
             self._pending = None
-            for flow_log_id in before - (self.capture.flow_log_ids or set()):
-                self.courier.forget(flow_log_id)
-                self.uploads.forget(flow_log_id)
         self._woken(True)
         self._show()
 
@@ -299,9 +308,8 @@ class Agent:
         try:
             return deliver(batch)
         except AccessError as error:
-            served = self.capture.flow_log_ids
-            if served is not None and batch.flow_log_id not in served:
-                # The flow log was deleted, or has no interface here any more: no role will ever take this.
+            if not self.serves(batch.flow_log_id):
+                # Its role, its bucket or the time that it may still be delivered in is gone too, and will not be back.
                 self._forget(batch.flow_log_id)
                 raise BatchRefused(f"the flow log is gone: {error.message}") from error
             raise

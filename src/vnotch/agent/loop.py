@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,6 @@ from vnotch.window import MAX_FLOWS
 
 CLOCK_STEP_SECONDS = 5
 """Less is how clocks are steered, and matters to no bound."""
-
-DELETED = "flow-log-deleted"
 
 _SECOND_NS = 1_000_000_000
 
@@ -163,10 +161,10 @@ class Capture:
             for interface_id in flow_log.interface_ids:
                 covering.setdefault(interface_id, []).append(flow_log.flow_log_id)
         self.interfaces.apply(configuration.interfaces, covering, self.intake.number + 1, configuration.rules)
-        departing = self._departing(configuration, wanted)
-        if departing:
+        ended = {flow_log_id: flow_log for flow_log_id, flow_log in before.items() if flow_log_id not in wanted}
+        if ended:
             self.intake.drain_all()  # with the last packets of interfaces that are gone
-        self._progress.flow_logs = wanted | departing
+        self._progress.flow_logs = wanted | ended
         self._follow(self._progress.flow_logs.values())
         self.intake.asked = {
             interface_id
@@ -180,7 +178,7 @@ class Capture:
         self.configuration = configuration
         if self._datapath.predecessor is not None:
             self._succeed(self._datapath.predecessor)
-        made = self._spool_last_of(departing)
+        made = self._spool_last_of(ended)
         self._finish(made)
 
     def _succeed(self, predecessor: Predecessor) -> None:
@@ -189,31 +187,16 @@ class Capture:
         self._save()
         self._datapath.forget_predecessor()
 
-    def _departing(self, configuration: AgentConfiguration, wanted: Mapping[str, FlowLog]) -> dict[str, FlowLog]:
-        """Flow logs that are no longer ours because their last interface here is gone: its windows are theirs still.
-
-        A flow log that is gone while an interface that it covered is here was deleted: delivery stops.
-        """
-        here = {interface.interface_id for interface in configuration.interfaces}
-        departing = {}
-        for flow_log_id, flow_log in self._progress.flow_logs.items():
-            if flow_log_id in wanted:
-                continue
-            if here.isdisjoint(flow_log.interface_ids) and self.interfaces.retired_of(flow_log_id):
-                departing[flow_log_id] = flow_log
-            else:
-                self.spool.discard_flow_log(flow_log_id, DELETED)
-                self.outbox.discard_flow_log(flow_log_id, DELETED)
-                self._progress.recorded.pop(flow_log_id, None)
-        return departing
-
-    def _spool_last_of(self, departing: Iterable[str]) -> Spooling:
-        """The last windows of flow logs that have no interface here any more: nothing comes after them, so they end
-        now, while the flow log and its role are likely to be there still."""
+    def _spool_last_of(self, ended: Iterable[str]) -> Spooling:
+        """The last windows of flow logs that were deleted, or have no interface here any more: nothing comes after
+        them, so they end now, while role or bucket are likely to be there still. What was collected until then is
+        delivered, as on AWS."""
         now_s = self._now_ns() // _SECOND_NS
-        closed = [item for flow_log_id in departing for item in self._tracks.so_far(flow_log_id, now_s)]
+        closed = [item for flow_log_id in ended for item in self._tracks.so_far(flow_log_id, now_s)]
+        for flow_log_id in ended:
+            self._progress.recorded.pop(flow_log_id, None)  # without traffic a window that is cut short says nothing
         made = self._spool(closed, now_s)
-        for flow_log_id in departing:
+        for flow_log_id in ended:
             del self._progress.flow_logs[flow_log_id]
             self._progress.recorded.pop(flow_log_id, None)
         self._follow(self._progress.flow_logs.values())

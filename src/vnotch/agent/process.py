@@ -77,7 +77,7 @@ def open_datapath(config: AgentConfig) -> Any:
 
 def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, started: Callable[[], None]) -> bool:
     endpoint = Endpoint(config.endpoint_url, config.region)
-    groups = LogGroups(endpoint, Roles(endpoint, key), typed=True)
+    groups = LogGroups(endpoint, Roles(endpoint, key), typed=True, is_served=lambda name: agent.serves(name))
     clients = (ServerClient(config.endpoint_url, config.region, config.name, key) for _ in range(5))
     poll, post, report, uploads, streams = clients
     buckets, delivery_streams = Buckets(uploads.presign), DeliveryStreams(streams.delivery_stream)

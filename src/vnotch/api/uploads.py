@@ -35,7 +35,7 @@ from vnotch.buckets.folder import ROUTE, Folder, Writing
 from vnotch.buckets.upload import BucketStore, Upload
 from vnotch.errors import AccessError, HostError, InputError
 from vnotch.iam.sigv4 import SignatureError
-from vnotch.store import agents, flow_log_files, network
+from vnotch.store import agents, flow_log_files
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
 
@@ -179,7 +179,7 @@ class Uploads:
             writing.abort()
 
 
-def place_of(flow_log: network.FlowLog, accounts: Accounts) -> tuple[str, Layout]:
+def place_of(flow_log: agents.Delivered, accounts: Accounts) -> tuple[str, Layout]:
     """The bucket of a flow log, and where its files lie in it."""
     parsed = parse_bucket_arn(flow_log.log_destination or "")
     assert parsed is not None, "CreateFlowLogs takes nothing else"

@@ -169,7 +169,7 @@ def delete(
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     for row in deleted:
-        out.print(f"{row['FlowLogId']} is deleted; what was captured for it and not delivered yet is dropped")
+        out.print(f"{row['FlowLogId']} is deleted; what was captured for it until now is still delivered")
     for sentence in what_stays(deleted, remaining):
         out.print(plain(sentence))
 

@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -152,11 +152,14 @@ class Courier(Generic[E, P]):
                 self._wake.wait(min(left, 0.1))
         return True
 
-    def forget(self, flow_log_id: str) -> None:
-        """The flow log is gone: its status with it."""
+    def forget_all_but(self, served: Collection[str]) -> list[str]:
+        """Flow logs that are gone, and of which nothing is left to deliver: their status goes with them. -> those."""
+        kept = {*served, *self._spool.waiting()}
         with self._wake:
-            if (delivery := self._deliveries.get(flow_log_id)) and not delivery.under_way:
-                del self._deliveries[flow_log_id]
+            gone = [name for name, delivery in self._deliveries.items() if name not in kept and not delivery.under_way]
+            for name in gone:
+                del self._deliveries[name]
+        return gone
 
     def statuses(self) -> dict[str, tuple[str, str | None]]:
         """Flow log -> (SUCCESS or FAILED, message), for those that had an attempt."""

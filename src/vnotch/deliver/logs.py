@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,16 @@ class Delivered:
 class LogGroups:
     """Delivers batches to log groups. Safe to use from several threads."""
 
-    def __init__(self, endpoint: Endpoint, roles: Roles, *, typed: bool = False) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        roles: Roles,
+        *,
+        typed: bool = False,
+        is_served: Callable[[str], bool] = lambda flow_log_id: True,
+    ) -> None:
+        """`is_served`: False for a flow log that is gone, whose log group is not made again for its last records."""
+        self._is_served = is_served
         self._endpoint = endpoint
         self._roles = roles
         self._typed = typed  # until the service says that it knows no such thing
@@ -138,7 +147,7 @@ class LogGroups:
             known = self._clients.get(batch.flow_log_id)
             if known is None or known[0] != key:
                 calls = RecordCalls(self._endpoint, key) if self._typed else None
-                known = (key, _Client(self._endpoint.client("logs", key), calls))
+                known = (key, _Client(self._endpoint.client("logs", key), calls, self._is_served))
                 self._clients[batch.flow_log_id] = known
             return known[1]
 
@@ -149,8 +158,9 @@ class LogGroups:
 class _Client:
     """One role session's client of the log service. Safe to use from several threads."""
 
-    def __init__(self, client: Any, records: RecordCalls | None) -> None:
+    def __init__(self, client: Any, records: RecordCalls | None, is_served: Callable[[str], bool]) -> None:
         self._client = client
+        self._is_served = is_served
         self._records = records
         self._call_of = threading.local()  # the body and headers of the call that the thread is about to make
         # Before signing, so that the signature covers the body and the header.
@@ -197,6 +207,8 @@ class _Client:
         try:
             self._call("create_log_stream", **stream)
         except _Missing:
+            if not self._is_served(batch.flow_log_id):
+                raise BatchRefused(f"{batch.group} is gone, and so is the flow log") from None
             self._call("create_log_group", logGroupName=batch.group)
             try:
                 self._call("create_log_stream", **stream)

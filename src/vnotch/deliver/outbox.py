@@ -238,12 +238,6 @@ class Outbox:
         if self._dropped is not None:
             self._dropped.count_all(entry.flow_log_id, entry.streams, reason)
 
-    def discard_flow_log(self, flow_log_id: str, reason: str) -> None:
-        """Drops all files of a flow log, but for those that are under way."""
-        for file in self._idle():
-            if file.flow_log_id == flow_log_id:
-                self.discard(file, reason)
-
     # Bounds, as `spool.Annex`
 
     @property

@@ -353,14 +353,6 @@ class Spool:
             self._drop(entry, reason)
             self.dropped.save()
 
-    def discard_flow_log(self, flow_log_id: str, reason: str) -> None:
-        """Drops all waiting batches of a flow log, but for those that are under way."""
-        with self._lock:
-            for queue in [queue for name, queue in self._queues.items() if name[0] == flow_log_id]:
-                for entry in list(islice(queue.entries, queue.leased, None)):
-                    self._drop(entry, reason)
-            self.dropped.save()
-
     # Bounds
 
     def expire(self, now_s: float) -> None:

@@ -18,8 +18,18 @@ from vnotch.inventory import AgentConfiguration, FlowLog, Interface
 from vnotch.store import enrolment, network, peers, routing, tag_fields
 from vnotch.store.rule_book import acl_ids_of, agents_referring_to, rule_book
 
-DEPARTED_SECONDS = 120
-"""How long an agent may deliver the last records of an interface that it has no more."""
+LAST_SECONDS = 86_400
+"""How long an agent may deliver the last records of an interface that it has no more, or of a flow log that was
+deleted: as long as it keeps what it has not delivered, unless it is told otherwise."""
+
+Delivered = network.FlowLog | network.EndedFlowLog
+"""What tells where records go, and as whom."""
+
+_KEPT = (
+    "flow_log_id", "log_destination_type", "log_destination", "deliver_logs_permission_arn", "file_format",
+    "hive_compatible_partitions", "per_hour_partition",
+)  # fmt: skip
+"""Of a flow log that was deleted."""
 
 
 def next_revision(session: Session) -> int:
@@ -151,39 +161,56 @@ def all_interfaces(session: Session, account: str, region: str) -> AgentConfigur
     return AgentConfiguration(0, interfaces, (), rule_book(session, rows, acl_ids.values()))
 
 
-def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str) -> network.FlowLog | None:
+def flow_log_for(session: Session, agent: str, role_arn: str, session_name: str) -> Delivered | None:
     """The flow log that lets `agent` assume `role_arn` under `session_name`, or None.
 
-    An agent acts for vpc-flow-logs.amazonaws.com only for a flow log that exists, is named by the session, names that
-    role, and covers an interface that is bound to this agent, or was until shortly before (`departed`).
+    An agent acts for vpc-flow-logs.amazonaws.com only for a flow log that is named by the session, names that role, and
+    covers an interface that is bound to this agent; or was and did until shortly before (`departed`, `deleted`).
     """
-    flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == session_name))
-    if flow_log is None or flow_log.deliver_logs_permission_arn != role_arn:
-        return None
-    return flow_log if _delivers(session, agent, flow_log) else None
+    flow_log = _delivered(session, agent, session_name)
+    return flow_log if flow_log is not None and flow_log.deliver_logs_permission_arn == role_arn else None
 
 
-def bucket_flow_log(session: Session, agent: str, flow_log_id: str) -> network.FlowLog | None:
+def bucket_flow_log(session: Session, agent: str, flow_log_id: str) -> Delivered | None:
     """The flow log into a bucket of which `agent` may upload files, or None."""
     return delivered_flow_log(session, agent, flow_log_id, network.S3)
 
 
-def delivered_flow_log(session: Session, agent: str, flow_log_id: str, kind: str) -> network.FlowLog | None:
+def delivered_flow_log(session: Session, agent: str, flow_log_id: str, kind: str) -> Delivered | None:
     """The flow log with a LogDestinationType that `agent` delivers, or None; the rule is that of `flow_log_for`."""
+    flow_log = _delivered(session, agent, flow_log_id)
+    return flow_log if flow_log is not None and flow_log.log_destination_type == kind else None
+
+
+def _delivered(session: Session, agent: str, flow_log_id: str) -> Delivered | None:
     flow_log = session.scalar(select(network.FlowLog).where(network.FlowLog.flow_log_id == flow_log_id))
-    if flow_log is None or flow_log.log_destination_type != kind:
-        return None
-    return flow_log if _delivers(session, agent, flow_log) else None
+    if flow_log is not None:
+        return flow_log if agent in _delivering(session, flow_log.resource_id) else None
+    row = network.EndedFlowLog
+    ended = select(row).where(row.agent == agent, row.flow_log_id == flow_log_id, row.until_ms >= _now_ms()).limit(1)
+    return session.scalar(ended)
 
 
-def _delivers(session: Session, agent: str, flow_log: network.FlowLog) -> bool:
-    resource_id = flow_log.resource_id
-    return agent in agents_on(session, [resource_id]) or _has_left(session, agent, resource_id)
+def _delivering(session: Session, resource_id: str) -> set[str]:
+    """The agents with an interface in a VPC or subnet, or with this interface, and those that had one."""
+    row = network.Departure
+    here = or_(row.interface_id == resource_id, row.subnet_id == resource_id, row.vpc_id == resource_id)
+    left = select(row.agent).where(row.until_ms >= _now_ms(), here).distinct()
+    return agents_on(session, [resource_id]) | set(session.scalars(left))
+
+
+def deleted(session: Session, flow_log: network.FlowLog) -> None:
+    """To be called when a flow log is deleted. What was collected before is still delivered, as on AWS."""
+    now_ms, row = _now_ms(), network.EndedFlowLog
+    session.execute(delete(row).where(row.until_ms < now_ms))
+    what = {name: getattr(flow_log, name) for name in _KEPT}
+    for agent in sorted(_delivering(session, flow_log.resource_id)):
+        session.add(row(agent=agent, until_ms=now_ms + LAST_SECONDS * 1000, **what))
 
 
 def departed(session: Session, agent: str, interface: network.NetworkInterface) -> None:
     """To be called when an interface leaves an agent, which has its last records still to deliver."""
-    now_ms, row = time.time_ns() // 1_000_000, network.Departure
+    now_ms, row = _now_ms(), network.Departure
     session.execute(delete(row).where(row.until_ms < now_ms))
     session.add(
         row(
@@ -191,16 +218,13 @@ def departed(session: Session, agent: str, interface: network.NetworkInterface) 
             interface_id=interface.interface_id,
             subnet_id=interface.subnet_id,
             vpc_id=interface.vpc_id,
-            until_ms=now_ms + DEPARTED_SECONDS * 1000,
+            until_ms=now_ms + LAST_SECONDS * 1000,
         )
     )
 
 
-def _has_left(session: Session, agent: str, resource_id: str) -> bool:
-    row, now_ms = network.Departure, time.time_ns() // 1_000_000
-    here = or_(row.interface_id == resource_id, row.subnet_id == resource_id, row.vpc_id == resource_id)
-    left = select(row.number).where(row.agent == agent, row.until_ms >= now_ms, here).limit(1)
-    return session.scalar(left) is not None
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def flow_logs_on(session: Session, agent: str) -> list[network.FlowLog]:

@@ -6,7 +6,7 @@ the same one, and the later would write over the earlier; so the second is told 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, delete
+from sqlalchemy import BigInteger, delete
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from vnotch.store.state import Base
@@ -18,9 +18,9 @@ KEPT_SECONDS = 7 * 86_400
 class FlowLogFile(Base):
     """`agent` and `sha256` (base64) tell the file from others."""
 
-    __tablename__ = "flow_log_files"
+    __tablename__ = "bucket_file_names"
 
-    flow_log_id: Mapped[str] = mapped_column(ForeignKey("flow_logs.flow_log_id", ondelete="CASCADE"), primary_key=True)
+    flow_log_id: Mapped[str] = mapped_column(primary_key=True)  # it may be deleted, and its last files still on the way
     slot_s: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     name_hash: Mapped[str] = mapped_column(primary_key=True)
     agent: Mapped[str]

@@ -192,6 +192,23 @@ class Departure(Base):
     until_ms: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
+class EndedFlowLog(Base):
+    """A flow log that was deleted, and an agent that had records of it: for a while they are still delivered."""
+
+    __tablename__ = "ended_flow_logs"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    agent: Mapped[str] = mapped_column(index=True)
+    flow_log_id: Mapped[str]
+    log_destination_type: Mapped[str]
+    log_destination: Mapped[str | None]
+    deliver_logs_permission_arn: Mapped[str]
+    file_format: Mapped[str | None]
+    hive_compatible_partitions: Mapped[bool | None]
+    per_hour_partition: Mapped[bool | None]
+    until_ms: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
 class NetworkInterface(Base):
     __tablename__ = "network_interfaces"
 

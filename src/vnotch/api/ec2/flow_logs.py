@@ -186,7 +186,8 @@ class FlowLogs(Ec2Part):
 
     @ec2_operation("DeleteFlowLogs", "FlowLogIds", arns("vpc-flow-log:FlowLogIds"))
     def delete_flow_logs(self, call: Call) -> dict[str, Any]:
-        """All or none: one unknown id and nothing is deleted. What was delivered stays."""
+        """All or none: one unknown id and nothing is deleted. What was delivered stays; what was collected until now is
+        still delivered."""
         ids = list(dict.fromkeys(required(call, "FlowLogIds")))
         _check_count(ids)
         with self.state.write() as session:
@@ -203,6 +204,7 @@ class FlowLogs(Ec2Part):
             agents.touch(session, agents.agents_on(session, {row.resource_id for row in rows}))
             drop_tags(session, ids)
             for row in rows:
+                agents.deleted(session, row)
                 session.delete(row)
         return {"Unsuccessful": []}
 
