@@ -63,7 +63,8 @@ class Exchange:
         scope = request.scope
         request_id = str(uuid.uuid4())
         now_s = time.time()
-        remote = scope["client"][0] if scope.get("client") else ""
+        # Of a socket that takes both families, clients of IPv4 come with mapped addresses; policies name them plainly.
+        remote = (scope["client"][0] if scope.get("client") else "").removeprefix("::ffff:")
         return cls(
             request=request,
             dialect=dialect,

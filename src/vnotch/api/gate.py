@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from vnotch.api.service import ApiError, Principal
 from vnotch.api.wire.dialect import Dialect, denial_reason
 from vnotch.iam.evaluation import Decision, Outcome, evaluate
 from vnotch.iam.grammar import stored_policy
-from vnotch.iam.policy import Kind, Policy
+from vnotch.iam.policy import Caller, Kind, Policy
 from vnotch.iam.sigv4 import Fault, Request, Signature, SignatureError, read_signature, verify
 from vnotch.iam.variables import Context
 from vnotch.store.accounts import Accounts, Identity, PolicyText
@@ -83,8 +83,17 @@ class Gate:
     def context(self, identity: Identity, circumstances: Circumstances) -> Keys:
         return caller_keys(identity, circumstances, self.accounts.account, self.accounts.region)
 
-    def decide(self, identity: Identity, action: str, resource: str, context: Context) -> Decision:
-        """What the principal's own policies say of one action on one resource."""
+    def decide(
+        self,
+        identity: Identity,
+        action: str,
+        resource: str,
+        context: Context,
+        granting: Sequence[Policy] = (),
+        caller: Caller | None = None,
+    ) -> Decision:
+        """What the principal's own policies say of one action on one resource; `granting`: policies of the resource,
+        which name the `caller`."""
         if identity.kind == "agent":
             return evaluate((agent_policy(identity.arn),), action, resource, context)
         if identity.kind == "user" and identity.expires_s is not None and not session_token_may(action):
@@ -97,6 +106,8 @@ class Gate:
             context,
             session=None if session is None else list(map(_parsed, session)),
             boundary=None if identity.boundary is None else _parsed(identity.boundary),
+            resource_policies=granting,
+            caller=caller,
         )
 
     def authorise(

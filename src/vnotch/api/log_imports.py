@@ -73,9 +73,10 @@ class LogImports:
         request.authorise("logs:PutLogEvents", _streams_arn(request, name))
         records, format = await request.in_pool(_read, request.exchange.body)
         runs = _runs(records)
+        _authorise_each(request, "logs:PutLogEvents", name, [run.stream for run in runs])
         group, ids = await request.in_pool(self._find, name, [run.stream for run in runs])
         if missing := [run.stream for run in runs if run.stream not in ids]:
-            request.authorise("logs:CreateLogStream", _streams_arn(request, name))
+            _authorise_each(request, "logs:CreateLogStream", name, missing)
             ids |= await request.in_pool(self._make, group, missing, request.now_ms)
         # Bound to the content: a part that comes again is the same in all its bytes.
         label = f"import {file_id}/{number} {sha256(request.exchange.body).hexdigest()}"
@@ -212,6 +213,12 @@ def _file_id(text: Any) -> str:
     if not isinstance(text, str) or len(text) != FILE_ID_CHARACTERS or not set(text) <= _HEX:
         raise invalid(f"file is an id of {FILE_ID_CHARACTERS} hexadecimal digits.")
     return text
+
+
+def _authorise_each(request: SignedRequest, action: str, group: str, streams: list[str]) -> None:
+    """A policy may speak of one stream alone; whoever wrote it means imports too."""
+    prefix = _streams_arn(request, group).removesuffix("*")
+    request.authorise(action, *(prefix + stream for stream in streams))
 
 
 def _streams_arn(request: SignedRequest, group: str) -> str:

@@ -6,17 +6,20 @@ resource is looked up when a policy asks for it, which few do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from vnotch.iam.variables import Variants
 from vnotch.store.accounts import Identity
 
 Keys = dict[str, str | tuple[str, ...]]
 LoadKeys = Callable[[], Mapping[str, str | tuple[str, ...]]]
 
-_OF_RESOURCES = ("aws:resourcetag/", "iam:resourcetag/", "iam:permissionsboundary", "ec2:")
+_OF_RESOURCES = (
+    "aws:resourcetag/", "aws:requesttag/", "aws:tagkeys", "iam:resourcetag/", "iam:permissionsboundary", "ec2:",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Circumstances:
     user_agent: str
     now_s: float
     referer: str = ""
+
+
+def tag_context(tags: Iterable[Mapping[str, Any]], *prefixes: str) -> Keys:
+    """Tags as condition keys, in lower case behind each prefix; of keys that differ in case alone all values."""
+    found: dict[str, list[str]] = {}
+    for tag in tags:
+        found.setdefault((tag.get("Key") or "").lower(), []).append(tag.get("Value") or "")
+    return {
+        prefix + name: values[0] if len(values) == 1 else Variants(values)
+        for name, values in found.items()
+        for prefix in prefixes
+    }
 
 
 class ResourceContext(Mapping[str, str | tuple[str, ...]]):
@@ -93,19 +108,17 @@ def caller_keys(identity: Identity, circumstances: Circumstances, account: str, 
 
 
 def tag_request_keys(params: Mapping[str, Any]) -> Keys:
-    """aws:RequestTag and aws:TagKeys, from wherever the services have tags in their parameters."""
-    tags: dict[str, str] = {}
-    for specification in params.get("TagSpecifications") or ():  # EC2, at creation
-        tags |= _of_list(specification.get("Tags"))
-    tags |= _of_list(params.get("Tags"))  # IAM, STS, and EC2's CreateTags
+    """aws:RequestTag and aws:TagKeys, from wherever the services have tags in their parameters. Those of EC2's
+    TagSpecifications are keys of the resources that they are for, see `api.ec2.condition_keys`."""
+    tags = list(params.get("Tags") or ())  # IAM, STS, and EC2's CreateTags
     if isinstance(params.get("tags"), dict):  # CloudWatch Logs
-        tags |= params["tags"]
-    named = [*tags, *(params.get("TagKeys") or ()), *(params.get("tagKeys") or ())]
-    keys: Keys = {f"aws:requesttag/{key.lower()}": value for key, value in tags.items()}
-    if named:
-        keys["aws:tagkeys"] = tuple(named)
+        tags += [{"Key": key, "Value": value} for key, value in params["tags"].items()]
+    return request_tag_keys(tags, (*(params.get("TagKeys") or ()), *(params.get("tagKeys") or ())))
+
+
+def request_tag_keys(tags: Sequence[Mapping[str, Any]], untagged: Sequence[str] = ()) -> Keys:
+    """The keys of a request that asks for these tags, and for others to be taken away."""
+    keys = tag_context(tags, "aws:requesttag/")
+    if named := (*(tag.get("Key") or "" for tag in tags), *untagged):
+        keys["aws:tagkeys"] = named
     return keys
-
-
-def _of_list(tags: Any) -> dict[str, str]:
-    return {tag.get("Key") or "": tag.get("Value") or "" for tag in tags or ()}

@@ -1,7 +1,8 @@
 """STS: who am I, and temporary credentials (STS API Reference).
 
-AssumeRole is decided by the role's trust policy. A user or role that the trust names needs nothing more; where the
-trust is given to the account, the caller's own policies must allow sts:AssumeRole too; an explicit deny is final.
+AssumeRole is decided by the role's trust policy. A user, or one session of a role, that the trust names needs nothing
+more; the sessions of a role that it names are held within their session policies and boundary; where the trust is given
+to the account, the caller's own policies must allow sts:AssumeRole too; an explicit deny is final.
 
 An agent's key stands for the service principal `vpc-flow-logs.amazonaws.com`, but only for a flow log on one of its own
 interfaces that names that very role. `flow_log_for` answers that question, and the server, not the agent, fills in
@@ -11,17 +12,19 @@ aws:SourceAccount and aws:SourceArn (IAM user guide, "The confused deputy proble
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from vnotch.api.access_log import AccessLog
 from vnotch.api.authorization_messages import AuthorizationMessages, decoded
 from vnotch.api.gate import Denied, Gate
+from vnotch.api.request_context import ResourceContext
 from vnotch.api.service import ApiError, Call, Service, operation
 from vnotch.api.wire.dialect import QUERY
 from vnotch.iam.delivery_role import SERVICE_PRINCIPAL
-from vnotch.iam.evaluation import Decision, Outcome, TrustDecision, evaluate_trust
+from vnotch.iam.evaluation import Decision, Outcome, evaluate_trust
 from vnotch.iam.grammar import PolicyError, parse_policy, stored_policy
-from vnotch.iam.policy import Caller, Kind
+from vnotch.iam.policy import Caller, Kind, Policy
 from vnotch.iam.variables import Context
 from vnotch.store.accounts import Accounts, Identity, managed_policy_text
 from vnotch.store.principals import Role
@@ -75,7 +78,7 @@ class Sts(Service):
         actions = ["sts:AssumeRole", "sts:TagSession"] if call.params.get("Tags") else ["sts:AssumeRole"]
         for action in actions:
             # A role that is not there and a role that does not trust are told apart by nothing.
-            context = _assume_context(call, session_name)
+            context = self._assume_context(call, role_arn, session_name)
             decision = self._trusted(action, identity, role, session_name, context)
             call.note(action, role_arn, decision)
             if not decision.allowed:
@@ -106,12 +109,12 @@ class Sts(Service):
             return Decision(Outcome.IMPLICIT_DENY, None, "trust")
         if identity.kind == "agent":
             return self._trusted_for_flow_log(action, identity, role, session_name, context)
-        caller = _caller(identity, role, self._accounts.account)
-        decision = _ask(role, action, caller, context)
-        own = self._gate.decide(identity, action, role.arn(self._accounts.account), context)
-        if own.explicit or (decision.allowed and decision.delegated and not own.allowed):
-            return own
-        return decision
+        caller, trust = _caller(identity, role, self._accounts.account), _trust(role)
+        decision = evaluate_trust(trust, action, caller, context)
+        own = self._gate.decide(
+            identity, action, role.arn(self._accounts.account), context, () if decision.delegated else (trust,), caller
+        )
+        return own if own.explicit or (decision.allowed and not own.allowed) else decision
 
     def _trusted_for_flow_log(
         self, action: str, identity: Identity, role: Role, session_name: str, context: Context
@@ -127,7 +130,14 @@ class Sts(Service):
             "aws:principalservicename": SERVICE_PRINCIPAL,
             "aws:principalisawsservice": "true",
         }
-        return _ask(role, action, Caller("Service", SERVICE_PRINCIPAL), service_context)
+        return evaluate_trust(_trust(role), action, Caller("Service", SERVICE_PRINCIPAL), service_context)
+
+    def _assume_context(self, call: Call, role_arn: str, session_name: str) -> ResourceContext:
+        """The keys of the request, and the tags of the role (service authorization reference, STS)."""
+        context = {**call.context, "sts:rolesessionname": session_name}
+        if "ExternalId" in call.params:
+            context["sts:externalid"] = call.params["ExternalId"]
+        return ResourceContext(context, partial(self._accounts.resource_keys, role_arn))
 
     def _session_policy_arns(self, call: Call) -> tuple[str, ...]:
         arns = tuple(item.get("arn") or "" for item in call.params.get("PolicyArns") or ())
@@ -172,16 +182,8 @@ def _caller(identity: Identity, role: Role, account: str) -> Caller:
     return Caller("AWS", name, account, tuple(arn for arn in known if arn != name))
 
 
-def _ask(role: Role, action: str, caller: Caller, context: Context) -> TrustDecision:
-    trust = stored_policy(role.trust_policy, Kind.TRUST, f"trust policy of {role.name}")
-    return evaluate_trust(trust, action, caller, context)
-
-
-def _assume_context(call: Call, session_name: str) -> dict[str, str | tuple[str, ...]]:
-    context = {**call.context, "sts:rolesessionname": session_name}
-    if "ExternalId" in call.params:
-        context["sts:externalid"] = call.params["ExternalId"]
-    return context
+def _trust(role: Role) -> Policy:
+    return stored_policy(role.trust_policy, Kind.TRUST, f"trust policy of {role.name}")
 
 
 def _credentials(made: SessionCredentials) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from vnotch.iam.context_keys import key_is_known
-from vnotch.iam.variables import Context, Unresolved, check_variables, glob_matches, has_variable, substituted
+from vnotch.iam.variables import Context, Unresolved, Variants, check_variables, glob_matches, has_variable, substituted
 
 Condition = Callable[[Context], bool]
 Match = Callable[[str, Context], bool]
@@ -176,11 +176,13 @@ _VARIABLES_IN = ("String", "Arn", "Bool")
 _BY_LOWER_NAME = {name.lower(): name for name in OPERATORS}
 
 
-def compile_condition(element: Any, *, variables: bool = True, any_key: bool = False) -> tuple[Condition, ...]:
+def compile_condition(
+    element: Any, *, variables: bool = True, any_key: bool = False, allows: bool = True
+) -> tuple[Condition, ...]:
     """The conditions of a statement, all of which must hold; ValueError with the reason for what is not understood.
 
     Without `variables` (policies of 2008) `${...}` is a literal. With `any_key` keys need not be known: a simulation
-    brings its own.
+    brings its own. `allows`: the statement's effect, which decides about tags that are there in two spellings.
     """
     if not isinstance(element, dict):
         raise ValueError("Condition must be an object")
@@ -194,7 +196,7 @@ def compile_condition(element: Any, *, variables: bool = True, any_key: bool = F
             texts = _values(key, values)
             if not variables:
                 texts = [text.replace("${", "${$}{") for text in texts]
-            conditions.append(_one_condition(operator, key.lower(), texts, any_key))
+            conditions.append(_one_condition(operator, key.lower(), texts, any_key, allows))
     return tuple(conditions)
 
 
@@ -212,7 +214,7 @@ def _values(key: str, values: Any) -> list[str]:
     return texts
 
 
-def _one_condition(operator: str, name: str, values: Sequence[str], any_key: bool) -> Condition:
+def _one_condition(operator: str, name: str, values: Sequence[str], any_key: bool, allows: bool) -> Condition:
     prefix, colon, base = operator.rpartition(":")
     if colon and prefix.lower() not in ("forallvalues", "foranyvalue"):
         raise ValueError(f"the condition operator {operator} is not known")
@@ -231,8 +233,8 @@ def _one_condition(operator: str, name: str, values: Sequence[str], any_key: boo
     if prefix.lower() == "forallvalues":
         return lambda context: all(holds(value, context) for value in _several(context.get(name)))
     if prefix.lower() == "foranyvalue":
-        return _for_any_value(name, holds, if_exists)
-    return _plain(name, holds, negated, if_exists)
+        return _for_any_value(name, holds, if_exists, allows)
+    return _plain(name, holds, negated, if_exists, allows)
 
 
 def _holds(matches: Sequence[Match], negated: bool) -> Match:
@@ -256,7 +258,7 @@ def _holds(matches: Sequence[Match], negated: bool) -> Match:
     return holds
 
 
-def _plain(name: str, holds: Match, negated: bool, if_exists: bool) -> Condition:
+def _plain(name: str, holds: Match, negated: bool, if_exists: bool, allows: bool) -> Condition:
     missing = negated or if_exists
 
     def condition(context: Context) -> bool:
@@ -266,15 +268,19 @@ def _plain(name: str, holds: Match, negated: bool, if_exists: bool) -> Condition
         if isinstance(given, str):
             return holds(given, context)
         # A plain operator on a key of several values: one match is enough, and for negated ones all must differ.
-        return all(holds(v, context) for v in given) if negated else any(holds(v, context) for v in given)
+        every = allows if isinstance(given, Variants) else negated
+        return (all if every else any)(holds(value, context) for value in given)
 
     return condition
 
 
-def _for_any_value(name: str, holds: Match, if_exists: bool) -> Condition:
+def _for_any_value(name: str, holds: Match, if_exists: bool, allows: bool) -> Condition:
     def condition(context: Context) -> bool:
         given = context.get(name)
-        return if_exists if given is None else any(holds(value, context) for value in _several(given))
+        if given is None:
+            return if_exists
+        every = allows and isinstance(given, Variants)
+        return (all if every else any)(holds(value, context) for value in _several(given))
 
     return condition
 

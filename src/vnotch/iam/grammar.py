@@ -97,7 +97,8 @@ def _statement(content: Any, number: int, kind: Kind, policy: str, version: str,
             _check_resource(resource, variables, any_key)
     try:
         element = content.get("Condition", {})
-        conditions = compile_condition(element, variables=variables, any_key=any_key)
+        allows = content["Effect"] == "Allow"
+        conditions = compile_condition(element, variables=variables, any_key=any_key, allows=allows)
     except ValueError as error:
         raise PolicyError(f"Syntax errors in policy: {where}: {error}.") from None
     with_variables = tuple(resource for resource in resources if variables and has_variable(resource))
@@ -105,7 +106,7 @@ def _statement(content: Any, number: int, kind: Kind, policy: str, version: str,
         policy=policy,
         number=number,
         sid=sid,
-        allows=content["Effect"] == "Allow",
+        allows=allows,
         actions=tuple(_action(action, kind) for action in actions),
         actions_negated=action_key == "NotAction",
         resources=any_wildcard(tuple(resource for resource in resources if resource not in with_variables)),

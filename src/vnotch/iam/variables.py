@@ -17,6 +17,12 @@ Context = Mapping[str, str | tuple[str, ...]]
 """Context keys in lower case, with one value (text) or several (a tuple)."""
 
 
+class Variants(tuple[str, ...]):
+    """The values of tags whose keys differ in case alone, as EC2 and CloudWatch Logs allow: one condition key stands
+    for all of them (IAM user guide, aws:ResourceTag: it "matches either, but not both"). An Allow holds where it would
+    for each of the values, a Deny where it would for one, so that a second spelling never gets anybody more."""
+
+
 class Unresolved(Exception):
     """A policy variable has no value in this request."""
 
@@ -94,9 +100,9 @@ def substituted(text: str, context: Context, escape: Callable[[str], str] = str)
     return _VARIABLE.sub(value, text)
 
 
-# A wildcard in a variable's value must not act as one, so such characters are put into private code points while the
-# pattern is compiled, in the pattern and in the value that is matched against it.
-_SHELTER = str.maketrans({"*": "\ue000", "?": "\ue001"})
+# A wildcard in a variable's value must not act as one, so such characters are put into code points that no text has
+# (halves of surrogate pairs) while the pattern is compiled, in the pattern and in the value that is matched against it.
+_SHELTER = str.maketrans({"*": "\ud800", "?": "\ud801"})
 
 
 def sheltered(text: str) -> str:

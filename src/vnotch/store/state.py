@@ -49,7 +49,9 @@ class State:
 
     def __init__(self, url: str) -> None:
         try:
-            self.engine: Engine = create_engine(url, **({} if url.startswith("sqlite") else _POOL))
+            # An error's text would have the parameters of its statement in it, and so would the log: secrets of keys.
+            settings = {"hide_parameters": True} | ({} if url.startswith("sqlite") else _POOL)
+            self.engine: Engine = create_engine(url, **settings)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise InputError(
                 f"the state cannot be opened by this URL: {error}",

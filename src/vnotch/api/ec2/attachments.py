@@ -41,7 +41,7 @@ class Attachments(Ec2Part):
             attachment = attach(session, interface, instance, index, False, call.now_ms)
             return {"AttachmentId": attachment.attachment_id, "NetworkCardIndex": 0}
 
-    @ec2_operation("DetachNetworkInterface", "AttachmentId Force", arns("network-interface", "instance"))
+    @ec2_operation("DetachNetworkInterface", "AttachmentId Force", "ends_of_attachment")
     def detach_network_interface(self, call: Call) -> dict[str, Any]:
         attachment_id = required(call, "AttachmentId")
         with self.state.write() as session:
@@ -57,6 +57,15 @@ class Attachments(Ec2Part):
                 )
             release(session, attachment, keep=True)
         return {}
+
+    def ends_of_attachment(self, call: Call) -> list[str]:
+        """DetachNetworkInterface is authorised on the interface and the instance, which its request does not name."""
+        mine = Attachment.attachment_id == (call.params.get("AttachmentId") or "")
+        return self.arns_of(
+            call,
+            (INTERFACE, select(Attachment.interface_id).where(mine)),
+            (INSTANCE, select(Attachment.instance_id).where(mine)),
+        )
 
 
 def attach(

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.part import INSTANCE, INTERFACE, KINDS, SUBNET, VPC, Kind, arn
 from vnotch.api.ec2.run_instances import INSTANCE_TYPE
+from vnotch.api.request_context import request_tag_keys, tag_context
 from vnotch.api.service import Call
 from vnotch.store import network
-from vnotch.store.principals import tag_keys
 from vnotch.store.state import State
 
 Keys = dict[str, str | tuple[str, ...]]
@@ -29,17 +29,23 @@ _ID_KEYS = {
 
 
 def resource_keys(state: State, call: Call, resource: str) -> Keys:
+    """All keys that a call has because of one resource. Tags that it asks for are keys of the resource that is to have
+    them, and of no other: the subnet of a new instance is not tagged."""
     kind_name, _, resource_id = resource.rpartition(":")[2].partition("/")
     kind = _KIND_OF_ARN.get(kind_name)
     if kind is None:
         return {}
     with state.read() as session:
         if resource_id == "*":
-            return _of_new(session, call, kind)
+            specifications = call.params.get("TagSpecifications") or ()
+            asked = [item for item in specifications if item.get("ResourceType") == kind.name]
+            return _of_new(session, call, kind) | request_tag_keys(
+                [tag for item in asked for tag in item.get("Tags") or ()]
+            )
         keys: Keys = {_ID_KEYS[kind.name]: resource_id} if kind.name in _ID_KEYS else {}
         tags = session.scalars(select(network.Tag).where(network.Tag.resource_id == resource_id)).all()
         listed = [{"Key": tag.key, "Value": tag.value} for tag in tags]
-        keys |= tag_keys(listed, "aws:resourcetag/") | tag_keys(listed, "ec2:resourcetag/")
+        keys |= tag_context(listed, "aws:resourcetag/", "ec2:resourcetag/")
         row = session.scalar(select(kind.entity).where(kind.id_column == resource_id))
         return keys if row is None else keys | _of_place(call, kind, row)
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2.part import Ec2Part, arns, ec2_operation, required
+from vnotch.api.ec2.part import Ec2Part, ec2_operation, required
 from vnotch.api.ec2.subnets import asked_zone, describe_subnet, new_subnet
 from vnotch.api.ec2.vpcs import describe_vpc, new_vpc
 from vnotch.api.ec2.zone_ids import zones_of
@@ -27,7 +27,7 @@ EVERYWHERE = "0.0.0.0/0"
 
 
 class DefaultVpc(Ec2Part):
-    @ec2_operation("CreateDefaultVpc", "", arns("vpc"))
+    @ec2_operation("CreateDefaultVpc", "")
     def create_default_vpc(self, call: Call) -> dict[str, Any]:
         with self.state.write() as session:
             if session.scalar(select(network.Vpc).where(network.Vpc.is_default)) is not None:
@@ -41,7 +41,7 @@ class DefaultVpc(Ec2Part):
             session.refresh(vpc)
             return {"Vpc": {**describe_vpc(vpc, call), "State": "pending"}}
 
-    @ec2_operation("CreateDefaultSubnet", "AvailabilityZone AvailabilityZoneId", arns("subnet"))
+    @ec2_operation("CreateDefaultSubnet", "AvailabilityZone AvailabilityZoneId")
     def create_default_subnet(self, call: Call) -> dict[str, Any]:
         if not call.params.get("AvailabilityZoneId"):
             required(call, "AvailabilityZone")

@@ -18,6 +18,7 @@ from vnotch.api.ec2.part import (
     SUBNET,
     Describe,
     Ec2Part,
+    arn,
     arns,
     ec2_operation,
     group_set,
@@ -110,7 +111,7 @@ class NetworkInterfaces(Ec2Part):
         "CreateNetworkInterface",
         "SubnetId Description PrivateIpAddress PrivateIpAddresses SecondaryPrivateIpAddressCount Ipv6Addresses "
         "Ipv6AddressCount Groups InterfaceType TagSpecifications ClientToken",
-        arns("network-interface", "subnet:SubnetId", "security-group:Groups"),
+        "new_interface_resources",
         unsupported=f"Ipv6Addresses.{PRIMARY_IPV6}",
         only={"InterfaceType": CREATED_TYPES},
     )
@@ -128,6 +129,15 @@ class NetworkInterfaces(Ec2Part):
             put_tags(session, INTERFACE, interface.interface_id, tags)
             remember(session, call, {"NetworkInterfaceId": interface.interface_id})
             return _created(interface, call)
+
+    def new_interface_resources(self, call: Call) -> list[str]:
+        """CreateNetworkInterface is authorised on the interface to be made, its subnet and its groups."""
+        subnet_id = call.params.get("SubnetId") or ""
+        return [
+            arn(call, INTERFACE.name),
+            arn(call, SUBNET.name, subnet_id or "*"),
+            *self.group_arns(call, subnet_id, call.params.get("Groups") or ()),
+        ]
 
     @ec2_operation(
         "DescribeNetworkInterfaces", "NetworkInterfaceIds Filters MaxResults NextToken", filters=DESCRIBE.names
@@ -169,11 +179,7 @@ class NetworkInterfaces(Ec2Part):
                 _change_attachment(interface, call.params["Attachment"])
         return {}
 
-    @ec2_operation(
-        "DescribeNetworkInterfaceAttribute",
-        "NetworkInterfaceId Attribute",
-        arns("network-interface:NetworkInterfaceId"),
-    )
+    @ec2_operation("DescribeNetworkInterfaceAttribute", "NetworkInterfaceId Attribute")
     def describe_network_interface_attribute(self, call: Call) -> dict[str, Any]:
         name = required(call, "Attribute")
         with self.state.read() as session:

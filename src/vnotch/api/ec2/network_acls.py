@@ -12,9 +12,11 @@ from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column
 from vnotch.api.ec2.part import (
     NETWORK_ACL,
+    SUBNET,
     VPC,
     Describe,
     Ec2Part,
+    arn,
     arns,
     ec2_operation,
     required,
@@ -117,7 +119,7 @@ class NetworkAcls(Ec2Part):
             session.execute(delete(NetworkAcl).where(NetworkAcl.acl_id == acl.acl_id))
         return {}
 
-    @ec2_operation("ReplaceNetworkAclAssociation", "AssociationId NetworkAclId", arns("network-acl:NetworkAclId"))
+    @ec2_operation("ReplaceNetworkAclAssociation", "AssociationId NetworkAclId", "acl_and_subnet_of_association")
     def replace_network_acl_association(self, call: Call) -> dict[str, Any]:
         """The subnet's network ACL becomes another one, by a new association; the same one changes nothing."""
         with self.state.write() as session:
@@ -134,6 +136,16 @@ class NetworkAcls(Ec2Part):
                 session.flush()
                 agents.touch(session, agents.agents_on(session, [association.subnet_id]))
             return {"NewAssociationId": association.association_id}
+
+    def acl_and_subnet_of_association(self, call: Call) -> list[str]:
+        """ReplaceNetworkAclAssociation is authorised on the new network ACL and on the subnet, which its request does
+        not name."""
+        row, given = NetworkAclAssociation, call.params.get("AssociationId") or ""
+        subnet = select(row.subnet_id).where(row.association_id == given)
+        return [
+            arn(call, NETWORK_ACL.name, call.params.get("NetworkAclId") or "*"),
+            *self.arns_of(call, (SUBNET, subnet)),
+        ]
 
 
 def _association(session: Session, association_id: str) -> NetworkAclAssociation:

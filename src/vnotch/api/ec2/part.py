@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from sqlalchemy import select
@@ -63,8 +63,29 @@ class Ec2Part(Service):
         `conditions` are the condition keys of that action, in lower case. Raises UnauthorizedOperation.
         """
         assert call.identity is not None  # the app gives every call its identity
-        decision = self._gate.authorise(call.identity, action, [resource], {**call.context, **conditions}, EC2)
+        context = {**call.context, **conditions}
+        keys = partial(self.resource_keys, call)
+        decision = self._gate.authorise(call.identity, action, [resource], context, EC2, keys)
         call.note(action, resource, decision)
+
+    def arns_of(self, call: Call, *named: tuple[Kind, Any]) -> list[str]:
+        """The ARNs of what a request names by another id, an association's say: `named` are the kind and a SELECT of
+        its id. `*` stands for what is not there: the handler says so then."""
+        with self.state.read() as session:
+            found = [(kind, session.scalar(statement.limit(1))) for kind, statement in named]
+        return [arn(call, kind.name, resource_id or "*") for kind, resource_id in found]
+
+    def group_arns(self, call: Call, subnet_id: str, group_ids: Sequence[str]) -> list[str]:
+        """The ARNs of the groups of an interface in that subnet: without any it is in the VPC's default one."""
+        if group_ids:
+            return [arn(call, SECURITY_GROUP.name, group_id) for group_id in group_ids]
+        row = firewall.SecurityGroup
+        default = (
+            select(row.group_id)
+            .join(network.Subnet, network.Subnet.vpc_id == row.vpc_id)
+            .where(network.Subnet.subnet_id == subnet_id, row.is_default)
+        )
+        return self.arns_of(call, (SECURITY_GROUP, default))
 
     def checked_groups(self, session: Session, vpc_id: str, group_ids: Sequence[str]) -> list[str]:
         """Groups for an interface in the VPC: those given, each once, all of the VPC; without any, its default one."""

@@ -19,7 +19,6 @@ from vnotch.api.ec2.part import (
     VPC,
     Describe,
     Ec2Part,
-    arn,
     arns,
     ec2_operation,
     required,
@@ -175,12 +174,8 @@ class RouteTables(Ec2Part):
 
     def route_table_of_association(self, call: Call) -> list[str]:
         """DisassociateRouteTable is authorised on the table, which its request does not name."""
-        row = RouteTableAssociation
-        with self.state.read() as session:
-            found = session.scalar(
-                select(row.route_table_id).where(row.association_id == (call.params.get("AssociationId") or ""))
-            )
-        return [arn(call, ROUTE_TABLE.name, found or "*")]
+        row, given = RouteTableAssociation, call.params.get("AssociationId") or ""
+        return self.arns_of(call, (ROUTE_TABLE, select(row.route_table_id).where(row.association_id == given)))
 
 
 def _association(session: Session, association_id: str) -> RouteTableAssociation:

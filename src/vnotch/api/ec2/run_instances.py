@@ -7,7 +7,7 @@ not honoured. Texts are those that users have published, unless a comment says o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from vnotch.api.ec2.part import (
     SUBNET,
     Ec2Part,
     Kind,
-    arns,
+    arn,
     ec2_operation,
     invalid_value,
     required,
@@ -74,7 +74,7 @@ class RunInstances(Ec2Part):
     @ec2_operation(
         "RunInstances",
         _HONOURED,
-        arns("instance", "network-interface", "subnet:SubnetId", "security-group:SecurityGroupIds"),
+        "run_resources",
         unsupported=f"Ipv6Addresses.{PRIMARY_IPV6} NetworkInterfaces.Ipv6Addresses.{PRIMARY_IPV6}",
     )
     def run_instances(self, call: Call) -> dict[str, Any]:
@@ -129,6 +129,32 @@ class RunInstances(Ec2Part):
             remember(session, call, {"ReservationId": reservation_id})
             return _answer(session, reservation_id, call)
 
+    def run_resources(self, call: Call) -> list[str]:
+        """RunInstances is authorised on the image, the instance to be made, and its interfaces with their subnets and
+        groups, wherever the request names them and also where it leaves them to a default."""
+        image = f"arn:aws:ec2:{call.region}::image/{call.params.get('ImageId') or '*'}"  # of no account: it is public
+        found = [image, arn(call, INSTANCE.name)]
+        for interface_id, subnet_id, group_ids in self._named(call):
+            found.append(arn(call, INTERFACE.name, interface_id or "*"))
+            if not interface_id:
+                found += [arn(call, SUBNET.name, subnet_id or "*"), *self.group_arns(call, subnet_id, group_ids)]
+        return list(dict.fromkeys(found))
+
+    def _named(self, call: Call) -> list[tuple[str, str, Sequence[str]]]:
+        """(interface that is there, subnet, groups) of each interface. Nothing is refused before the caller is
+        authorised: what is wrong with them, `_asked` says."""
+        if given := call.params.get("NetworkInterfaces"):
+            return [
+                (item.get("NetworkInterfaceId") or "", item.get("SubnetId") or "", item.get("Groups") or ())
+                for item in given
+            ]
+        with self.state.read() as session:
+            subnet_id = call.params.get("SubnetId") or _default_subnet(session) or ""
+            vpc_id = session.scalar(select(network.Subnet.vpc_id).where(network.Subnet.subnet_id == subnet_id))
+            by_name = _groups_by_name(session, vpc_id or "") if call.params.get("SecurityGroups") else {}
+        names = [by_name.get(name, "*") for name in call.params.get("SecurityGroups") or ()]
+        return [("", subnet_id, [*(call.params.get("SecurityGroupIds") or ()), *names])]
+
     def _asked(self, session: Session, call: Call) -> list[Asked]:
         given = call.params.get("NetworkInterfaces") or []
         if not given:
@@ -148,6 +174,8 @@ class RunInstances(Ec2Part):
 
     def _only(self, session: Session, call: Call) -> Asked:
         subnet_id = call.params.get("SubnetId") or _default_subnet(session)
+        if subnet_id is None:
+            raise ApiError("VPCIdNotSpecified", "No default VPC for this user. Name a subnet with SubnetId.")
         groups = [*(call.params.get("SecurityGroupIds") or ()), *_by_name(session, call, subnet_id)]
         addresses = {name: call.params.get(name) for name in ("PrivateIpAddress", "Ipv6AddressCount", "Ipv6Addresses")}
         return Asked(0, None, subnet_id, tuple(groups), "", True, addresses)
@@ -259,12 +287,14 @@ def _is_single(asked: Asked) -> bool:
     return bool(asked.interface_id) or any(asked.addresses.get(name) for name in named)
 
 
-def _default_subnet(session: Session) -> str:
+def _default_subnet(session: Session) -> str | None:
     row = network.Subnet
-    found = session.scalar(select(row.subnet_id).where(row.default_for_zone).order_by(row.zone))
-    if found is None:
-        raise ApiError("VPCIdNotSpecified", "No default VPC for this user. Name a subnet with SubnetId.")
-    return found
+    return session.scalar(select(row.subnet_id).where(row.default_for_zone).order_by(row.zone))
+
+
+def _groups_by_name(session: Session, vpc_id: str) -> dict[str, str]:
+    row = firewall.SecurityGroup
+    return dict(session.execute(select(row.name, row.group_id).where(row.vpc_id == vpc_id)).tuples().all())
 
 
 def _by_name(session: Session, call: Call, subnet_id: str) -> list[str]:
@@ -273,8 +303,7 @@ def _by_name(session: Session, call: Call, subnet_id: str) -> list[str]:
     if not names:
         return []
     vpc_id = SUBNET.find(session, subnet_id).vpc_id
-    row = firewall.SecurityGroup
-    known = dict(session.execute(select(row.name, row.group_id).where(row.vpc_id == vpc_id)).tuples())
+    known = _groups_by_name(session, vpc_id)
     for name in names:
         if name not in known:
             raise ApiError("InvalidGroup.NotFound", f"The security group '{name}' does not exist in VPC '{vpc_id}'")

@@ -55,6 +55,13 @@ DESCRIBE = Describe(
 )
 
 
+def _group_and_rules(call: Call) -> list[str]:
+    """ModifySecurityGroupRules is authorised on the group and on each of the rules."""
+    rules = [item.get("SecurityGroupRuleId") or "*" for item in call.params.get("SecurityGroupRules") or ()]
+    group = arn(call, SECURITY_GROUP.name, call.params.get("GroupId") or "*")
+    return [group, *(arn(call, SECURITY_GROUP_RULE.name, rule_id) for rule_id in rules)]
+
+
 class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "DescribeSecurityGroupRules", "SecurityGroupRuleIds Filters MaxResults NextToken", filters=DESCRIBE.names
@@ -143,7 +150,7 @@ class SecurityGroupRules(Ec2Part):
 
     # --- modify
 
-    @ec2_operation("ModifySecurityGroupRules", "GroupId SecurityGroupRules", arns("security-group:GroupId"))
+    @ec2_operation("ModifySecurityGroupRules", "GroupId SecurityGroupRules", _group_and_rules)
     def modify_security_group_rules(self, call: Call) -> dict[str, Any]:
         """Each named rule becomes what the call says, whole: what it does not name is not kept from before, and
         inbound stays inbound. All or nothing."""

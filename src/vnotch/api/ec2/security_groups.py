@@ -150,7 +150,7 @@ class SecurityGroups(Ec2Part):
             session.execute(delete(row).where(row.group_id == group.group_id))
             return {"Return": True, "GroupId": group.group_id}
 
-    @ec2_operation("DescribeSecurityGroupReferences", "GroupId")
+    @ec2_operation("DescribeSecurityGroupReferences", "GroupId", arns("security-group:GroupId"))
     def describe_security_group_references(self, call: Call) -> dict[str, Any]:
         """References from the other side of a peering connection or a transit gateway; there is neither, so none."""
         with self.state.read() as session:

@@ -91,7 +91,7 @@ class VpcAttributes(Ec2Part):
             agents.touch(session, agents.agents_on(session, [subnet.subnet_id]))
             return _association(subnet, "associating")
 
-    @ec2_operation("DisassociateSubnetCidrBlock", "AssociationId", arns("subnet"))
+    @ec2_operation("DisassociateSubnetCidrBlock", "AssociationId", "subnet_of_association")
     def disassociate_subnet_cidr_block(self, call: Call) -> dict[str, Any]:
         association_id = required(call, "AssociationId")
         with self.state.write() as session:
@@ -112,6 +112,11 @@ class VpcAttributes(Ec2Part):
             subnet.ipv6_cidr, subnet.ipv6_association_id, subnet.gives_ipv6 = None, None, False
             agents.touch(session, agents.agents_on(session, [subnet.subnet_id]))
             return answer
+
+    def subnet_of_association(self, call: Call) -> list[str]:
+        """DisassociateSubnetCidrBlock is authorised on the subnet, which its request does not name."""
+        row, given = network.Subnet, call.params.get("AssociationId") or ""
+        return self.arns_of(call, (SUBNET, select(row.subnet_id).where(row.ipv6_association_id == given)))
 
 
 def _ipv6_siblings(session: Session, vpc_id: str) -> list[str]:

@@ -54,7 +54,7 @@ class VpcCidrs(Ec2Part):
             member = "CidrBlockAssociation" if block.version == 4 else "Ipv6CidrBlockAssociation"
             return {"VpcId": vpc.vpc_id, member: describe_cidr(association, self.region, "associating")}
 
-    @ec2_operation("DisassociateVpcCidrBlock", "AssociationId", arns("vpc"))
+    @ec2_operation("DisassociateVpcCidrBlock", "AssociationId", "vpc_of_association")
     def disassociate_vpc_cidr_block(self, call: Call) -> dict[str, Any]:
         """Of any block but the first, once no subnet is in it."""
         association_id = required(call, "AssociationId")
@@ -83,6 +83,11 @@ class VpcCidrs(Ec2Part):
             vpc.cidrs.remove(association)
             agents.touch(session, agents.agents_on(session, [vpc.vpc_id]))
             return answer
+
+    def vpc_of_association(self, call: Call) -> list[str]:
+        """DisassociateVpcCidrBlock is authorised on the VPC, which its request does not name."""
+        row, given = network.VpcCidr, call.params.get("AssociationId") or ""
+        return self.arns_of(call, (VPC, select(row.vpc_id).where(row.association_id == given)))
 
 
 def _has_subnet(session: Session, vpc: network.Vpc, association: network.VpcCidr) -> bool:

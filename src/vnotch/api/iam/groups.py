@@ -60,7 +60,7 @@ class Groups(IamPart):
             rows = session.scalars(mine.where(Membership.user_id == user.user_id).order_by(Group.name_key)).all()
         return page(call, "Groups", [self.group_members(group) for group in rows], "GroupName")
 
-    @operation("UpdateGroup", "group_resource")
+    @operation("UpdateGroup", "renamed_group_resource")
     def update_group(self, call: Call) -> dict[str, Any]:
         name = call.params.get("NewGroupName")
         with self.accounts.write() as session:

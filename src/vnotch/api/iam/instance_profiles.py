@@ -72,7 +72,7 @@ class InstanceProfiles(IamPart):
         with self.accounts.write() as session:
             profile = self._profile(session, call)
             role = find_role(session, call, to_change=True)
-            self.require_pass_role(call, role.arn(self.account))
+            self.require_pass_role(call, role.arn(self.account), "ec2.amazonaws.com")
             if profile.role_id is not None:
                 raise ApiError("LimitExceeded", "Cannot exceed quota for InstanceSessionsPerInstanceProfile: 1")
             profile.role_id = role.role_id

@@ -66,6 +66,15 @@ class IamPart(Service):
                 return [row.arn(self.account)]
         return [f"arn:aws:iam::{self.account}:{table.arn_kind}{call.params.get('Path', '/')}{name}"]
 
+    def _renamed_resource(self, call: Call, table: Any, name: str, new_name_member: str) -> list[str]:
+        """What it is and what it becomes: who renames needs the permission on both (IAM API Reference, UpdateUser,
+        UpdateGroup)."""
+        [old] = self._named_resource(call, table, name)
+        path, _, old_name = old.rpartition("/")
+        prefix = f"arn:aws:iam::{self.account}:{table.arn_kind}"
+        new_path = call.params.get("NewPath", f"{path.removeprefix(prefix)}/")
+        return list(dict.fromkeys([old, f"{prefix}{new_path}{call.params.get(new_name_member, old_name)}"]))
+
     def role_resource(self, call: Call) -> list[str]:
         return self._named_resource(call, Role, call.params["RoleName"])
 
@@ -75,6 +84,12 @@ class IamPart(Service):
 
     def group_resource(self, call: Call) -> list[str]:
         return self._named_resource(call, Group, call.params["GroupName"])
+
+    def renamed_user_resource(self, call: Call) -> list[str]:
+        return self._renamed_resource(call, User, call.params["UserName"], "NewUserName")
+
+    def renamed_group_resource(self, call: Call) -> list[str]:
+        return self._renamed_resource(call, Group, call.params["GroupName"], "NewGroupName")
 
     def profile_resource(self, call: Call) -> list[str]:
         return self._named_resource(call, InstanceProfile, call.params["InstanceProfileName"])
@@ -93,10 +108,11 @@ class IamPart(Service):
             keys["iam:awsservicename"] = call.params["AWSServiceName"]
         return keys
 
-    def require_pass_role(self, call: Call, role_arn: str) -> None:
+    def require_pass_role(self, call: Call, role_arn: str, service: str) -> None:
         """Asks for iam:PassRole beside the call's own permission. Raises AccessDenied."""
         assert call.identity is not None  # the app gives every call its identity
-        decision = self._gate.authorise(call.identity, "iam:PassRole", [role_arn], call.context, QUERY)
+        context = {**call.context, "iam:passedtoservice": service}
+        decision = self._gate.authorise(call.identity, "iam:PassRole", [role_arn], context, QUERY)
         call.note("iam:PassRole", role_arn, decision)
 
     # --- what several answers hold ---

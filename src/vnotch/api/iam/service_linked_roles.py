@@ -74,7 +74,12 @@ class ServiceLinkedRoles(IamPart):
             session.delete(role)
         return {"DeletionTaskId": f"task{role.path}{role.name}/{new_unique_id('')}"}
 
-    @operation("GetServiceLinkedRoleDeletionStatus")
+    def role_of_task(self, call: Call) -> list[str]:
+        """The role whose deletion the task is."""
+        path = call.params["DeletionTaskId"].removeprefix("task").rpartition("/")[0]
+        return [f"arn:aws:iam::{self.account}:role{path}"]
+
+    @operation("GetServiceLinkedRoleDeletionStatus", "role_of_task")
     def get_service_linked_role_deletion_status(self, call: Call) -> dict[str, Any]:
         parts = call.params["DeletionTaskId"].split("/")
         known = len(parts) == 5 and parts[0] == "task" and SERVICES.get(parts[2], ("", ""))[0] == parts[3]

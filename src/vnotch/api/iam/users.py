@@ -43,7 +43,7 @@ class Users(IamPart):
         listed = [self.entity_members(user, "UserId", "UserName") for user in rows if user.path.startswith(prefix)]
         return page(call, "Users", listed, "UserName")
 
-    @operation("UpdateUser", "user_resource")
+    @operation("UpdateUser", "renamed_user_resource")
     def update_user(self, call: Call) -> dict[str, Any]:
         """A new name or path; the unique id and so all that the user has stays."""
         name = call.params.get("NewUserName")

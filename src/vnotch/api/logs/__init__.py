@@ -20,6 +20,7 @@ from vnotch.api.logs.records import LogRecords
 from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
 from vnotch.api.quotas import Quotas
+from vnotch.api.request_context import tag_context
 from vnotch.api.service import Call
 from vnotch.insights.runs import Queries, Run
 from vnotch.store.lake import Lake
@@ -62,7 +63,7 @@ class Logs(
         with self.state.read() as session:
             tags = select(LogGroupTag).join(LogGroup, LogGroup.id == LogGroupTag.group_id)
             rows = session.scalars(tags.where(LogGroup.name == name)).all()
-        return {f"aws:resourcetag/{row.key.lower()}": row.value for row in rows}
+        return tag_context([{"Key": row.key, "Value": row.value} for row in rows], "aws:resourcetag/")
 
     def close(self) -> None:
         self.queries.close()

@@ -115,7 +115,12 @@ class InsightsQueries(LogsPart):
             streams=streams,
         )
 
-    @operation("GetQueryResults", ANY_RESOURCE)
+    def groups_of_query(self, call: Call) -> list[str]:
+        """GetQueryResults is authorised on the groups whose events it shows; of a query that is not there, on any."""
+        run = self.queries.get(call.params["queryId"])
+        return [stream_arn(call, name, "") for name in run.question.groups] if run is not None else ["*"]
+
+    @operation("GetQueryResults", "groups_of_query")
     def get_query_results(self, call: Call) -> dict[str, Any]:
         run = self._found(call)
         asked = {"query": run.id}

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from sqlalchemy import select
 
-from vnotch.api.logs.part import ON_GROUP, LogsPart, existing_group, group_in, invalid
-from vnotch.api.service import ANY_RESOURCE, ApiError, Call, operation
+from vnotch.api.logs.part import ON_GROUP, LogsPart, existing_group, group_in, invalid, stream_arn
+from vnotch.api.service import ApiError, Call, operation
 from vnotch.errors import InputError
 from vnotch.fields import FIELDS, SEPARATOR, Format
 from vnotch.insights.events import RECORD_FIELDS, SYSTEM_FIELDS, discovered_name
@@ -35,7 +35,17 @@ assert set(NAMES.values()) <= RECORD_FIELDS.keys()
 
 
 class LogRecords(LogsPart):
-    @operation("GetLogRecord", ANY_RESOURCE)
+    def group_of_pointer(self, call: Call) -> list[str]:
+        """GetLogRecord is authorised on the group of the record; of a pointer to nothing, on any."""
+        try:
+            pointer = Pointer.parse(call.params["logRecordPointer"])
+        except InputError:
+            return ["*"]
+        with self.state.read() as session:
+            name = session.scalar(select(LogGroup.name).where(LogGroup.id == pointer.group_id))
+        return [stream_arn(call, name, "")] if name is not None else ["*"]
+
+    @operation("GetLogRecord", "group_of_pointer")
     def get_log_record(self, call: Call) -> dict[str, Any]:
         try:
             pointer = Pointer.parse(call.params["logRecordPointer"])
