@@ -294,7 +294,8 @@ def _default_subnet(session: Session) -> str | None:
 
 def _groups_by_name(session: Session, vpc_id: str) -> dict[str, str]:
     row = firewall.SecurityGroup
-    return dict(session.execute(select(row.name, row.group_id).where(row.vpc_id == vpc_id)).tuples().all())
+    groups = select(row.name, row.group_id).where(row.vpc_id == vpc_id)
+    return {name: group_id for name, group_id in session.execute(groups)}  # noqa: C416
 
 
 def _by_name(session: Session, call: Call, subnet_id: str) -> list[str]:
