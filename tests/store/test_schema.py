@@ -22,7 +22,7 @@ from sqlalchemy import Connection, inspect, text
 from state_database import open_state
 
 from vnotch.errors import HostError
-from vnotch.store import migrations, network, principals, schema
+from vnotch.store import flow_log_files, migrations, network, principals, schema
 from vnotch.store.state import State
 
 NO_EXPRESSIONS = pytest.mark.filterwarnings("ignore:.*expression-based index")
@@ -137,7 +137,7 @@ def test_a_state_of_a_later_release_is_refused_and_left_as_it_is(state: State) -
     state.create_tables()
     with state.engine.begin() as connection:
         connection.execute(text(f"UPDATE {schema.VERSION.name} SET version_num = '0999'"))
-    with pytest.raises(HostError, match=r"later release of vnotch.*0999.*up to 0001") as refused:
+    with pytest.raises(HostError, match=rf"later release of vnotch.*0999.*up to {migrations.HEAD}") as refused:
         state.create_tables()
     assert refused.value.remedy is not None
     assert "install that release" in refused.value.remedy
@@ -210,3 +210,24 @@ def test_a_state_at_the_newest_revision_is_opened_without_alembic(tmp_path: Path
             env={"PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert ended.stdout == "False\n"
+
+
+@NO_EXPRESSIONS
+def test_names_of_files_in_buckets_come_along_and_outlive_their_flow_log(state: State) -> None:
+    with state.engine.begin() as connection:
+        schema.run_revisions(connection, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO flow_logs (flow_log_id, resource_id, resource_type, traffic_type, log_destination_type, "
+                "log_group_name, deliver_logs_permission_arn, log_format, max_aggregation_interval, created_ms) "
+                "VALUES ('fl-1', 'vpc-1', 'VPC', 'ALL', 's3', '', '', '', 60, 1)"
+            )
+        )
+        connection.execute(
+            text("INSERT INTO flow_log_files VALUES ('fl-1', 300, 'fe123456', 'a', 'digest', 1000)")
+        )  # fmt: skip
+    state.create_tables()
+    with state.write() as session:
+        session.execute(text("DELETE FROM flow_logs"))
+    with state.read() as session:
+        assert flow_log_files.owner(session, "fl-1", 300, "fe123456") == ("a", "digest")
