@@ -32,6 +32,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, network
 from vnotch.store.rule_book import groups_of
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 CREATED_TYPES = ("interface", "efa", "trunk", "branch")
@@ -103,6 +104,7 @@ DESCRIBE = Describe(
         "subnet-id": column(network.NetworkInterface.subnet_id),
         "vpc-id": column(network.NetworkInterface.vpc_id),
     },
+    ShownRows(network.NetworkInterface, "subnet addresses binding tags groups attachment"),
 )
 
 

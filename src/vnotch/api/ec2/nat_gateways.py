@@ -30,6 +30,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.routing import NatGateway
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 CONNECTIVITY_TYPES = ("public", "private")
@@ -45,6 +46,7 @@ DESCRIBE = Describe(
         "subnet-id": column(NatGateway.subnet_id),
         "vpc-id": column(NatGateway.vpc_id),
     },
+    ShownRows(NatGateway, "tags interface.addresses"),
     filters_member="Filter",
 )
 
