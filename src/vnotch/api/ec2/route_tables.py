@@ -75,6 +75,9 @@ def _filters(session: Session) -> dict[str, Filter]:
     }
 
 
+FILTER_NAMES = {*_filters(Session()), "owner-id"}
+
+
 class RouteTables(Ec2Part):
     @ec2_operation("CreateRouteTable", "VpcId TagSpecifications ClientToken", arns("route-table", "vpc:VpcId"))
     def create_route_table(self, call: Call) -> dict[str, Any]:
@@ -95,7 +98,7 @@ class RouteTables(Ec2Part):
             session.refresh(table)
             return _created(session, table, call)
 
-    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken", filters=DESCRIBE.names)
+    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken", filters=FILTER_NAMES)
     def describe_route_tables(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             describe = Describe(ROUTE_TABLE, "RouteTableIds", _filters(session), SHOWN, results=(5, 100))
