@@ -78,8 +78,12 @@ def make_network(ec2: Any) -> dict[str, str]:
         made[name] = subnet["Subnet"]["SubnetId"]
     gateway_id = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway_id, VpcId=vpc_id)
+    public = ec2.allocate_address(Address="203.0.113.220", TagSpecifications=tags("elastic-ip", "nat"))
     nat = ec2.create_nat_gateway(
-        SubnetId=made["public"], PrivateIpAddress="10.0.0.220", TagSpecifications=tags("natgateway", "nat")
+        SubnetId=made["public"],
+        AllocationId=public["AllocationId"],
+        PrivateIpAddress="10.0.0.220",
+        TagSpecifications=tags("natgateway", "nat"),
     )
     for name, target in (
         ("public", {"GatewayId": gateway_id}),
@@ -192,6 +196,8 @@ def remove(ec2: Any, vpc_id: str) -> None:
         ec2.get_waiter("instance_terminated").wait(InstanceIds=ids, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
     for row in ec2.describe_nat_gateways(Filter=of_vpc)["NatGateways"]:
         ec2.delete_nat_gateway(NatGatewayId=row["NatGatewayId"])
+        for address in row["NatGatewayAddresses"]:
+            ec2.release_address(AllocationId=address["AllocationId"])
     for row in ec2.describe_subnets(Filters=of_vpc)["Subnets"]:
         ec2.delete_subnet(SubnetId=row["SubnetId"])
     for row in ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]:

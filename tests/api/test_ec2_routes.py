@@ -27,7 +27,7 @@ TABLES_MAX = 4
 @pytest.fixture(scope="module")
 def ec2(shared_api: Any) -> Any:
     agents = Agents(shared_api.state, shared_api.accounts)
-    quotas = Quotas(routes_per_route_table=ROUTES_MAX, route_tables_per_vpc=TABLES_MAX)
+    quotas = Quotas(routes_per_route_table=ROUTES_MAX, route_tables_per_vpc=TABLES_MAX, elastic_addresses=100)
     shared_api.serve(Ec2(shared_api.state, shared_api.accounts, quotas=quotas), routes=agents.routes())
     return shared_api.client("ec2", parameter_validation=False)
 
@@ -62,6 +62,8 @@ class Place:
 
     def nat(self, **params: Any) -> tuple[str, str]:
         """-> its id and its interface's."""
+        if params.get("ConnectivityType") != "private":
+            params.setdefault("AllocationId", self.ec2.allocate_address()["AllocationId"])
         made = self.ec2.create_nat_gateway(SubnetId=self.subnet, **params)["NatGateway"]
         return made["NatGatewayId"], made["NatGatewayAddresses"][0]["NetworkInterfaceId"]
 
@@ -179,15 +181,23 @@ def test_a_public_nat_gateway_holds_the_internet_gateway(ec2: Any, place: Place)
 
 def test_a_nat_gateway_has_an_interface_that_the_service_holds(ec2: Any, place: Place) -> None:
     tags = [{"ResourceType": "natgateway", "Tags": [{"Key": "Name", "Value": "out"}]}]
-    made = ec2.create_nat_gateway(SubnetId=place.subnet, PrivateIpAddress="10.0.0.220", TagSpecifications=tags)
-    made = made["NatGateway"]
+    public = ec2.allocate_address()
+    given = {"PrivateIpAddress": "10.0.0.220", "AllocationId": public["AllocationId"]}
+    made = ec2.create_nat_gateway(SubnetId=place.subnet, TagSpecifications=tags, **given)["NatGateway"]
     assert made.pop("State") == "pending"
     [found] = ec2.describe_nat_gateways(NatGatewayIds=[made["NatGatewayId"]])["NatGateways"]
     assert found.pop("State") == "available"
     assert found == made
     [address] = found.pop("NatGatewayAddresses")
     interface_id = address.pop("NetworkInterfaceId")
-    assert address == {"PrivateIp": "10.0.0.220", "IsPrimary": True, "Status": "succeeded"}
+    association_id = address.pop("AssociationId")
+    assert address == {
+        "PrivateIp": "10.0.0.220",
+        "PublicIp": public["PublicIp"],
+        "AllocationId": public["AllocationId"],
+        "IsPrimary": True,
+        "Status": "succeeded",
+    }
     nat_gateway_id = found.pop("NatGatewayId")
     assert nat_gateway_id.startswith("nat-0")
     found.pop("CreateTime")
@@ -207,7 +217,17 @@ def test_a_nat_gateway_has_an_interface_that_the_service_holds(ec2: Any, place: 
         "Description": f"Interface for NAT Gateway {nat_gateway_id}",
         "Groups": [],
     }
-    assert interface["PrivateIpAddresses"] == [{"PrivateIpAddress": "10.0.0.220", "Primary": True}]
+    association = {
+        "AllocationId": public["AllocationId"],
+        "AssociationId": association_id,
+        "IpOwnerId": ACCOUNT,
+        "PublicDnsName": "",
+        "PublicIp": public["PublicIp"],
+    }
+    assert interface["Association"] == association
+    assert interface["PrivateIpAddresses"] == [
+        {"PrivateIpAddress": "10.0.0.220", "Primary": True, "Association": association}
+    ]
     for name, value in (("subnet-id", place.subnet), ("vpc-id", place.vpc), ("nat-gateway-id", nat_gateway_id)):
         given = [{"Name": name, "Values": [value]}, {"Name": "state", "Values": ["available"]}]
         assert len(ec2.describe_nat_gateways(Filter=given)["NatGateways"]) == 1
@@ -226,8 +246,9 @@ def test_a_nat_gateway_has_an_interface_that_the_service_holds(ec2: Any, place: 
 
 
 def test_a_nat_gateway_is_made_once_a_token_and_takes_the_next_free_address(ec2: Any, place: Place) -> None:
-    first = ec2.create_nat_gateway(SubnetId=place.subnet, ClientToken=place.vpc)
-    again = ec2.create_nat_gateway(SubnetId=place.subnet, ClientToken=place.vpc)
+    given = {"AllocationId": ec2.allocate_address()["AllocationId"], "ClientToken": place.vpc}
+    first = ec2.create_nat_gateway(SubnetId=place.subnet, **given)
+    again = ec2.create_nat_gateway(SubnetId=place.subnet, **given)
     assert first["NatGateway"] == again["NatGateway"]
     assert first["ClientToken"] == place.vpc
     assert first["NatGateway"]["NatGatewayAddresses"][0]["PrivateIp"] == "10.0.0.4"
@@ -238,7 +259,17 @@ def test_a_nat_gateway_is_made_once_a_token_and_takes_the_next_free_address(ec2:
     [
         ({"SubnetId": "subnet-1"}, "InvalidSubnet", "Subnet subnet-1 was not found"),
         ({"SubnetId": None}, "MissingParameter", "The request must include the SubnetId parameter"),
-        ({"AllocationId": "eipalloc-1"}, "UnsupportedOperation", "The parameter AllocationId is not supported"),
+        (
+            {"AllocationId": "eipalloc-1"},
+            "InvalidAllocationID.NotFound",
+            "The allocation ID 'eipalloc-1' does not exist",
+        ),
+        ({"AllocationId": None}, "MissingParameter", "The request must include the AllocationId parameter"),
+        (
+            {"AllocationId": "eipalloc-1", "ConnectivityType": "private"},
+            "InvalidParameterCombination",
+            "AllocationId cannot be specified for a private NAT gateway",
+        ),
         (
             {"AvailabilityMode": "regional"},
             "UnsupportedOperation",
@@ -249,7 +280,8 @@ def test_a_nat_gateway_is_made_once_a_token_and_takes_the_next_free_address(ec2:
     ],
 )
 def test_nat_gateways_that_cannot_be(ec2: Any, place: Place, params: dict[str, Any], code: str, text: str) -> None:
-    given = {name: value for name, value in ({"SubnetId": place.subnet} | params).items() if value}
+    defaults = {"SubnetId": place.subnet, "AllocationId": ec2.allocate_address()["AllocationId"]}
+    given = {name: value for name, value in (defaults | params).items() if value}
     found, message = refused(ec2.create_nat_gateway, **given)
     assert found == code
     assert text in message
@@ -374,7 +406,7 @@ def test_what_is_of_another_vpc_is_refused(ec2: Any, place: Place) -> None:
     other = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=other, CidrBlock="10.9.0.0/24")["Subnet"]["SubnetId"]
     interface = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
-    nat = ec2.create_nat_gateway(SubnetId=subnet)["NatGateway"]["NatGatewayId"]
+    nat = ec2.create_nat_gateway(SubnetId=subnet, ConnectivityType="private")["NatGateway"]["NatGatewayId"]
     loose, table = place.gateway(attach=False), place.table()
     assert refused(ec2.associate_route_table, RouteTableId=table, SubnetId=subnet) == (
         "InvalidParameterValue",

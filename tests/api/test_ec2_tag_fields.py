@@ -318,7 +318,7 @@ def test_a_change_of_interfaces_reaches_the_agents_that_show_next_hops(site: Sit
     assert site.changed(site.unbind, made[1]) == {"a", "b"}
     assert site.changed(site.ec2.delete_network_interface, NetworkInterfaceId=made[1]) == {"a"}
     assert made[1] not in {peer.interface_id for peer in site.told().peers}
-    made_nat = site.ec2.create_nat_gateway(SubnetId=site.subnet)["NatGateway"]
+    made_nat = site.ec2.create_nat_gateway(SubnetId=site.subnet, ConnectivityType="private")["NatGateway"]
     [address] = made_nat["NatGatewayAddresses"]
     assert site.told().peers[-1].interface_id == address["NetworkInterfaceId"]
     assert site.told().peers[-1].interface_type == "nat_gateway"

@@ -76,6 +76,23 @@ def test_routes_instances_and_gateways_become_a_topology() -> None:
     assert topology.outside == WORLD.outside
 
 
+def test_elastic_addresses_are_the_public_addresses_of_what_has_them() -> None:
+    held = {**interface(PUBLIC, "10.0.0.10"), "public_ipv4": "203.0.113.254"}
+    foreign = {**interface(PUBLIC, "10.0.0.11", interface_id="eni-0ddd"), "public_ipv4": "198.18.0.7"}
+    named = interface(PUBLIC, "10.0.0.12", interface_id="eni-0eee")
+    given = answers(
+        instance("a", held, public_address="203.0.113.9"),
+        instance("b", foreign),
+        instance("c", named, public_address="203.0.113.254"),
+    )
+    given.nat_gateways[0]["NatGatewayAddresses"][0]["PublicIp"] = "203.0.113.253"
+    _, topology = read(given)
+    public = {name: str(topology.eni(name).public_address) for name in ("a", "b", "c", "nat")}
+    assert (public["a"], public["nat"]) == ("203.0.113.254", "203.0.113.253")
+    # One of another range has no effect in the lab, and a tag takes nobody's.
+    assert len(set(public.values())) == 4
+
+
 def test_what_the_api_has_no_word_for_is_in_tags() -> None:
     _, topology = read(
         answers(

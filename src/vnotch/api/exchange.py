@@ -9,7 +9,6 @@ import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -56,7 +55,6 @@ class Exchange:
     identity: Identity | None = None
     principal: Principal | None = None
     context: Keys = field(default_factory=dict)  # condition keys
-    wire: Any = None  # WireRequest
     operation: Any = None  # botocore's OperationModel
     params: dict[str, Any] = field(default_factory=dict)
 
@@ -79,7 +77,7 @@ class Exchange:
             now_s=now_s,
         )
 
-    @cached_property
+    @property
     def header(self) -> Mapping[str, str]:
         """Headers by name; of a repeated one the last, which no step relies on without a check."""
         return dict(self.headers)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from vnotch.api import bindings
 from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.ec2.instances import end, forget_old
-from vnotch.store import instances
+from vnotch.store import instances, network
 from vnotch.store.accounts import Accounts
 from vnotch.store.instances import Instance, LabHost
 from vnotch.store.state import State
@@ -124,6 +124,12 @@ def _take_in(session: Session, host: str, report: Report, now_ms: int) -> None:
     end(session, row, now_ms)
 
 
+def _public_address(interface: network.NetworkInterface) -> str | None:
+    """The Elastic IP address of the primary private one."""
+    row = interface.elastic_address(interface.addresses_of(4)[0])
+    return row.public_ip if row else None
+
+
 def _wanted(row: Instance) -> dict[str, Any]:
     """`interfaces` by device index; `tags` may name services that the lab runs in the instance."""
     return {
@@ -138,6 +144,7 @@ def _wanted(row: Instance) -> dict[str, Any]:
                 "mac": attachment.interface.mac,
                 "ipv4": attachment.interface.addresses_of(4),
                 "ipv6": attachment.interface.addresses_of(6),
+                "public_ipv4": _public_address(attachment.interface),
                 "bound": attachment.interface.binding is not None,
             }
             for attachment in row.attachments

@@ -28,6 +28,8 @@ class Quotas:
     route_tables_per_vpc: int = 200
     routes_per_route_table: int = 500
     """Without the local ones."""
+    elastic_addresses: int = 5
+    """Elastic IP addresses of a Region."""
     prefix_lists: int = 100
     """Of a Region."""
     entries_per_prefix_list: int = 1000

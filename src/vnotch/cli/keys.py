@@ -86,7 +86,13 @@ def _rotate_own(
     # A key that an interrupted rotation has left goes first: a user has two at most.
     gone = _delete_keys(iam, own, keep={endpoint.access_key_id})
     new = iam.create_access_key()["AccessKey"]
-    _write(folders.credentials, new, endpoint)
+    document = {
+        "access_key_id": new["AccessKeyId"],
+        "secret_access_key": new["SecretAccessKey"],
+        "account": endpoint.account,
+        "region": endpoint.region,
+    }
+    _write(folders.credentials, json.dumps(document, indent=2) + "\n")
     tried = Endpoint.find(folders, url)
     tried.client("sts").get_caller_identity()
     return new, gone + _delete_keys(tried.client("iam"), own, keep={new["AccessKeyId"]})
@@ -111,11 +117,11 @@ def _delete_keys(iam: Any, user: str, keep: set[str]) -> list[str]:
     return gone
 
 
-def _write(file: Path, key: dict[str, Any], endpoint: Endpoint) -> None:
+def _write(file: Path, text: str) -> None:
     """As the server writes it: whole or not at all, for its owner alone; who has the server's folder keeps it."""
-    from vnotch.store.administrator import write_key_file
+    from vnotch.store.accounts import write_private
 
     before = file.stat()
-    write_key_file(file, key["AccessKeyId"], key["SecretAccessKey"], endpoint.account, endpoint.region)
+    write_private(file, text)
     if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
         os.chown(file, before.st_uid, before.st_gid)

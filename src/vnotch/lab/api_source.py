@@ -2,7 +2,8 @@
 of instances say, written as the topology file that says the same. Pure.
 
 The outside world is the mock environment's. An instance's tags say what the API has no word for: `Name` (the name of
-its namespace), `vnotch:services` (default `http`), `vnotch:calls` and `vnotch:public-address`.
+its namespace), `vnotch:services` (default `http`), `vnotch:calls` and `vnotch:public-address`. An Elastic IP address
+of the world's public range is the public address of its instance or NAT gateway.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def topology_source(answers: Answers, world: Topology) -> Source:
     subnet_names = {row["SubnetId"]: _short("s", row["SubnetId"]) for row in answers.subnets}
     ways = {row["SubnetId"]: _way(row, answers.route_tables, nat_names) for row in answers.subnets}
     source = Source("")
-    public = _PublicAddresses(world.public_cidr, answers.instances)
+    public = _PublicAddresses(world.public_cidr, answers)
     lines = list(_vpc(answers.vpc))
     for row in answers.subnets:
         lines += _subnet(row, subnet_names[row["SubnetId"]], ways[row["SubnetId"]])
@@ -58,7 +59,7 @@ def topology_source(answers: Answers, world: Topology) -> Source:
         name, address = nat_names[row["NatGatewayId"]], row["NatGatewayAddresses"][0]
         source.interfaces[name] = address["NetworkInterfaceId"]
         given = {"name": name, "subnet": subnet_names[row["SubnetId"]], "address": address["PrivateIp"]}
-        lines += _table("[nat_gateway]", {**given, "public_address": public.next()})
+        lines += _table("[nat_gateway]", {**given, "public_address": public.give(address.get("PublicIp"))})
     lines += _world(world)
     return Source("\n".join(lines) + "\n", source.interfaces, source.instances, source.macs)
 
@@ -124,7 +125,7 @@ def _instance(
             given["services"] = [word for word in re.split(r"[,\s]+", tags.get(SERVICES_TAG, DEFAULT_SERVICES)) if word]
             given["calls"] = tags.get(CALLS_TAG)
             if ways[interface["subnet_id"]] == "internet":
-                given["public_address"] = tags.get(PUBLIC_TAG) or public.next()
+                given["public_address"] = public.give(interface.get("public_ipv4"), tags.get(PUBLIC_TAG))
         else:
             given |= {"of": name, "device_index": index}
         yield from _table("[instance]", given)
@@ -166,14 +167,27 @@ class _Names:
 
 
 class _PublicAddresses:
-    """Addresses that the lab gives itself, each once; those that a tag names are left out."""
+    """Elastic IP addresses, those that a tag names, and for all else such as the lab gives itself, each once."""
 
-    def __init__(self, cidr: IPv4Network, instances: Sequence[Mapping[str, Any]]) -> None:
-        self._named = {instance["tags"].get(PUBLIC_TAG) for instance in instances}
+    def __init__(self, cidr: IPv4Network, answers: Answers) -> None:
+        self._cidr = cidr
+        elastic = [
+            *(interface.get("public_ipv4") for instance in answers.instances for interface in instance["interfaces"]),
+            *(address.get("PublicIp") for row in answers.nat_gateways for address in row["NatGatewayAddresses"]),
+        ]
+        self._elastic = {text for text in elastic if text}
+        self._named = {instance["tags"].get(PUBLIC_TAG) for instance in answers.instances}
         self._free = iter(cidr.hosts())
         for _ in range(9):  # the first few are a provider's
             next(self._free)
 
-    def next(self) -> str | None:
-        address: IPv4Address | None = next((each for each in self._free if str(each) not in self._named), None)
+    def give(self, elastic: str | None, named: str | None = None) -> str | None:
+        """The Elastic IP address where the lab's world has it; else the one that is named, where it is nobody's Elastic
+        IP address; else the next."""
+        if elastic and IPv4Address(elastic) in self._cidr:
+            return elastic
+        if named and named not in self._elastic:
+            return named
+        taken = self._named | self._elastic
+        address: IPv4Address | None = next((each for each in self._free if str(each) not in taken), None)
         return str(address) if address else None

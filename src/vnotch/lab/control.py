@@ -272,6 +272,7 @@ class ControlPlane:
             prefix_lists = self._all("describe_managed_prefix_lists", "PrefixLists", Filters=mine)
             vpcs = self._all("describe_vpcs", "Vpcs", Filters=mine)
             nat_gateways = self._all("describe_nat_gateways", "NatGateways", Filter=mine)
+            addresses = self._ec2.describe_addresses(Filters=mine)["Addresses"]
             tables = self._all("describe_route_tables", "RouteTables", Filters=mine)
             gateways = self._all("describe_internet_gateways", "InternetGateways", Filters=mine)
             revoke_all(self._ec2, (row["GroupId"] for row in groups))
@@ -280,6 +281,8 @@ class ControlPlane:
             self._delete(left, "delete_network_interface", NetworkInterfaceId=row["NetworkInterfaceId"])
         for row in nat_gateways:
             self._delete(left, "delete_nat_gateway", NatGatewayId=row["NatGatewayId"])
+        for row in addresses:
+            self._delete(left, "release_address", AllocationId=row["AllocationId"])
         for row in subnets:
             self._delete(left, "delete_subnet", SubnetId=row["SubnetId"])
         for row in tables:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from vnotch.lab.firewall_control import Tags
 from vnotch.lab.topology import Eni, Topology
 
@@ -13,12 +15,27 @@ INTERNET, NONE = "internet", "none"
 
 def create_nat_gateway(ec2: Any, eni: Eni, subnet_id: str, tags: Tags) -> tuple[str, str]:
     """Id and MAC address of the new gateway's network interface."""
+    public = _elastic_address(ec2, eni, tags)
     answer = ec2.create_nat_gateway(
-        SubnetId=subnet_id, PrivateIpAddress=str(eni.address), TagSpecifications=tags("natgateway", eni.name)
+        SubnetId=subnet_id,
+        AllocationId=public,
+        PrivateIpAddress=str(eni.address),
+        TagSpecifications=tags("natgateway", eni.name),
     )
     interface_id = answer["NatGateway"]["NatGatewayAddresses"][0]["NetworkInterfaceId"]
     [row] = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])["NetworkInterfaces"]
     return interface_id, row["MacAddress"]
+
+
+def _elastic_address(ec2: Any, eni: Eni, tags: Tags) -> str:
+    """The one that the gateway has in the lab; any where another lab of the server has the same."""
+    given = {"TagSpecifications": tags("elastic-ip", eni.name)}
+    try:
+        return str(ec2.allocate_address(**given, Address=str(eni.public_address))["AllocationId"])
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidAddress.NotFound":
+            raise
+        return str(ec2.allocate_address(**given)["AllocationId"])
 
 
 def create_routes(

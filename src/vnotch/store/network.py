@@ -19,6 +19,7 @@ from vnotch.inventory import RESERVED_NONE, RESERVED_TAG
 from vnotch.store.state import Base
 
 if TYPE_CHECKING:
+    from vnotch.store.elastic_addresses import ElasticAddress
     from vnotch.store.firewall import SecurityGroup
     from vnotch.store.instances import Attachment
 
@@ -233,10 +234,15 @@ class NetworkInterface(Base):
     if TYPE_CHECKING:
         groups: list[SecurityGroup]  # mapped in `vnotch.store.firewall`; empty for kinds that have none
         attachment: Attachment | None  # mapped in `vnotch.store.instances`
+        elastic_addresses: list[ElasticAddress]  # mapped in `vnotch.store.elastic_addresses`
 
     def addresses_of(self, family: int) -> list[str]:
         """For IPv4 the primary address is the first."""
         return [address.address for address in self.addresses if address.family == family]
+
+    def elastic_address(self, private_ip: str) -> ElasticAddress | None:
+        """The one that is associated with a private address of it."""
+        return next((row for row in self.elastic_addresses if row.private_ip == private_ip), None)
 
     @property
     def interface_type(self) -> str:

@@ -18,6 +18,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, PrimaryKeyConstrain
 from vnotch.errors import HostError
 from vnotch.store import (  # noqa: F401  they declare the tables
     alarms,
+    elastic_addresses,
     enrolment,
     firewall,
     flow_alerts,

@@ -8,6 +8,7 @@ from typing import Any
 from vnotch.api.ec2.attachments import Attachments
 from vnotch.api.ec2.condition_keys import Keys, resource_keys
 from vnotch.api.ec2.default_vpc import DefaultVpc
+from vnotch.api.ec2.elastic_addresses import ElasticAddresses
 from vnotch.api.ec2.flow_logs import FlowLogs
 from vnotch.api.ec2.images import Images
 from vnotch.api.ec2.instances import Instances
@@ -54,6 +55,7 @@ class Ec2(
     NetworkAclEntries,
     PrefixLists,
     InternetGateways,
+    ElasticAddresses,
     NatGateways,
     RouteTables,
     Routes,

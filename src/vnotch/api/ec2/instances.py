@@ -5,7 +5,7 @@ Texts are those that users have published, unless a comment says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -30,9 +30,9 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, instances, network
+from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.instances import CODES, Instance
 from vnotch.store.rule_book import groups_of
-from vnotch.store.shown_rows import ShownRows
 
 IDS_MAX = 1000
 """Instances that one call may name (API TerminateInstances)."""
@@ -45,19 +45,16 @@ def _interfaces(value: Any) -> Filter:
     return Filter(lambda row: (value(interface) for interface in row.interfaces))
 
 
+def _elastic(value: Callable[[ElasticAddress], Any]) -> Filter:
+    return Filter(
+        lambda row: (value(address) for interface in row.interfaces for address in interface.elastic_addresses)
+    )
+
+
 def _groups(attribute: str) -> Filter:
     return Filter(lambda row: (getattr(group, attribute) for group in _groups_of(row)))
 
 
-SHOWN = ShownRows(
-    Instance,
-    " ".join(
-        f"{interface}.{part}"
-        for interface in ("attachments.interface", "bound")
-        for part in ("subnet", "addresses", "binding", "groups", "attachment")
-    )
-    + " tags",
-)
 DESCRIBE = Describe(
     INSTANCE,
     "InstanceIds",
@@ -73,9 +70,16 @@ DESCRIBE = Describe(
         "instance-type": column(Instance.instance_type),
         "instance.group-id": _groups("group_id"),
         "instance.group-name": _groups("name"),
+        "ip-address": Filter(lambda row: present(_public_address(row))),
+        "network-interface.addresses.association.allocation-id": _elastic(lambda address: address.allocation_id),
+        "network-interface.addresses.association.association-id": _elastic(lambda address: address.association_id),
+        "network-interface.addresses.association.public-ip": _elastic(lambda address: address.public_ip),
         "network-interface.addresses.private-ip-address": Filter(
             lambda row: (address for interface in row.interfaces for address in interface.addresses_of(4))
         ),
+        "network-interface.association.allocation-id": _elastic(lambda address: address.allocation_id),
+        "network-interface.association.association-id": _elastic(lambda address: address.association_id),
+        "network-interface.association.public-ip": _elastic(lambda address: address.public_ip),
         "network-interface.network-interface-id": _interfaces(lambda interface: interface.interface_id),
         "network-interface.subnet-id": _interfaces(lambda interface: interface.subnet_id),
         "network-interface.vpc-id": _interfaces(lambda interface: interface.vpc_id),
@@ -85,7 +89,6 @@ DESCRIBE = Describe(
         "subnet-id": column(Instance.subnet_id),
         "vpc-id": column(Instance.vpc_id),
     },
-    SHOWN,
 )
 
 
@@ -236,6 +239,12 @@ def _addresses(row: Instance) -> list[str]:
     return [address for interface in row.interfaces[:1] for address in interface.addresses_of(4)]
 
 
+def _public_address(row: Instance) -> str | None:
+    """Of the primary private address."""
+    found = [interface.elastic_address(address) for interface in row.interfaces[:1] for address in _addresses(row)[:1]]
+    return found[0].public_ip if found and found[0] else None
+
+
 def _groups_of(row: Instance) -> list[firewall.SecurityGroup]:
     return [group for interface in row.interfaces[:1] for group in interface.groups]
 
@@ -291,6 +300,7 @@ def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
         "ImageId": row.image_id,
         "InstanceType": row.instance_type,
         "PrivateIpAddress": addresses[0] if addresses else None,
+        "PublicIpAddress": _public_address(row),
     }
     answer |= {name: value for name, value in optional.items() if value is not None}
     if primary:
@@ -312,6 +322,6 @@ def _shown_interfaces(interfaces: Iterable[network.NetworkInterface], call: Call
         attachment = describe_attachment(interface, call) or {}
         of_instance = ("InstanceId", "InstanceOwnerId")
         yield {
-            **describe_members(interface, call),
+            **describe_members(interface, call, of_instance=True),
             "Attachment": {name: value for name, value in attachment.items() if name not in of_instance},
         }

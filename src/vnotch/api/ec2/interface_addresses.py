@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from vnotch.api.ec2.addresses import ipv4_in, ipv6_in, random_ipv6, usable_ipv4
 from vnotch.api.ec2.part import INTERFACE, SUBNET, Ec2Part, arns, ec2_operation, required
 from vnotch.api.service import ApiError, Call
-from vnotch.store import agents, network
+from vnotch.store import agents, elastic_addresses, network
 from vnotch.store.rule_book import groups_of
 
 ADDRESSES_MAX = 50
@@ -136,6 +136,7 @@ def _remove(session: Session, interface: network.NetworkInterface, family: int, 
             f"Some of the specified addresses are not assigned to interface {interface.interface_id}",
         )
     removed = [row.address for row in rows if row is not None]
+    elastic_addresses.disassociate(session, interface.interface_id, removed)
     for row in rows:
         if row is not None:
             interface.addresses.remove(row)

@@ -30,9 +30,9 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
-from vnotch.store import agents, firewall, network
+from vnotch.store import agents, elastic_addresses, firewall, network
+from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.rule_book import groups_of
-from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 CREATED_TYPES = ("interface", "efa", "trunk", "branch")
@@ -73,13 +73,22 @@ def _attached(value: Callable[[Any], Any]) -> Filter:
     return Filter(lambda row: present(value(row.attachment or row.binding)) if row.attachment or row.binding else ())
 
 
+def _elastic(value: Callable[[ElasticAddress], Any]) -> Filter:
+    return Filter(lambda row: (value(address) for address in row.elastic_addresses))
+
+
 DESCRIBE = Describe(
     INTERFACE,
     "NetworkInterfaceIds",
     {
         **TAG_KEY,
+        "addresses.association.public-ip": _elastic(lambda row: row.public_ip),
         "addresses.primary": Filter(lambda row: (place == 0 for place, _ in enumerate(row.addresses_of(4)))),
         "addresses.private-ip-address": _addresses(4),
+        "association.allocation-id": _elastic(lambda row: row.allocation_id),
+        "association.association-id": _elastic(lambda row: row.association_id),
+        "association.public-dns-name": _elastic(lambda row: ""),
+        "association.public-ip": _elastic(lambda row: row.public_ip),
         "attachment.attachment-id": _attached(lambda by: by.attachment_id),
         "attachment.delete-on-termination": _attached(lambda by: getattr(by, "delete_on_termination", False)),
         "attachment.device-index": _attached(lambda by: getattr(by, "device_index", 0)),
@@ -104,7 +113,14 @@ DESCRIBE = Describe(
         "subnet-id": column(network.NetworkInterface.subnet_id),
         "vpc-id": column(network.NetworkInterface.vpc_id),
     },
-    ShownRows(network.NetworkInterface, "subnet addresses binding tags groups attachment"),
+    of_account=lambda account, region: {
+        "owner-id": constant(account),
+        "addresses.association.owner-id": _elastic(lambda row: account),
+        "association.ip-owner-id": _elastic(lambda row: account),
+        "attachment.instance-owner-id": _attached(
+            lambda by: (by.requester_id if getattr(by, "requester_managed", False) else None) or account
+        ),
+    },
 )
 
 
@@ -294,6 +310,7 @@ def _new_interface(
 def delete_interface(session: Session, interface: network.NetworkInterface) -> None:
     """Forgets an interface that is bound no longer, and its tags."""
     drop_tags(session, [interface.interface_id])
+    elastic_addresses.disassociate(session, interface.interface_id)
     agents.touch_members(session, groups_of(session, interface.interface_id))
     agents.touch_neighbours(session, interface)
     row = network.NetworkInterface
@@ -337,9 +354,11 @@ def _describe(interface: network.NetworkInterface, call: Call) -> dict[str, Any]
     return answer
 
 
-def describe_members(interface: network.NetworkInterface, call: Call) -> dict[str, Any]:
-    """What an interface shows by itself (API NetworkInterface) and in its instance (API InstanceNetworkInterface)."""
+def describe_members(interface: network.NetworkInterface, call: Call, *, of_instance: bool = False) -> dict[str, Any]:
+    """What an interface shows by itself (API NetworkInterface) and in its instance (API InstanceNetworkInterface),
+    which has the public address without its ids."""
     ipv4 = interface.addresses_of(4)
+    public = {address: _association(interface, address, call, of_instance) for address in ipv4}
     return {
         "NetworkInterfaceId": interface.interface_id,
         "VpcId": interface.vpc_id,
@@ -350,13 +369,24 @@ def describe_members(interface: network.NetworkInterface, call: Call) -> dict[st
         "MacAddress": interface.mac,
         "PrivateIpAddress": ipv4[0],
         "PrivateIpAddresses": [
-            {"PrivateIpAddress": address, "Primary": place == 0} for place, address in enumerate(ipv4)
+            {"PrivateIpAddress": address, "Primary": place == 0, **public[address]}
+            for place, address in enumerate(ipv4)
         ],
         "Ipv6Addresses": [{"Ipv6Address": address} for address in interface.addresses_of(6)],
         "Groups": group_set(interface.groups),
         "SourceDestCheck": True,
         "Status": interface.status,
+        **public[ipv4[0]],
     }
+
+
+def _association(interface: network.NetworkInterface, address: str, call: Call, of_instance: bool) -> dict[str, Any]:
+    """Of a private address that has an Elastic IP address. There is no DNS, so no name of it."""
+    row = interface.elastic_address(address)
+    if row is None:
+        return {}
+    ids = {} if of_instance else {"AllocationId": row.allocation_id, "AssociationId": row.association_id}
+    return {"Association": {**ids, "IpOwnerId": call.account, "PublicDnsName": "", "PublicIp": row.public_ip}}
 
 
 def describe_attachment(interface: network.NetworkInterface, call: Call) -> dict[str, Any] | None:

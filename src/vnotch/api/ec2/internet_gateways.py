@@ -23,9 +23,8 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
-from vnotch.store import agents
+from vnotch.store import agents, elastic_addresses
 from vnotch.store.routing import InternetGateway, NatGateway
-from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 ATTACHED = "available"
@@ -40,7 +39,6 @@ DESCRIBE = Describe(
         "attachment.vpc-id": column(InternetGateway.vpc_id),
         "internet-gateway-id": column(InternetGateway.gateway_id),
     },
-    ShownRows(InternetGateway, "tags"),
 )
 
 
@@ -122,6 +120,8 @@ class InternetGateways(Ec2Part):
 
 
 def _has_public_address(session: Session, vpc_id: str) -> bool:
+    if elastic_addresses.is_mapped(session, vpc_id):
+        return True
     public = exists().where(NatGateway.vpc_id == vpc_id, NatGateway.connectivity_type == "public")
     return bool(session.scalar(select(public)))
 

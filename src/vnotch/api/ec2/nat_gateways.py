@@ -1,7 +1,8 @@
 """NAT gateways: create, describe, delete. Each has a network interface of its own, which the service holds.
 
-There are no Elastic IP addresses here: the public address of a public NAT gateway belongs to the network that it
-translates for, so none is asked for and none is shown. A gateway is available at once and, deleted, gone at once.
+A public one takes an Elastic IP address that the caller has allocated, and leaves it when it goes. A gateway is
+available at once and, deleted, gone at once; what makes one fail on AWS after a while is an error of the call here.
+Without an internet gateway in its VPC it is made and leads nowhere.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
 from vnotch.api import bindings
 from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.filters import TAG_KEY, column, constant
 from vnotch.api.ec2.interfaces import delete_interface, service_interface
 from vnotch.api.ec2.part import (
+    ELASTIC_ADDRESS,
     NAT_GATEWAY,
     SUBNET,
     Describe,
@@ -29,8 +32,8 @@ from vnotch.api.ec2.part import (
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
+from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.routing import NatGateway
-from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 CONNECTIVITY_TYPES = ("public", "private")
@@ -46,7 +49,6 @@ DESCRIBE = Describe(
         "subnet-id": column(NatGateway.subnet_id),
         "vpc-id": column(NatGateway.vpc_id),
     },
-    ShownRows(NatGateway, "tags interface.addresses"),
     filters_member="Filter",
 )
 
@@ -54,8 +56,8 @@ DESCRIBE = Describe(
 class NatGateways(Ec2Part):
     @ec2_operation(
         "CreateNatGateway",
-        "SubnetId PrivateIpAddress ConnectivityType AvailabilityMode TagSpecifications ClientToken",
-        arns("natgateway", "subnet:SubnetId"),
+        "SubnetId AllocationId PrivateIpAddress ConnectivityType AvailabilityMode TagSpecifications ClientToken",
+        arns("natgateway", "subnet:SubnetId", "elastic-ip:AllocationId"),
         only={"AvailabilityMode": (ZONAL,)},
     )
     def create_nat_gateway(self, call: Call) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class NatGateways(Ec2Part):
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return _created(NAT_GATEWAY.find(session, earlier["NatGatewayId"]), call)
+            elastic = _elastic_address(session, call, kind)
             subnet_id = required(call, "SubnetId")
             try:
                 subnet = SUBNET.find(session, subnet_id, lock=True)
@@ -84,10 +87,12 @@ class NatGateways(Ec2Part):
                 created_ms=call.now_ms,
             )
             session.add(gateway)
+            if elastic is not None:
+                elastic.associate(interface.interface_id, interface.addresses_of(4)[0])
             session.flush()
             put_tags(session, NAT_GATEWAY, nat_gateway_id, tags)
             remember(session, call, {"NatGatewayId": nat_gateway_id})
-            session.refresh(gateway)
+            session.expire_all()
             return _created(gateway, call)
 
     @ec2_operation("DescribeNatGateways", "NatGatewayIds Filter MaxResults NextToken", filters=DESCRIBE.names)
@@ -112,6 +117,22 @@ class NatGateways(Ec2Part):
         return {"NatGatewayId": call.params["NatGatewayId"]}
 
 
+def _elastic_address(session: Session, call: Call, kind: str) -> ElasticAddress | None:
+    """The one that a public gateway takes."""
+    allocation_id = call.params.get("AllocationId")
+    if kind != CONNECTIVITY_TYPES[0]:
+        if allocation_id:
+            raise ApiError(  # the rule is documented (API CreateNatGateway), the text is not
+                "InvalidParameterCombination", "AllocationId cannot be specified for a private NAT gateway"
+            )
+        return None
+    row: ElasticAddress = ELASTIC_ADDRESS.find(session, required(call, "AllocationId"), lock=True)
+    if row.association_id is not None:
+        # The text is that of a gateway that fails (VPC user guide, "Troubleshoot NAT gateways").
+        raise ApiError("Resource.AlreadyAssociated", f"Elastic IP address [{row.allocation_id}] is already associated")
+    return row
+
+
 def _created(gateway: NatGateway, call: Call) -> dict[str, Any]:
     token = call.params.get("ClientToken")
     answer = {"NatGateway": {**_describe(gateway), "State": "pending"}}
@@ -119,6 +140,13 @@ def _created(gateway: NatGateway, call: Call) -> dict[str, Any]:
 
 
 def _describe(gateway: NatGateway) -> dict[str, Any]:
+    private_ip = gateway.interface.addresses_of(4)[0]
+    elastic = gateway.interface.elastic_address(private_ip)
+    public = elastic and {
+        "AllocationId": elastic.allocation_id,
+        "AssociationId": elastic.association_id,
+        "PublicIp": elastic.public_ip,
+    }
     return {
         "NatGatewayId": gateway.nat_gateway_id,
         "VpcId": gateway.vpc_id,
@@ -130,7 +158,8 @@ def _describe(gateway: NatGateway) -> dict[str, Any]:
         "NatGatewayAddresses": [
             {
                 "NetworkInterfaceId": gateway.interface_id,
-                "PrivateIp": gateway.interface.addresses_of(4)[0],
+                "PrivateIp": private_ip,
+                **(public or {}),
                 "IsPrimary": True,
                 "Status": "succeeded",
             }
