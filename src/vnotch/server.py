@@ -49,6 +49,7 @@ from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.delivery_streams import DeliveryStream
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.store.accounts import Accounts
+from vnotch.store.administrator import ensure_administrator
 from vnotch.store.flow_alerts import FlowAlert
 from vnotch.store.lake import Lake
 from vnotch.store.metric_filters import MetricFilters
@@ -163,7 +164,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
     try:
         state.create_tables()
         accounts = Accounts(state, config.account, config.region)
-        accounts.ensure_administrator(folders.credentials)
+        ensure_administrator(accounts, folders.credentials)
         lake = Lake.open(folders.lake)
         try:
             agents = Agents(state, accounts)

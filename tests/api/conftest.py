@@ -35,6 +35,7 @@ from vnotch.api.service import Service
 from vnotch.api.sts import Sts
 from vnotch.iam import sigv4
 from vnotch.store.accounts import Accounts
+from vnotch.store.administrator import ensure_administrator
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
@@ -63,7 +64,7 @@ class RunningApi:
                     raise
         self.state.create_tables()
         self.accounts = Accounts(self.state, ACCOUNT, REGION)
-        self.accounts.ensure_administrator(folder / ADMINISTRATOR_FILE)
+        ensure_administrator(self.accounts, folder / ADMINISTRATOR_FILE)
         self.access_log = AccessLog(folder / "access.log")
         self.flow_log_for: Callable[[str, str, str], tuple[str, str] | None] = lambda *_: None
         self.services: list[Service] = self._own_services()

@@ -16,6 +16,7 @@ from state_database import open_state
 
 from vnotch.errors import InputError
 from vnotch.store.accounts import Accounts
+from vnotch.store.administrator import ensure_administrator
 from vnotch.store.principals import AccessKey, InlinePolicy, Role
 from vnotch.store.state import State
 
@@ -51,7 +52,7 @@ def test_account_and_region_are_fixed_at_the_first_start(state: State) -> None:
 def test_the_administrators_file_is_private_and_made_once(state: State, tmp_path: Path) -> None:
     accounts = Accounts(state)
     file = tmp_path / "data" / "credentials.json"
-    accounts.ensure_administrator(file)
+    ensure_administrator(accounts, file)
     content = json.loads(file.read_text())
     assert set(content) == {"access_key_id", "secret_access_key", "account", "region"}
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
@@ -59,7 +60,7 @@ def test_the_administrators_file_is_private_and_made_once(state: State, tmp_path
     assert identity is not None
     assert identity.secret_access_key == content["secret_access_key"]
     assert identity.arn == "arn:aws:iam::123456789012:user/administrator"
-    accounts.ensure_administrator(file)
+    ensure_administrator(accounts, file)
     assert json.loads(file.read_text()) == content
 
 
@@ -67,13 +68,13 @@ def test_the_administrators_file_is_private_and_made_once(state: State, tmp_path
 def test_a_lost_administrators_file_gets_a_new_key(state: State, tmp_path: Path, spoil: str) -> None:
     accounts, file = Accounts(state), tmp_path / "credentials.json"
     for _ in range(4):  # more often than a user may have keys
-        accounts.ensure_administrator(file)
+        ensure_administrator(accounts, file)
         old = json.loads(file.read_text())
         if spoil == "remove":
             file.unlink()
         else:
             file.write_text("{" if spoil == "garbage" else json.dumps({**old, "secret_access_key": "x"}))
-        accounts.ensure_administrator(file)
+        ensure_administrator(accounts, file)
         new = json.loads(file.read_text())
         assert new["access_key_id"] != old["access_key_id"]
         assert accounts.identity(new["access_key_id"]) is not None
@@ -189,6 +190,25 @@ def test_a_state_without_boundaries_and_groups_is_opened(state: State) -> None:
     session_of = opened.identity(made.access_key_id, made.session_token)
     assert session_of is not None
     assert [policy.name for policy in session_of.policies] == ["p"]
+
+
+def test_a_state_made_anew_takes_the_key_of_the_file(tmp_path: Path) -> None:
+    """Clients that have the key go on after the state was wiped; the file says the new account."""
+    file = tmp_path / "credentials.json"
+    contents = []
+    for folder, account in (("one", "111122223333"), ("two", "444455556666")):
+        state = open_state(tmp_path / folder)
+        state.create_tables()
+        accounts = Accounts(state, account)
+        ensure_administrator(accounts, file)
+        contents.append(json.loads(file.read_text()))
+        found = accounts.identity(contents[-1]["access_key_id"])
+        assert found is not None
+        assert found.arn == f"arn:aws:iam::{account}:user/administrator"
+        assert found.secret_access_key == contents[-1]["secret_access_key"]
+        state.close()
+    assert [content.pop("account") for content in contents] == ["111122223333", "444455556666"]
+    assert contents[0] == contents[1]
 
 
 def test_names_are_one_without_regard_to_case(state: State) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,21 @@ class _File(logging.handlers.RotatingFileHandler):
     for each."""
 
     lost_lines = 0
+    _bytes = -1  # of the file; -1 until it is asked
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        """By a count of what was written: the standard handler asks the file system twice for each line."""
+        if self._bytes < 0:
+            try:
+                self._bytes = os.stat(self.baseFilename).st_size
+            except OSError:
+                self._bytes = 0
+        self._bytes += len(record.msg) + 1
+        return self._bytes > self.maxBytes
+
+    def doRollover(self) -> None:
+        super().doRollover()
+        self._bytes = -1
 
     def emit(self, record: logging.LogRecord) -> None:
         lost = self.lost_lines
@@ -104,8 +119,7 @@ class AccessLog:
         for heard in self.listeners:
             heard(entry)
         if self._handler is not None:
-            line = orjson.dumps(_line(entry)).decode()
-            record = logging.LogRecord("access", logging.INFO, "", 0, line, None, None)
+            record = logging.LogRecord("access", logging.INFO, "", 0, _line(entry).decode(), None, None)
             with self._lock:
                 self._handler.emit(record)
 
@@ -116,7 +130,8 @@ class AccessLog:
     def find(self, request_id: str) -> dict[str, Any] | None:
         """The line of one request, from memory or, as far as they go back, the files."""
         for entry in self.recent(request_id):
-            return _line(entry)
+            line: dict[str, Any] = orjson.loads(_line(entry))
+            return line
         wanted = b'"request_id":' + orjson.dumps(request_id)
         for file in self._files():
             found = _find_line(file, wanted)
@@ -149,8 +164,7 @@ def _find_line(file: Path, wanted: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _line(entry: AccessEntry) -> dict[str, Any]:
-    line = asdict(entry)
+def _line(entry: AccessEntry) -> bytes:
     if len(entry.resources) > 20:  # a line stays a line
-        line["resources"] = [*entry.resources[:20], f"and {len(entry.resources) - 20} more"]
-    return line
+        entry = replace(entry, resources=(*entry.resources[:20], f"and {len(entry.resources) - 20} more"))
+    return orjson.dumps(entry)

@@ -169,7 +169,9 @@ class Api:
         exchange.content = self.bodies.decoded(exchange)
 
     def find_operation(self, exchange: Exchange) -> None:
-        operation = exchange.served.protocol.operation(self.wire_request(exchange))
+        query = exchange.query.encode("utf-8", "surrogateescape")
+        exchange.wire = WireRequest(exchange.request.method, query, exchange.header, exchange.content, exchange.path)
+        operation = exchange.served.protocol.operation(exchange.wire)
         if operation.name not in exchange.served.handlers:
             raise exchange.dialect.unknown_action(operation.name, exchange.served.protocol.model.metadata["apiVersion"])
         exchange.operation = operation
@@ -177,11 +179,7 @@ class Api:
         exchange.entry.action = f"{service.policy_prefix or service.name}:{operation.name}"
 
     def parse(self, exchange: Exchange) -> None:
-        exchange.params = exchange.served.protocol.parameters(exchange.operation, self.wire_request(exchange))
-
-    def wire_request(self, exchange: Exchange) -> WireRequest:
-        query = exchange.query.encode("utf-8", "surrogateescape")
-        return WireRequest(exchange.request.method, query, exchange.header, exchange.content, exchange.path)
+        exchange.params = exchange.served.protocol.parameters(exchange.operation, exchange.wire)
 
     def authorise(self, exchange: Exchange) -> None:
         assert exchange.identity is not None

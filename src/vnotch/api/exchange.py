@@ -9,6 +9,7 @@ import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -55,6 +56,7 @@ class Exchange:
     identity: Identity | None = None
     principal: Principal | None = None
     context: Keys = field(default_factory=dict)  # condition keys
+    wire: Any = None  # WireRequest
     operation: Any = None  # botocore's OperationModel
     params: dict[str, Any] = field(default_factory=dict)
 
@@ -77,7 +79,7 @@ class Exchange:
             now_s=now_s,
         )
 
-    @property
+    @cached_property
     def header(self) -> Mapping[str, str]:
         """Headers by name; of a repeated one the last, which no step relies on without a check."""
         return dict(self.headers)

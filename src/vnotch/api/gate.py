@@ -21,7 +21,8 @@ from vnotch.iam.grammar import stored_policy
 from vnotch.iam.policy import Caller, Kind, Policy
 from vnotch.iam.sigv4 import Fault, Request, Signature, SignatureError, read_signature, verify
 from vnotch.iam.variables import Context
-from vnotch.store.accounts import Accounts, Identity, PolicyText
+from vnotch.store.accounts import Accounts, Identity
+from vnotch.store.policies import PolicyText
 
 CONTEXT_KEYS, CONTEXT_CHARACTERS = 100, 256
 """How much of a denied request's context is kept in the access log."""

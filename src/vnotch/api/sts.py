@@ -26,7 +26,8 @@ from vnotch.iam.evaluation import Decision, Outcome, evaluate_trust
 from vnotch.iam.grammar import PolicyError, parse_policy, stored_policy
 from vnotch.iam.policy import Caller, Kind, Policy
 from vnotch.iam.variables import Context
-from vnotch.store.accounts import Accounts, Identity, managed_policy_text
+from vnotch.store.accounts import Accounts, Identity
+from vnotch.store.policies import managed_policy_text
 from vnotch.store.principals import Role
 from vnotch.store.session_tokens import SessionCredentials
 

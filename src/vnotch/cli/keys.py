@@ -86,13 +86,7 @@ def _rotate_own(
     # A key that an interrupted rotation has left goes first: a user has two at most.
     gone = _delete_keys(iam, own, keep={endpoint.access_key_id})
     new = iam.create_access_key()["AccessKey"]
-    document = {
-        "access_key_id": new["AccessKeyId"],
-        "secret_access_key": new["SecretAccessKey"],
-        "account": endpoint.account,
-        "region": endpoint.region,
-    }
-    _write(folders.credentials, json.dumps(document, indent=2) + "\n")
+    _write(folders.credentials, new, endpoint)
     tried = Endpoint.find(folders, url)
     tried.client("sts").get_caller_identity()
     return new, gone + _delete_keys(tried.client("iam"), own, keep={new["AccessKeyId"]})
@@ -117,11 +111,11 @@ def _delete_keys(iam: Any, user: str, keep: set[str]) -> list[str]:
     return gone
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, key: dict[str, Any], endpoint: Endpoint) -> None:
     """As the server writes it: whole or not at all, for its owner alone; who has the server's folder keeps it."""
-    from vnotch.store.accounts import write_private
+    from vnotch.store.administrator import write_key_file
 
     before = file.stat()
-    write_private(file, text)
+    write_key_file(file, key["AccessKeyId"], key["SecretAccessKey"], endpoint.account, endpoint.region)
     if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
         os.chown(file, before.st_uid, before.st_gid)

@@ -9,15 +9,11 @@ on the same state (a rotated key) is seen within that time. Nothing of a secret 
 
 from __future__ import annotations
 
-import hmac
-import json
-import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, delete, select
@@ -25,20 +21,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vnotch.errors import InputError
-from vnotch.store.aws_managed import aws_policies
+from vnotch.store.policies import PolicyText, managed_policy_text, policies_of
 from vnotch.store.principals import (
     AccessKey,
     AccountRow,
     Group,
-    InlinePolicy,
     InstanceProfile,
     ManagedPolicy,
-    Membership,
-    PolicyAttachment,
-    PolicyVersion,
-    Principal,
     Role,
     User,
+    new_access_key,
     new_secret,
     new_unique_id,
     now_ms,
@@ -50,20 +42,6 @@ from vnotch.store.state import Base, State
 CACHE_SECONDS = 1.0
 CACHE_ENTRIES_MAX = 10_000
 KEYS_PER_USER_MAX = 2  # IAM quota
-ADMINISTRATOR = "administrator"
-ADMINISTRATOR_POLICY = json.dumps(
-    {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-)
-
-
-@dataclass(frozen=True)
-class PolicyText:
-    """A policy as it applies to someone. `source` is SimulatePrincipalPolicy's PolicySourceType: user, group, role,
-    aws-managed or user-managed."""
-
-    name: str
-    document: str
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -301,27 +279,13 @@ class Accounts:
         return user if _added(session, user) else None
 
     def make_user_key(self, session: Session, user: User) -> AccessKey:
-        key = AccessKey(
-            access_key_id=new_unique_id("AKIA"),
-            secret_access_key=new_secret(),
-            user_key=user.name_key,
-            agent=None,
-            status="Active",
-            created_ms=now_ms(),
-        )
+        key = new_access_key(new_unique_id("AKIA"), new_secret(), user=user)
         session.add(key)
         return key
 
     def make_agent_key(self, agent: str) -> tuple[str, str]:
         """A new key for an agent, in place of the one it had: (access key id, secret access key)."""
-        key = AccessKey(
-            access_key_id=new_unique_id("AKIA"),
-            secret_access_key=new_secret(),
-            user_key=None,
-            agent=agent,
-            status="Active",
-            created_ms=now_ms(),
-        )
+        key = new_access_key(new_unique_id("AKIA"), new_secret(), agent=agent)
         with self.write() as session:
             session.execute(delete(AccessKey).where(AccessKey.agent == agent))
             session.add(key)
@@ -366,51 +330,6 @@ class Accounts:
         )
         return role if _added(session, role) else None
 
-    # --- the first key ---
-
-    def ensure_administrator(self, file: Path) -> None:
-        """Makes the administrator, with a key in `file` that only its owner may read; does nothing if it works.
-
-        A lost or spoilt file gets a new key; of the administrator's keys the oldest goes when the quota is full.
-        """
-        if self._file_works(file):
-            return
-        with self.write() as session:
-            user = session.get(User, ADMINISTRATOR) or self.make_user(session, ADMINISTRATOR)
-            assert user is not None
-            if session.get(InlinePolicy, (user.user_id, "AdministratorAccess")) is None:
-                session.add(
-                    InlinePolicy(owner_id=user.user_id, name="AdministratorAccess", document=ADMINISTRATOR_POLICY)
-                )
-            session.flush()
-            keys = list(
-                session.scalars(
-                    select(AccessKey).where(AccessKey.user_key == user.name_key).order_by(AccessKey.created_ms)
-                )
-            )
-            for key in keys[: max(0, len(keys) - KEYS_PER_USER_MAX + 1)]:
-                session.delete(key)
-            new = self.make_user_key(session, user)
-            # Before the commit: a file whose key is unknown is made anew, a key that no file holds is lost.
-            write_private(file, json.dumps(self._file_content(new), indent=2) + "\n")
-
-    def _file_content(self, key: AccessKey) -> dict[str, str]:
-        return {
-            "access_key_id": key.access_key_id,
-            "secret_access_key": key.secret_access_key,
-            "account": self.account,
-            "region": self.region,
-        }
-
-    def _file_works(self, file: Path) -> bool:
-        try:
-            content = json.loads(file.read_bytes())
-            key_id, secret = str(content["access_key_id"]), str(content["secret_access_key"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        identity = self.identity(key_id)
-        return identity is not None and identity.active and hmac.compare_digest(identity.secret_access_key, secret)
-
 
 class _Write:
     """Accounts.write(): State.write(), then the cache is emptied, whatever became of the transaction."""
@@ -437,56 +356,3 @@ def _added(session: Session, row: Base) -> bool:
         return True
     except IntegrityError:
         return False
-
-
-def policies_of(session: Session, account: str, principal: Principal) -> tuple[PolicyText, ...]:
-    """The identity policies that apply to a user, group or role: its own, and for a user those of its groups."""
-    found = _own_policies(session, account, principal)
-    if isinstance(principal, User):
-        groups = select(Group).join(Membership, Membership.group_id == Group.group_id)
-        for group in session.scalars(groups.where(Membership.user_id == principal.user_id).order_by(Group.name_key)):
-            found += _own_policies(session, account, group)
-    return tuple(found)
-
-
-def _own_policies(session: Session, account: str, principal: Principal) -> list[PolicyText]:
-    owner_id, source = principal.unique_id, principal.kind.lower()
-    inline = session.scalars(select(InlinePolicy).where(InlinePolicy.owner_id == owner_id).order_by(InlinePolicy.name))
-    found = [PolicyText(row.name, row.document, source) for row in inline]
-    attached = select(PolicyAttachment.policy_arn).where(PolicyAttachment.owner_id == owner_id)
-    for arn in session.scalars(attached.order_by(PolicyAttachment.policy_arn)):
-        policy = managed_policy_text(session, account, arn)
-        assert policy is not None  # a policy that is attached cannot be deleted
-        found.append(policy)
-    return found
-
-
-def managed_policy_text(session: Session, account: str, arn: str) -> PolicyText | None:
-    """The default version of a managed policy, AWS's or the account's own; None where there is none of that ARN."""
-    if (aws := aws_policies().get(arn)) is not None:
-        return PolicyText(aws.name, aws.document, "aws-managed")
-    policy = managed_policy(session, account, arn)
-    if policy is None:
-        return None
-    version = session.get(PolicyVersion, (policy.policy_id, policy.default_version))
-    assert version is not None  # the default version cannot be deleted
-    return PolicyText(policy.name, version.document, "user-managed")
-
-
-def managed_policy(session: Session, account: str, arn: str) -> ManagedPolicy | None:
-    """The account's own managed policy of that ARN."""
-    policy = session.get(ManagedPolicy, arn.rpartition("/")[2].lower())
-    return policy if policy is not None and policy.arn(account) == arn else None
-
-
-def write_private(file: Path, text: str) -> None:
-    """Writes a file that only its owner may read, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(new, file)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from vnotch.store.state import Base
 
@@ -41,10 +41,24 @@ class Entity(Base):
     __abstract__ = True
     kind: ClassVar[str]  # as in the names of operations and parameters
     arn_kind: ClassVar[str]
-    name_key: Mapped[str]
-    name: Mapped[str]
-    path: Mapped[str]
-    tags: Mapped[str]
+    id_column: ClassVar[str]  # the column of the unique id
+    name_characters: ClassVar[int] = 128  # IAM and STS quotas, "IAM name limits"; users and roles have 64
+
+    @declared_attr
+    def name_key(cls) -> Mapped[str]:
+        return mapped_column(String(cls.name_characters), primary_key=True)
+
+    @declared_attr
+    def name(cls) -> Mapped[str]:
+        return mapped_column(String(cls.name_characters))
+
+    path: Mapped[str] = mapped_column(String(512))
+    tags: Mapped[str] = mapped_column(Text, default="[]")  # JSON list of {"Key", "Value"}; IAM tags no groups
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+
+    @property
+    def unique_id(self) -> str:
+        return str(getattr(self, self.id_column))
 
     def arn(self, account: str) -> str:
         return f"arn:aws:iam::{account}:{self.arn_kind}{self.path}{self.name}"
@@ -55,43 +69,29 @@ class Entity(Base):
         return found
 
 
-class User(Entity):
-    __tablename__ = "iam_user"
-    kind = "User"
-    arn_kind = "user"
-    name_key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64))
-    path: Mapped[str] = mapped_column(String(512))
-    user_id: Mapped[str] = mapped_column(String(32), unique=True)
-    tags: Mapped[str] = mapped_column(Text, default="[]")  # JSON list of {"Key", "Value"}
-    created_ms: Mapped[int] = mapped_column(BigInteger)
+class Bounded(Entity):
+    """What may have a permissions boundary: users and roles."""
+
+    __abstract__ = True
+    name_characters = 64
     boundary_arn: Mapped[str | None] = mapped_column(String(2048))
 
-    @property
-    def unique_id(self) -> str:
-        return self.user_id
+
+class User(Bounded):
+    __tablename__ = "iam_user"
+    kind, arn_kind, id_column = "User", "user", "user_id"
+    user_id: Mapped[str] = mapped_column(String(32), unique=True)
 
 
-class Role(Entity):
+class Role(Bounded):
     __tablename__ = "iam_role"
-    kind = "Role"
-    arn_kind = "role"
-    name_key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64))
-    path: Mapped[str] = mapped_column(String(512))
+    kind, arn_kind, id_column = "Role", "role", "role_id"
     role_id: Mapped[str] = mapped_column(String(32), unique=True)
     trust_policy: Mapped[str] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
     max_session_seconds: Mapped[int]
     # JSON: the ARNs of this account that the trust names, each with the unique id that it had then.
     trusted_ids: Mapped[str | None] = mapped_column(Text)
-    tags: Mapped[str] = mapped_column(Text, default="[]")
-    created_ms: Mapped[int] = mapped_column(BigInteger)
-    boundary_arn: Mapped[str | None] = mapped_column(String(2048))
-
-    @property
-    def unique_id(self) -> str:
-        return self.role_id
 
     def trusts_id(self, arn: str, unique_id: str) -> bool:
         """Whether the principal of that ARN is the one that the trust policy was written for."""
@@ -105,18 +105,8 @@ class Role(Entity):
 
 class Group(Entity):
     __tablename__ = "iam_group"
-    kind = "Group"
-    arn_kind = "group"
-    name_key: Mapped[str] = mapped_column(String(128), primary_key=True)
-    name: Mapped[str] = mapped_column(String(128))
-    path: Mapped[str] = mapped_column(String(512))
+    kind, arn_kind, id_column = "Group", "group", "group_id"
     group_id: Mapped[str] = mapped_column(String(32), unique=True)
-    tags: Mapped[str] = mapped_column(Text, default="[]")  # IAM tags no groups; always empty
-    created_ms: Mapped[int] = mapped_column(BigInteger)
-
-    @property
-    def unique_id(self) -> str:
-        return self.group_id
 
 
 Principal = User | Role | Group
@@ -143,17 +133,11 @@ class ManagedPolicy(Entity):
     """A customer managed policy; its documents are its versions, of which one is the default."""
 
     __tablename__ = "iam_managed_policy"
-    kind = "Policy"
-    arn_kind = "policy"
-    name_key: Mapped[str] = mapped_column(String(128), primary_key=True)
-    name: Mapped[str] = mapped_column(String(128))
-    path: Mapped[str] = mapped_column(String(512))
+    kind, arn_kind, id_column = "Policy", "policy", "policy_id"
     policy_id: Mapped[str] = mapped_column(String(32), unique=True)
     description: Mapped[str | None] = mapped_column(Text)
     default_version: Mapped[int]
     last_version: Mapped[int]  # numbers of deleted versions are not given again
-    tags: Mapped[str] = mapped_column(Text, default="[]")
-    created_ms: Mapped[int] = mapped_column(BigInteger)
     updated_ms: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -177,15 +161,9 @@ class PolicyAttachment(Base):
 
 class InstanceProfile(Entity):
     __tablename__ = "iam_instance_profile"
-    kind = "InstanceProfile"
-    arn_kind = "instance-profile"
-    name_key: Mapped[str] = mapped_column(String(128), primary_key=True)
-    name: Mapped[str] = mapped_column(String(128))
-    path: Mapped[str] = mapped_column(String(512))
+    kind, arn_kind, id_column = "InstanceProfile", "instance-profile", "profile_id"
     profile_id: Mapped[str] = mapped_column(String(32), unique=True)
     role_id: Mapped[str | None] = mapped_column(ForeignKey("iam_role.role_id"), index=True)
-    tags: Mapped[str] = mapped_column(Text, default="[]")
-    created_ms: Mapped[int] = mapped_column(BigInteger)
 
 
 class AccessKey(Base):
@@ -196,6 +174,18 @@ class AccessKey(Base):
     agent: Mapped[str | None] = mapped_column(String(128), index=True)
     status: Mapped[str] = mapped_column(String(8))  # Active or Inactive
     created_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+def new_access_key(key_id: str, secret: str, *, user: User | None = None, agent: str | None = None) -> AccessKey:
+    """The row of a new key of one of both."""
+    return AccessKey(
+        access_key_id=key_id,
+        secret_access_key=secret,
+        user_key=user.name_key if user else None,
+        agent=agent,
+        status="Active",
+        created_ms=now_ms(),
+    )
 
 
 def now_ms() -> int:

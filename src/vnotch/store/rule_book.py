@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session, selectinload
 
 from vnotch.rules import NetworkAcl, PrefixList, RuleBook, SecurityGroup
@@ -82,15 +82,15 @@ def _group_members(session: Session, group_ids: set[str]) -> tuple[tuple[str, tu
 
 def agents_with_groups(session: Session, group_ids: Iterable[str]) -> set[str]:
     """The agents with a bound interface that carries one of the groups: their rules are what such an agent is told."""
-    held = firewall.interface_groups
-    return set(
-        session.scalars(
-            select(network.Binding.agent)
-            .join(held, held.c.interface_id == network.Binding.interface_id)
-            .where(held.c.group_id.in_(set(group_ids)))
-            .distinct()
-        )
-    )
+    return set(session.scalars(_AGENTS_WITH_GROUPS, {"group_ids": list(group_ids)}))
+
+
+_AGENTS_WITH_GROUPS = (
+    select(network.Binding.agent)
+    .join(firewall.interface_groups, firewall.interface_groups.c.interface_id == network.Binding.interface_id)
+    .where(firewall.interface_groups.c.group_id.in_(bindparam("group_ids", expanding=True)))
+    .distinct()
+)
 
 
 def agents_referring_to(session: Session, group_ids: Iterable[str]) -> set[str]:

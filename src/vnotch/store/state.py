@@ -10,6 +10,7 @@ written, also with several servers on one database.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,7 @@ class State:
                 "sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE with pip install 'vnotch[postgresql]'",
             ) from None
         self.on_change: list[Any] = []
+        self._writer = threading.Lock()
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -98,7 +100,7 @@ class State:
     @contextmanager
     def write(self, notify: bool = True) -> Iterator[Session]:
         """`notify` False: a write that no agent needs to hear of, such as the statistics of log streams."""
-        with _host_errors(), self._sessions() as session:
+        with _host_errors(), self._turn(), self._sessions() as session:
             if self.engine.dialect.name == "sqlite":
                 session.connection(execution_options={"vnotch_immediate": True})
             else:
@@ -108,6 +110,20 @@ class State:
             session.commit()
         for heard in self.on_change if notify else ():
             heard()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Writers of this process wait for each other here on SQLite, whose own waiting is sleep of growing length and
+        knows no order. On PostgreSQL the advisory lock is the queue."""
+        if self.engine.dialect.name != "sqlite":
+            yield
+        elif self._writer.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            try:
+                yield
+            finally:
+                self._writer.release()
+        else:
+            raise HostError("the state's database cannot be used: another write does not end", "is the disk slow?")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -168,7 +184,8 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         immediate = connection.get_execution_options().get("vnotch_immediate")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        # Of the driver's connection: by SQLAlchemy's path it takes as long as a small SELECT.
+        connection.connection.driver_connection.execute("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
 def new_id(prefix: str) -> str:

@@ -35,6 +35,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import network, routing
 from vnotch.store.elastic_addresses import ElasticAddress
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 RANGE = IPv4Network("203.0.113.0/24")
@@ -55,6 +56,7 @@ DESCRIBE = Describe(
         "private-ip-address": column(ElasticAddress.private_ip),
         "public-ip": column(ElasticAddress.public_ip),
     },
+    ShownRows(ElasticAddress, "tags interface.attachment interface.binding"),
     of_account=lambda account, region: {
         "network-border-group": constant(region),
         "network-interface-owner-id": Filter(lambda row: (account,) if row.interface_id else ()),

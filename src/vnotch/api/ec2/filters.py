@@ -37,10 +37,10 @@ class Condition:
     patterns: tuple[str, ...]
 
     @property
-    def clause(self) -> Any:
-        """The condition in SQL, or None where only `matches` can tell."""
+    def among(self) -> tuple[Any, tuple[str, ...]] | None:
+        """The column and its values, where that says it all; None where only `matches` can tell."""
         plain = not any(set(pattern) & set("*?\\") for pattern in self.patterns)
-        return self.filter.column.in_(self.patterns) if plain and self.filter.column is not None else None
+        return (self.filter.column, self.patterns) if plain and self.filter.column is not None else None
 
     def matches(self, row: Any) -> bool:
         texts = [as_text(value) for value in self.filter.values(row)]

@@ -39,6 +39,7 @@ from vnotch.bucket_keys import Layout
 from vnotch.buckets.upload import Presence
 from vnotch.delivery_streams import stream_name
 from vnotch.store import agents, network
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 from vnotch.store.tag_fields import keys_of
 
@@ -88,6 +89,7 @@ DESCRIBE = Describe(
         "resource-id": column(network.FlowLog.resource_id),
         "traffic-type": column(network.FlowLog.traffic_type),
     },
+    ShownRows(network.FlowLog, "deliveries tags tag_fields"),
     filters_member="Filter",
     unknown_filter="InvalidFilter",
     lenient=True,

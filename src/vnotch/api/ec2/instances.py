@@ -33,6 +33,7 @@ from vnotch.store import agents, firewall, instances, network
 from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.instances import CODES, Instance
 from vnotch.store.rule_book import groups_of
+from vnotch.store.shown_rows import ShownRows
 
 IDS_MAX = 1000
 """Instances that one call may name (API TerminateInstances)."""
@@ -55,6 +56,15 @@ def _groups(attribute: str) -> Filter:
     return Filter(lambda row: (getattr(group, attribute) for group in _groups_of(row)))
 
 
+SHOWN = ShownRows(
+    Instance,
+    " ".join(
+        f"{interface}.{part}"
+        for interface in ("attachments.interface", "bound")
+        for part in ("subnet", "addresses", "binding", "groups", "attachment", "elastic_addresses")
+    )
+    + " tags",
+)
 DESCRIBE = Describe(
     INSTANCE,
     "InstanceIds",
@@ -89,6 +99,7 @@ DESCRIBE = Describe(
         "subnet-id": column(Instance.subnet_id),
         "vpc-id": column(Instance.vpc_id),
     },
+    SHOWN,
 )
 
 

@@ -33,6 +33,7 @@ from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, elastic_addresses, firewall, network
 from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.rule_book import groups_of
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 CREATED_TYPES = ("interface", "efa", "trunk", "branch")
@@ -113,6 +114,7 @@ DESCRIBE = Describe(
         "subnet-id": column(network.NetworkInterface.subnet_id),
         "vpc-id": column(network.NetworkInterface.vpc_id),
     },
+    ShownRows(network.NetworkInterface, "subnet addresses binding tags groups attachment elastic_addresses"),
     of_account=lambda account, region: {
         "owner-id": constant(account),
         "addresses.association.owner-id": _elastic(lambda row: account),

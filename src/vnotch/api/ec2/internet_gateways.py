@@ -25,6 +25,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, elastic_addresses
 from vnotch.store.routing import InternetGateway, NatGateway
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 ATTACHED = "available"
@@ -39,6 +40,7 @@ DESCRIBE = Describe(
         "attachment.vpc-id": column(InternetGateway.vpc_id),
         "internet-gateway-id": column(InternetGateway.gateway_id),
     },
+    ShownRows(InternetGateway, "tags"),
 )
 
 

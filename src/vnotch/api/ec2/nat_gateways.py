@@ -34,6 +34,7 @@ from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.routing import NatGateway
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 CONNECTIVITY_TYPES = ("public", "private")
@@ -49,6 +50,7 @@ DESCRIBE = Describe(
         "subnet-id": column(NatGateway.subnet_id),
         "vpc-id": column(NatGateway.vpc_id),
     },
+    ShownRows(NatGateway, "tags interface.addresses interface.elastic_addresses"),
     filters_member="Filter",
 )
 

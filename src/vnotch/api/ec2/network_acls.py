@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import delete, exists, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column
@@ -29,6 +29,7 @@ from vnotch.rules import ALL_PROTOCOLS, ICMP_PROTOCOLS, LAST_RULE_NUMBER, PORT_P
 from vnotch.store import agents, firewall
 from vnotch.store.firewall import NetworkAcl, NetworkAclAssociation, NetworkAclEntry
 from vnotch.store.rule_book import agents_with_acl
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 DENY_NUMBERS = {4: LAST_RULE_NUMBER + 1, 6: LAST_RULE_NUMBER + 2}
@@ -72,7 +73,7 @@ DESCRIBE = Describe(
         "network-acl-id": column(NetworkAcl.acl_id),
         "vpc-id": column(NetworkAcl.vpc_id),
     },
-    options=(selectinload(NetworkAcl.vpc),),
+    ShownRows(NetworkAcl, "entries associations tags vpc.cidrs"),
 )
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from typing import Any, TypeVar
 
-from sqlalchemy import select
-from sqlalchemy.orm import InstrumentedAttribute, Session
-from sqlalchemy.sql.base import ExecutableOption
+from sqlalchemy import Select, bindparam, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, lazyload
 
 from vnotch.api.accepts import Accepts
 from vnotch.api.ec2.filters import Table, constant, parse, tag_value
@@ -27,6 +26,7 @@ from vnotch.buckets.upload import BucketStore
 from vnotch.delivery_streams import DeliveryStream
 from vnotch.store import elastic_addresses, firewall, instances, network, routing
 from vnotch.store.accounts import Accounts
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import State
 
 
@@ -165,11 +165,19 @@ class Kind:
     def find(self, session: Session, resource_id: str, lock: bool = False) -> Any:
         """The row. `lock` holds it against other writers till the transaction ends (a no-op on SQLite, where there is
         one writer)."""
-        statement = select(self.entity).where(self.id_column == resource_id)
-        row = session.scalar(statement.with_for_update() if lock else statement)
+        row = session.scalar(self._locking if lock else self._finding, {"resource_id": resource_id})
         if row is None:
             raise self.missing(resource_id)
         return row
+
+    @cached_property
+    def _finding(self) -> Select[Any]:
+        """Relations are loaded where they are used: most callers want to know that the row is there."""
+        return select(self.entity).where(self.id_column == bindparam("resource_id")).options(lazyload("*"))
+
+    @cached_property
+    def _locking(self) -> Select[Any]:
+        return self._finding.with_for_update()
 
 
 VPC = Kind("vpc", "vpc", network.Vpc, network.Vpc.vpc_id, "InvalidVpcID.NotFound", "The vpc ID '{}' does not exist")
@@ -371,10 +379,10 @@ class Describe:
     kind: Kind
     ids_member: str
     filters: Table
+    shown: ShownRows  # with all that the description and the filters read
     filters_member: str = "Filters"
     unknown_filter: str = "InvalidParameterValue"
     lenient: bool = False
-    options: tuple[ExecutableOption, ...] = ()  # what to load with the rows
     results: tuple[int, int] = RESULTS  # the least and the greatest MaxResults
     of_account: Callable[[str, str], Table] = _by_owner  # filters whose values follow from account and region
 
@@ -391,24 +399,21 @@ class Describe:
         given = call.params.get(self.filters_member)
         table = {**self.filters, **self.of_account(call.account, call.region)}
         conditions = parse(given, table, unknown_code=self.unknown_filter, by_tag=tag_value)
-        clauses = [condition.clause for condition in conditions]
-        statement = (
-            select(self.kind.entity)
-            .options(*self.options)
-            .where(self.kind.entity.number > page.after, *within, *(each for each in clauses if each is not None))
-        )
+        checks = [condition for condition in conditions if condition.among is None]
+        among = [condition.among for condition in conditions if condition.among is not None]
         if ids := call.params.get(self.ids_member):
-            if not self.lenient:
-                self._refuse_missing(session, ids)
-            statement = statement.where(self.kind.id_column.in_(ids))
-        checks = [condition for condition, clause in zip(conditions, clauses, strict=True) if clause is None]
-        statement = statement.order_by(self.kind.entity.number)
-        if page.limit is not None and not checks:
-            statement = statement.limit(page.limit + 1)
-        return _cut(session.scalars(statement.execution_options(yield_per=500)), checks, page)
+            among.append((self.kind.id_column, ids))
+        limit = None if page.limit is None or checks else page.limit + 1
+        found = self.shown.page(session.connection(), page.after, among, limit, within)
+        rows, more = _cut(found, checks, page)
+        if ids and not self.lenient:
+            self._refuse_missing(session, ids, rows)
+        return rows, more
 
-    def _refuse_missing(self, session: Session, ids: list[str]) -> None:
-        known = set(session.scalars(select(self.kind.id_column).where(self.kind.id_column.in_(ids))))
+    def _refuse_missing(self, session: Session, ids: list[str], rows: list[Any]) -> None:
+        known = {getattr(row, self.kind.id_column.key) for row in rows}
+        if not known.issuperset(ids):  # a filter may have left some out, or the caller may not see them
+            known = set(session.scalars(select(self.kind.id_column).where(self.kind.id_column.in_(ids))))
         for resource_id in ids:
             if resource_id not in known:
                 raise self.kind.missing(resource_id)

@@ -33,6 +33,7 @@ from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall
 from vnotch.store.firewall import PrefixList, PrefixListEntry, SecurityGroupRule
 from vnotch.store.rule_book import agents_with_prefix_list
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 FAMILIES = {"IPv4": 4, "IPv6": 6}
@@ -46,6 +47,7 @@ DESCRIBE = Describe(
     PREFIX_LIST,
     "PrefixListIds",
     {**TAG_KEY, "prefix-list-id": column(PrefixList.prefix_list_id), "prefix-list-name": column(PrefixList.name)},
+    ShownRows(PrefixList, "tags"),
     results=RESULTS,
 )
 

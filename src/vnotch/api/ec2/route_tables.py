@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session, object_session
+from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column
@@ -28,14 +28,10 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
 from vnotch.store.routing import Route, RouteTable, RouteTableAssociation, ends_of, followers
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 ASSOCIATED = "associated"
-
-
-def _of_routes(member: str) -> Filter:
-    """A filter on the routes as they are described, the local ones included."""
-    return Filter(lambda table: (route[member] for route in routes_of(table) if member in route))
 
 
 def _of_associations(value: Callable[[RouteTableAssociation], Any]) -> Filter:
@@ -47,10 +43,16 @@ def _of_associations(value: Callable[[RouteTableAssociation], Any]) -> Filter:
 _NEVER = Filter(lambda table: ())
 """For what routes lead to on AWS and not here: such a filter finds no table."""
 
-DESCRIBE = Describe(
-    ROUTE_TABLE,
-    "RouteTableIds",
-    {
+SHOWN = ShownRows(RouteTable, "vpc.cidrs associations routes tags")
+
+
+def _filters(session: Session) -> dict[str, Filter]:
+    """Those on routes are on them as they are described, the local ones included."""
+
+    def of_routes(member: str) -> Filter:
+        return Filter(lambda table: (route[member] for route in routes_of(session, table) if member in route))
+
+    return {
         **TAG_KEY,
         "association.gateway-id": _NEVER,
         "association.main": _of_associations(lambda row: row.main),
@@ -58,21 +60,22 @@ DESCRIBE = Describe(
         "association.route-table-id": _of_associations(lambda row: row.route_table_id),
         "association.subnet-id": _of_associations(lambda row: row.subnet_id),
         "route-table-id": column(RouteTable.route_table_id),
-        "route.destination-cidr-block": _of_routes("DestinationCidrBlock"),
-        "route.destination-ipv6-cidr-block": _of_routes("DestinationIpv6CidrBlock"),
+        "route.destination-cidr-block": of_routes("DestinationCidrBlock"),
+        "route.destination-ipv6-cidr-block": of_routes("DestinationIpv6CidrBlock"),
         "route.destination-prefix-list-id": _NEVER,
         "route.egress-only-internet-gateway-id": _NEVER,
-        "route.gateway-id": _of_routes("GatewayId"),
-        "route.instance-id": _of_routes("InstanceId"),
-        "route.nat-gateway-id": _of_routes("NatGatewayId"),
-        "route.origin": _of_routes("Origin"),
-        "route.state": _of_routes("State"),
+        "route.gateway-id": of_routes("GatewayId"),
+        "route.instance-id": of_routes("InstanceId"),
+        "route.nat-gateway-id": of_routes("NatGatewayId"),
+        "route.origin": of_routes("Origin"),
+        "route.state": of_routes("State"),
         "route.transit-gateway-id": _NEVER,
         "route.vpc-peering-connection-id": _NEVER,
         "vpc-id": column(RouteTable.vpc_id),
-    },
-    results=(5, 100),
-)
+    }
+
+
+FILTER_NAMES = {*_filters(Session()), "owner-id"}
 
 
 class RouteTables(Ec2Part):
@@ -81,7 +84,7 @@ class RouteTables(Ec2Part):
         tags = tags_at_creation(self, call, ROUTE_TABLE)
         with self.state.write() as session:
             if earlier := replay(session, call):
-                return _created(ROUTE_TABLE.find(session, earlier["RouteTableId"]), call)
+                return _created(session, ROUTE_TABLE.find(session, earlier["RouteTableId"]), call)
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
             mine = select(func.count()).select_from(RouteTable).where(RouteTable.vpc_id == vpc.vpc_id)
             if (session.scalar(mine) or 0) >= self.quotas.route_tables_per_vpc:
@@ -93,13 +96,14 @@ class RouteTables(Ec2Part):
             put_tags(session, ROUTE_TABLE, table.route_table_id, tags)
             remember(session, call, {"RouteTableId": table.route_table_id})
             session.refresh(table)
-            return _created(table, call)
+            return _created(session, table, call)
 
-    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken", filters=DESCRIBE.names)
+    @ec2_operation("DescribeRouteTables", "RouteTableIds Filters MaxResults NextToken", filters=FILTER_NAMES)
     def describe_route_tables(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
-            rows, more = DESCRIBE.rows(session, call)
-            return {"RouteTables": [_describe(table, call) for table in rows], **more}
+            describe = Describe(ROUTE_TABLE, "RouteTableIds", _filters(session), SHOWN, results=(5, 100))
+            rows, more = describe.rows(session, call)
+            return {"RouteTables": [_describe(session, table, call) for table in rows], **more}
 
     @ec2_operation("DeleteRouteTable", "RouteTableId", arns("route-table:RouteTableId"))
     def delete_route_table(self, call: Call) -> dict[str, Any]:
@@ -200,19 +204,19 @@ def touch(session: Session, table: RouteTable) -> None:
     agents.touch(session, agents.agents_on(session, followers(session, table)))
 
 
-def _created(table: RouteTable, call: Call) -> dict[str, Any]:
+def _created(session: Session, table: RouteTable, call: Call) -> dict[str, Any]:
     token = call.params.get("ClientToken")
-    return {"RouteTable": _describe(table, call)} | ({"ClientToken": token} if token else {})
+    return {"RouteTable": _describe(session, table, call)} | ({"ClientToken": token} if token else {})
 
 
-def _describe(table: RouteTable, call: Call) -> dict[str, Any]:
+def _describe(session: Session, table: RouteTable, call: Call) -> dict[str, Any]:
     return {
         "RouteTableId": table.route_table_id,
         "VpcId": table.vpc_id,
         "OwnerId": call.account,
         "Associations": [_describe_association(row) for row in table.associations],
         "PropagatingVgws": [],
-        "Routes": routes_of(table, call.account),
+        "Routes": routes_of(session, table, call.account),
         "Tags": tag_set(table.tags),
     }
 
@@ -226,10 +230,8 @@ def _describe_association(row: RouteTableAssociation) -> dict[str, Any]:
     } | ({"SubnetId": row.subnet_id} if row.subnet_id else {})
 
 
-def routes_of(table: RouteTable, account: str = "") -> list[dict[str, Any]]:
+def routes_of(session: Session, table: RouteTable, account: str = "") -> list[dict[str, Any]]:
     """As described: the local ones first, one for each block of the VPC, then the others as they were made."""
-    session = object_session(table)
-    assert session is not None
     ends = ends_of(session, [route.target for route in table.routes])
     local = [
         {_destination(cidr): cidr, "GatewayId": "local", "Origin": "CreateRouteTable", "State": "active"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import Select, bindparam, delete, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from vnotch.api.ec2.filters import TAG_KEY, column
 from vnotch.api.ec2.part import (
@@ -35,6 +37,7 @@ from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall
 from vnotch.store.firewall import SecurityGroup, SecurityGroupRule
 from vnotch.store.rule_book import agents_with_groups
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 FLAT = "IpProtocol FromPort ToPort CidrIp SourceSecurityGroupName SourceSecurityGroupOwnerId"
@@ -51,7 +54,7 @@ DESCRIBE = Describe(
         "group-id": column(SecurityGroupRule.group_id),
         "security-group-rule-id": column(SecurityGroupRule.rule_id),
     },
-    options=(selectinload(SecurityGroupRule.tags),),
+    ShownRows(SecurityGroupRule, "tags"),
 )
 
 
@@ -109,7 +112,8 @@ class SecurityGroupRules(Ec2Part):
             self._refuse_more_rules(session, [group.group_id])
             for row in rows:
                 put_tags(session, SECURITY_GROUP_RULE, row.rule_id, tags)
-                session.refresh(row, ["tags"])
+                if not tags:
+                    set_committed_value(row, "tags", [])  # nothing to be read
             agents.touch(session, agents_with_groups(session, [group.group_id]))
             return {"Return": True, "SecurityGroupRules": [_describe(row, call) for row in rows]}
 
@@ -311,17 +315,7 @@ def _set(row: SecurityGroupRule, permission: Permission) -> None:
 def refuse_too_many_rules(session: Session, group_ids: Iterable[str], rules_max: int) -> None:
     """Counted in each direction and for each family apart: a group counts once in both, a prefix list as many times as
     it may have entries (VPC user guide, "Security group size" and "Prefix lists concepts")."""
-    size = firewall.PrefixList
-    kind = (SecurityGroupRule.group_id, SecurityGroupRule.egress, SecurityGroupRule.cidr.contains(":"), size.family)
-    rows = session.execute(
-        select(
-            *kind,
-            func.sum(func.coalesce(size.max_entries, 1)),
-        )
-        .outerjoin(size, size.prefix_list_id == SecurityGroupRule.prefix_list_id)
-        .where(SecurityGroupRule.group_id.in_(list(group_ids)))
-        .group_by(*kind)
-    )
+    rows = session.execute(_rule_counts(), {"group_ids": list(group_ids)})
     counts: dict[tuple[str, bool, int], int] = {}
     for group_id, egress, is_ipv6, list_family, count in rows:
         families = (list_family,) if list_family else (4, 6) if is_ipv6 is None else (6,) if is_ipv6 else (4,)
@@ -329,6 +323,18 @@ def refuse_too_many_rules(session: Session, group_ids: Iterable[str], rules_max:
             counts[group_id, egress, family] = counts.get((group_id, egress, family), 0) + int(count)
     if max(counts.values(), default=0) > rules_max:
         raise _too_many_rules()
+
+
+@cache
+def _rule_counts() -> Select[*tuple[Any, ...]]:
+    size = firewall.PrefixList
+    kind = (SecurityGroupRule.group_id, SecurityGroupRule.egress, SecurityGroupRule.cidr.contains(":"), size.family)
+    return (
+        select(*kind, func.sum(func.coalesce(size.max_entries, 1)))
+        .outerjoin(size, size.prefix_list_id == SecurityGroupRule.prefix_list_id)
+        .where(SecurityGroupRule.group_id.in_(bindparam("group_ids", expanding=True)))
+        .group_by(*kind)
+    )
 
 
 def _too_many_rules() -> ApiError:

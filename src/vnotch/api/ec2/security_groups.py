@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import Select, bindparam, delete, exists, func, select
+from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, present
 from vnotch.api.ec2.part import (
@@ -26,6 +27,7 @@ from vnotch.api.service import ApiError, Call
 from vnotch.rules import ICMP_PROTOCOLS, PORT_PROTOCOLS
 from vnotch.store import firewall
 from vnotch.store.firewall import SecurityGroupRule
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 
@@ -63,6 +65,7 @@ FILTERS = {
     "vpc-id": column(firewall.SecurityGroup.vpc_id),
 }
 FILTER_NAMES = {*FILTERS, *_rule_filters("", {}, False), *_rule_filters("", {}, True), "owner-id"}
+SHOWN = ShownRows(firewall.SecurityGroup, "rules tags")
 FOR_VPC = Describe(
     SECURITY_GROUP,
     "GroupIds",
@@ -73,7 +76,7 @@ FOR_VPC = Describe(
         "group-name": column(firewall.SecurityGroup.name),
         "primary-vpc-id": column(firewall.SecurityGroup.vpc_id),
     },
-    options=(selectinload(firewall.SecurityGroup.tags),),
+    ShownRows(firewall.SecurityGroup, "tags"),
 )
 
 
@@ -108,12 +111,12 @@ class SecurityGroups(Ec2Part):
             return answer | ({"Tags": [{"Key": key, "Value": tags[key]} for key in tags]} if tags else {})
 
     def _refuse_more_groups(self, session: Session, vpc_id: str, name: str) -> None:
-        row = firewall.SecurityGroup
-        if session.scalar(select(exists().where(row.vpc_id == vpc_id, row.name_key == name.lower()))):
+        is_there, count = session.execute(_known_groups(), {"vpc_id": vpc_id, "name_key": name.lower()}).one()
+        if is_there:
             raise ApiError(  # memory
                 "InvalidGroup.Duplicate", f"The security group '{name}' already exists for VPC '{vpc_id}'"
             )
-        if (session.scalar(select(func.count()).select_from(row)) or 0) >= self.quotas.security_groups:
+        if count >= self.quotas.security_groups:
             raise ApiError("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
 
     @ec2_operation("DescribeSecurityGroups", "GroupIds GroupNames Filters MaxResults NextToken", filters=FILTER_NAMES)
@@ -131,8 +134,7 @@ class SecurityGroups(Ec2Part):
             row = firewall.SecurityGroup
             names = {group_id: name for group_id, name in session.execute(select(row.group_id, row.name))}  # noqa: C416
         by_rule = _rule_filters(call.account, names, False) | _rule_filters(call.account, names, True)
-        options = (selectinload(firewall.SecurityGroup.rules), selectinload(firewall.SecurityGroup.tags))
-        return Describe(SECURITY_GROUP, "GroupIds", {**FILTERS, **by_rule}, options=options)
+        return Describe(SECURITY_GROUP, "GroupIds", {**FILTERS, **by_rule}, SHOWN)
 
     @ec2_operation("DeleteSecurityGroup", "GroupId GroupName", arns("security-group:GroupId"))
     def delete_security_group(self, call: Call) -> dict[str, Any]:
@@ -191,11 +193,25 @@ def find_group(session: Session, call: Call, lock: bool = False) -> firewall.Sec
     return found
 
 
+@cache
+def _known_groups() -> Select[Any]:
+    """Whether the VPC has a group of that name, and how many groups there are."""
+    row = firewall.SecurityGroup
+    same = exists().where(row.vpc_id == bindparam("vpc_id"), row.name_key == bindparam("name_key"))
+    return select(same, select(func.count()).select_from(row).scalar_subquery())
+
+
 def _in_use(session: Session, group_id: str) -> bool:
+    return bool(session.scalar(_uses(), {"group_id": group_id}))
+
+
+@cache
+def _uses() -> Select[Any]:
     """By an interface, or by a rule of another group (API DeleteSecurityGroup)."""
+    group_id: Any = bindparam("group_id")
     held = firewall.interface_groups.c.group_id == group_id
     referred = exists().where(SecurityGroupRule.referenced_group_id == group_id, SecurityGroupRule.group_id != group_id)
-    return bool(session.scalar(select(exists().where(held) | referred)))
+    return select(exists().where(held) | referred)
 
 
 def _name(call: Call) -> str:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from sqlalchemy import delete, exists, select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.addresses import capacity, invalid_range, ipv4_cidr, ipv6_cidr
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
@@ -26,6 +26,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.ec2.zone_ids import Zone, zones_of
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, network
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 IPV6_LENGTHS = range(64, 65)
@@ -60,7 +61,7 @@ DESCRIBE = Describe(
         "subnet-id": column(network.Subnet.subnet_id),
         "vpc-id": column(network.Subnet.vpc_id),
     },
-    options=(undefer(network.Subnet.used_ipv4),),
+    ShownRows(network.Subnet, "tags", columns="used_ipv4"),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.filters import Filter, column, parse
@@ -83,7 +83,14 @@ def put_tags(session: Session, kind: Kind, resource_id: str, tags: Mapping[str, 
 
 def drop_tags(session: Session, resource_ids: Iterable[str]) -> None:
     """Forgets the tags of resources that are deleted."""
-    session.execute(delete(network.Tag).where(network.Tag.resource_id.in_(list(resource_ids))))
+    session.execute(_DROP, {"resource_ids": list(resource_ids)})
+
+
+_DROP = (
+    delete(network.Tag)
+    .where(network.Tag.resource_id.in_(bindparam("resource_ids", expanding=True)))
+    .execution_options(synchronize_session=False)  # no caller reads the tags of what it deletes
+)
 
 
 def _touch(session: Session, resource_ids: list[str], keys: set[str] | None) -> None:

@@ -16,6 +16,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.ec2.vpc_cidrs import asked_ipv6_block, cidr_association, describe_cidr
 from vnotch.api.service import ApiError, Call
 from vnotch.store import firewall, network, routing
+from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
 DHCP_OPTIONS = "default"
@@ -48,6 +49,7 @@ DESCRIBE = Describe(
         "state": constant("available"),
         "vpc-id": column(network.Vpc.vpc_id),
     },
+    ShownRows(network.Vpc, "cidrs tags"),
 )
 
 

@@ -19,8 +19,9 @@ from vnotch.api.service import ApiError, Call, Service
 from vnotch.api.wire.dialect import QUERY
 from vnotch.iam.grammar import PolicyError, parse_policy
 from vnotch.iam.policy import Kind
-from vnotch.store.accounts import Accounts, managed_policy
+from vnotch.store.accounts import Accounts
 from vnotch.store.aws_managed import AwsPolicy, aws_policies
+from vnotch.store.policies import managed_policy
 from vnotch.store.principals import (
     AccessKey,
     Entity,

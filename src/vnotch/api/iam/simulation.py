@@ -20,7 +20,7 @@ from vnotch.iam.grammar import PolicyError, parse_policy
 from vnotch.iam.policy import Caller, Kind, Policy, Statement
 from vnotch.iam.positions import statement_positions
 from vnotch.iam.variables import Context
-from vnotch.store.accounts import PolicyText, managed_policy_text, policies_of
+from vnotch.store.policies import PolicyText, managed_policy_text, policies_of
 from vnotch.store.principals import Group, Principal, Role, User
 
 RESULTS_MAX = 10_000

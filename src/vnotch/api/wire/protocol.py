@@ -31,7 +31,7 @@ from vnotch.api.wire.models import error_shape, error_statuses, operation_of, ow
 from vnotch.api.wire.xml import XmlWriter
 
 
-@dataclass(frozen=True)
+@dataclass
 class WireRequest:
     """What of an HTTP request the protocols look at. `query` and `body` as they came; header names in lower case."""
 
@@ -40,6 +40,7 @@ class WireRequest:
     headers: Mapping[str, str]
     body: bytes
     path: str = "/"
+    pairs: dict[str, str] | None = None  # of a form, once it has been read
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,11 @@ class FormProtocol(Protocol):
         return parameters
 
     def _pairs(self, request: WireRequest) -> dict[str, str]:
+        if request.pairs is None:
+            request.pairs = self._read_pairs(request)
+        return request.pairs
+
+    def _read_pairs(self, request: WireRequest) -> dict[str, str]:
         pairs = form_pairs(request.query, self.dialect) if request.query else {}
         pairs = {name: value for name, value in pairs.items() if not name.startswith("X-Amz-")}
         if request.method == "GET":

@@ -1,7 +1,9 @@
 """Writes the XML answers of the `ec2` and `query` protocols, by the model.
 
-Each output shape is compiled once into functions that append pieces of text to a list: a page of a thousand network
-interfaces has some 60,000 elements, so an element may cost little more than its own text.
+Each output shape is compiled once. What a structure becomes follows from which of its members it has, and most have the
+same ones as the one before: for each such set a format is kept with all tags in it, and a function for each member's
+text. A page of a thousand network interfaces has some 60,000 elements, so an element may cost little more than its own
+text.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from botocore.model import OperationModel, ServiceModel, Shape
 from vnotch.api.service import ApiError
 from vnotch.api.wire.models import own_name
 
-Write = Callable[[list[str], Any], None]
+Write = Callable[[Any], str]
+"""A value's text."""
+Member = tuple[str, Write]
+"""A member's place in the format of its structure, `<tag>%s</tag>` or `%s`, and its text."""
+
+FORMATS_MAX = 256
+"""Formats that are kept of one structure. Handlers leave out few members, so there are never so many."""
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
@@ -41,11 +49,11 @@ class XmlWriter:
         self._ec2 = ec2
         namespace = str(model.metadata["xmlNamespace"])
         self._namespace = namespace if namespace.endswith("/") else namespace + "/"
-        self._members: dict[str, dict[str, Write]] = {}
+        self._writers: dict[str, Write] = {}
 
     def prepare(self, shape: Shape) -> None:
         """Compiles `shape`. Not for two threads at once; a shape that has been compiled may be written by any."""
-        self._structure_writers(shape)
+        self._structure(shape)
 
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> str:
         """The body of a successful answer."""
@@ -56,12 +64,12 @@ class XmlWriter:
             if shape is None:
                 out.append("<return>true</return>")  # as EC2 does for operations with nothing to say
             else:
-                self._write_members(shape, out, result)
+                out.append(self._structure(shape)(result))
         else:
             if shape is not None:
                 wrapper = shape.serialization.get("resultWrapper") or f"{operation.name}Result"
                 out.append(f"<{wrapper}>")
-                self._write_members(shape, out, result)
+                out.append(self._structure(shape)(result))
                 out.append(f"</{wrapper}>")
             out.append(f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata>")
         out.append(f"</{operation.name}Response>")
@@ -81,62 +89,60 @@ class XmlWriter:
             f"<Message>{message}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
         )
 
-    def _write_members(self, shape: Shape, out: list[str], value: Mapping[str, Any]) -> None:
-        writers = self._structure_writers(shape)
-        for name, member in value.items():
-            if member is not None:
-                _writer(writers, name, shape)(out, member)
+    def _structure(self, shape: Shape) -> Write:
+        """What is inside a structure's own tags."""
+        if shape.name not in self._writers:
+            # A recursive shape finds this forwarding function while it is being compiled.
+            self._writers[shape.name] = lambda value: self._writers[shape.name](value)
+            self._writers[shape.name] = self._compile(shape)
+        return self._writers[shape.name]
 
-    def _structure_writers(self, shape: Shape) -> dict[str, Write]:
-        if shape.name not in self._members:
-            writers: dict[str, Write] = {}
-            self._members[shape.name] = writers  # before it is filled: shapes may be recursive
-            for name, member in shape.members.items():
-                writers[name] = self._element(own_name(name, member), member)
-        return self._members[shape.name]
+    def _compile(self, shape: Shape) -> Write:
+        members = {name: self._member(own_name(name, member), member) for name, member in shape.members.items()}
+        formats: dict[tuple[str, ...], tuple[str, list[Write]]] = {}
 
-    def _element(self, tag: str, shape: Shape) -> Write:
-        if shape.type_name == "structure":
-            return self._structure(tag, shape)
-        if shape.type_name == "list":
-            return self._list(tag, shape)
-        if shape.type_name == "map":
-            return self._map(tag, shape)
-        if shape.type_name == "timestamp":
-            return _text(tag, iso_ms if self._ec2 else iso_seconds)
-        return _text(tag, TEXTS[shape.type_name])
-
-    def _structure(self, tag: str, shape: Shape) -> Write:
-        before, after = f"<{tag}>", f"</{tag}>"
-        writers = self._structure_writers(shape)
-
-        def write(out: list[str], value: Mapping[str, Any]) -> None:
-            out.append(before)
-            for name, member in value.items():
-                if member is not None:
-                    _writer(writers, name, shape)(out, member)
-            out.append(after)
+        def write(value: Mapping[str, Any]) -> str:
+            if None in value.values():  # means absent
+                value = {name: member for name, member in value.items() if member is not None}
+            names = tuple(value)
+            known = formats.get(names)
+            if known is None:
+                if len(formats) >= FORMATS_MAX:
+                    formats.clear()
+                known = formats[names] = _format(members, names, shape)
+            text, writers = known
+            return text % tuple([write(member) for write, member in zip(writers, value.values(), strict=True)])
 
         return write
+
+    def _member(self, tag: str, shape: Shape) -> Member:
+        if shape.type_name == "list":
+            return "%s", self._list(tag, shape)
+        if shape.type_name == "map":
+            return "%s", self._map(tag, shape)
+        return f"<{tag}>%s</{tag}>", self._text(shape)
+
+    def _text(self, shape: Shape) -> Write:
+        """What is inside the tags of a value that is no list and no map."""
+        if shape.type_name == "structure":
+            return self._structure(shape)
+        if shape.type_name == "timestamp":
+            return iso_ms if self._ec2 else iso_seconds
+        return TEXTS[shape.type_name]
+
+    def _element(self, tag: str, shape: Shape) -> Write:
+        """A value with its tags, for the items of lists and maps."""
+        form, write = self._member(tag, shape)
+        return write if form == "%s" else lambda value: form % (write(value),)
 
     def _list(self, tag: str, shape: Shape) -> Write:
         item_name = shape.member.serialization.get("name")
         if shape.serialization.get("flattened"):
             item = self._element(str(item_name or tag), shape.member)
-            return lambda out, value: _each(out, value, item)
+            return lambda value: "".join(map(item, value))
         item = self._element(str(item_name or ("item" if self._ec2 else "member")), shape.member)
         before, after, empty = f"<{tag}>", f"</{tag}>", f"<{tag}/>"
-
-        def write(out: list[str], value: Any) -> None:
-            if not value:
-                out.append(empty)
-                return
-            out.append(before)
-            for member in value:
-                item(out, member)
-            out.append(after)
-
-        return write
+        return lambda value: f"{before}{''.join(map(item, value))}{after}" if value else empty
 
     def _map(self, tag: str, shape: Shape) -> Write:
         key = self._element(str(shape.key.serialization.get("name") or "key"), shape.key)
@@ -144,42 +150,19 @@ class XmlWriter:
         flattened = bool(shape.serialization.get("flattened"))
         entry = tag if flattened else "entry"
 
-        def write(out: list[str], value: Mapping[str, Any]) -> None:
-            if not flattened:
-                out.append(f"<{tag}>")
-            for name, member in value.items():
-                out.append(f"<{entry}>")
-                key(out, name)
-                value_writer(out, member)
-                out.append(f"</{entry}>")
-            if not flattened:
-                out.append(f"</{tag}>")
+        def write(value: Mapping[str, Any]) -> str:
+            entries = "".join(f"<{entry}>{key(name)}{value_writer(member)}</{entry}>" for name, member in value.items())
+            return entries if flattened else f"<{tag}>{entries}</{tag}>"
 
         return write
 
 
-def _each(out: list[str], value: Any, item: Write) -> None:
-    for member in value:
-        item(out, member)
-
-
-def _writer(writers: Mapping[str, Write], name: str, shape: Shape) -> Write:
-    try:
-        return writers[name]
-    except KeyError:
-        # A handler's mistake, which would otherwise only show as a member missing at the client.
-        raise TypeError(f"the output shape {shape.name} has no member {name}") from None
-
-
-def _text(tag: str, convert: Callable[[Any], str]) -> Write:
-    before, after = f"<{tag}>", f"</{tag}>"
-
-    def write(out: list[str], value: Any) -> None:
-        out.append(before)
-        out.append(convert(value))
-        out.append(after)
-
-    return write
+def _format(members: Mapping[str, Member], names: tuple[str, ...], shape: Shape) -> tuple[str, list[Write]]:
+    for name in names:
+        if name not in members:
+            # A handler's mistake, which would otherwise only show as a member missing at the client.
+            raise TypeError(f"the output shape {shape.name} has no member {name}")
+    return "".join(members[name][0] for name in names), [members[name][1] for name in names]
 
 
 def _utc(value: datetime | int | float) -> datetime:
