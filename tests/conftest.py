@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes.util
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,11 @@ import pytest
 
 if TYPE_CHECKING:
     from links import Pair
+
+# Compiled modules are kept whatever the environment says: each of the hundreds of processes that tests start would
+# compile vnotch anew, and each worker all tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LONGEST_FIRST = (
     # With --dist loadfile a worker takes the next file when it is done with one: what begins last must be short.
@@ -55,6 +62,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and what they import are there to the end: no garbage collection walks them again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "vnotch"
 ORDER = [
     "errors",
     "durable",
+    "service_models",
     "signed_http",
     # packet
     "flow",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import re
 import shutil
@@ -177,6 +178,8 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
                 agents.watch.close()
                 app.state.api.end()
 
+            # What there is now stays: collections of garbage need not walk it, nor the process's end take it apart.
+            gc.freeze()
             app.state.alert_watch.start()
             app.state.metric_watch.start()
             app.state.usage.start()

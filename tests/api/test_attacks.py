@@ -19,6 +19,7 @@ import httpx
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from lakes import new_lake
 from test_agents import Client
 from test_iam import allow, session_key, user_key
 
@@ -27,7 +28,6 @@ from vnotch.api.ec2 import Ec2
 from vnotch.api.logs import Logs
 from vnotch.iam import sigv4
 from vnotch.iam.delivery_role import ensure_delivery_role
-from vnotch.store.lake import Lake
 
 ACCOUNT = "123456789012"
 
@@ -47,7 +47,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(shared_api: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     api = shared_api
-    lake = Lake.open(tmp_path_factory.mktemp("lake"))
+    lake = new_lake(tmp_path_factory.mktemp("lake") / "lake")
     agents = Agents(api.state, api.accounts)
     api.flow_log_for = agents.flow_log_for
     api.serve(Ec2(api.state, api.accounts), Logs(api.state, lake), routes=agents.routes())

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from lakes import new_lake
 from test_iam import allow, user_key
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.logs import Logs
-from vnotch.store.lake import Lake
 
 ACCOUNT = "123456789012"
 
 
 @pytest.fixture(scope="module")
 def world(shared_api: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    lake = Lake.open(tmp_path_factory.mktemp("lake"))
+    lake = new_lake(tmp_path_factory.mktemp("lake") / "lake")
     shared_api.serve(Ec2(shared_api.state, shared_api.accounts), Logs(shared_api.state, lake))
     yield shared_api
     shared_api.stop()

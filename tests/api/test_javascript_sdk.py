@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+from lakes import new_lake
 from test_iam import allow, session_key, trust_of, user_key
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.logs import Logs
-from vnotch.store.lake import Lake
 
 FOLDER = Path(__file__).parents[1] / "oracle" / "javascript"
 ACCOUNT = "123456789012"
@@ -37,7 +37,7 @@ def node() -> str:
 
 @pytest.fixture(scope="module")
 def world(shared_api: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    lake = Lake.open(tmp_path_factory.mktemp("lake"))
+    lake = new_lake(tmp_path_factory.mktemp("lake") / "lake")
     shared_api.serve(Ec2(shared_api.state, shared_api.accounts), Logs(shared_api.state, lake))
     yield shared_api
     shared_api.stop()

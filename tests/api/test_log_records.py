@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lakes import new_lake
 
 from tests.store.test_records import DEFAULT, LINES
 from vnotch.api.log_records import LogRecords
@@ -25,7 +26,7 @@ DAY_MS = 86_400_000
 
 @pytest.fixture
 def lake(tmp_path: Any) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     yield lake
     lake.close()
 

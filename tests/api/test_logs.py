@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from lakes import new_lake
 
 from vnotch.api.logs import Logs
 from vnotch.store.lake import Lake
@@ -20,7 +21,7 @@ LINE = "2 123456789012 eni-0123456789abcdef0 203.0.113.12 172.31.16.139 0 22 6 4
 
 @pytest.fixture
 def lake(tmp_path: Any) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     yield lake
     lake.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lakes import new_lake
 
 from tests.api.conftest import RunningApi
 from tests.deliver.fake_logs import FakeLogs
@@ -24,7 +25,6 @@ from vnotch.deliver.role import Roles
 from vnotch.errors import AccessError
 from vnotch.fields import DEFAULT_FORMAT
 from vnotch.line import parse_lines
-from vnotch.store.lake import Lake
 
 
 class AdministratorsRoles(Roles):
@@ -43,7 +43,7 @@ class AdministratorsRoles(Roles):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningApi]:
     api = RunningApi(tmp_path)
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     service = Logs(api.state, lake)
     api.serve(service, routes=LogRecords(service).routes())
     yield api
@@ -119,7 +119,7 @@ def test_what_an_error_means(server: RunningApi) -> None:
 
 def test_a_server_that_knows_no_typed_deliveries_gets_lines(tmp_path: Path) -> None:
     api = RunningApi(tmp_path)
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     api.serve(Logs(api.state, lake))
     groups = groups_of(api)
     sent = batch(LINES, "b1")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from asking import write
 from flow_log_trees import DAY, DEFAULT, fill, line, many, name, parquet_file, text_file
+from lakes import new_lake
 
 from vnotch.api.log_imports import LogImports
 from vnotch.api.logs import Logs
@@ -31,7 +32,6 @@ from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
 from vnotch.query.table import find_files
 from vnotch.signed_http import NoAnswer, Refused, SignedHttp
-from vnotch.store.lake import Lake
 
 GROUP = "old/logs"
 
@@ -39,7 +39,7 @@ GROUP = "old/logs"
 @pytest.fixture
 def logs(api: Any, tmp_path: Path) -> Iterator[Any]:
     """boto3's client of the log service."""
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     api.serve(Logs(api.state, lake), routes=LogImports(api.state, lake).routes())
     client = api.client("logs")
     client.create_log_group(logGroupName=GROUP)

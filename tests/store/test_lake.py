@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lakes import new_lake
 
 from vnotch.errors import HostError
 from vnotch.store import committer, ducklake
@@ -60,7 +61,7 @@ def held(lake: Lake) -> Iterator[None]:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake", intervals=NEVER)
+    lake = new_lake(tmp_path / "lake", intervals=NEVER)
     # The first round of upkeep is due at once; have it done before anything is measured.
     lake.upkeep().result()
     yield lake
@@ -199,7 +200,7 @@ def test_batch_keys_are_bounded_and_expire(tmp_path: Path, monkeypatch: pytest.M
     keys.drop_before(20)
     assert [key in keys for key in (b"2", b"3", b"4")] == [False, True, True]
 
-    lake = Lake.open(tmp_path / "lake", intervals=NEVER)
+    lake = new_lake(tmp_path / "lake", intervals=NEVER)
     with monkeypatch.context() as patch:
         patch.setattr(committer.time, "time_ns", lambda: (int(time.time()) - 49 * 3600) * 10**9)
         lake.submit(1, 1, batch("x"), 0, b"old").result()
@@ -211,7 +212,7 @@ def test_batch_keys_are_bounded_and_expire(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_full_queue_refuses_at_once_and_counts(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path / "lake", intervals=NEVER, queue_bytes=1000)
+    lake = new_lake(tmp_path / "lake", intervals=NEVER, queue_bytes=1000)
     size = 1 + committer.EVENT_OVERHEAD_BYTES
     with held(lake):
         futures: list[Future[Any]] = [lake.submit(1, 1, batch("x"), 0) for _ in range(1000 // size)]
@@ -271,7 +272,7 @@ def test_upkeep_merges_sorts_cleans_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_the_disk_budget_expires_the_oldest_and_says_so(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path / "lake", intervals=NEVER)
+    lake = new_lake(tmp_path / "lake", intervals=NEVER)
     for number in range(12):
         lake.submit(1, 1, numbered(2000, number * 2000, BASE_MS + number * 2000), 0).result()
     budget = sum(size for _, size, _, _ in lake._upkeep.files("events")) // 2
@@ -410,7 +411,7 @@ def test_files_of_a_commit_in_doubt_are_never_taken_for_leftovers(
 def test_the_catalogs_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is held open for readers on a full disk, and must be let go for it to begin anew."""
     monkeypatch.setattr(ducklake, "WAL_BYTES_MAX", 300_000)
-    lake = Lake.open(tmp_path / "lake", intervals=NEVER)
+    lake = new_lake(tmp_path / "lake", intervals=NEVER)
     longest = 0
     for number in range(120):
         lake.submit(1, 1, numbered(100, number * 100), 0).result()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lakes import new_lake
 from sqlalchemy import delete
 from state_database import open_state
 
@@ -49,7 +50,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     yield lake
     lake.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lakes import new_lake
 
 from tests.store.test_lake import BASE_MS, EVER, NEVER, batch, read
 from vnotch.errors import InputError
@@ -50,7 +51,7 @@ EVERY = parse_format(
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake", intervals=NEVER)
+    lake = new_lake(tmp_path / "lake", intervals=NEVER)
     lake.upkeep().result()
     yield lake
     lake.close()
@@ -192,7 +193,7 @@ def test_the_length_of_a_line_is_known_without_writing_it() -> None:
 
 
 def test_stored_bytes_count_the_message_of_records_as_of_text(tmp_path: Path) -> None:
-    text, record = Lake.open(tmp_path / "a", intervals=NEVER), Lake.open(tmp_path / "b", intervals=NEVER)
+    text, record = new_lake(tmp_path / "a", intervals=NEVER), new_lake(tmp_path / "b", intervals=NEVER)
     text.submit(1, 1, batch(*LINES), 0).result()
     record.submit_records(1, 1, DEFAULT, records(LINES, DEFAULT), 0).result()
     assert text.totals_after(0)[0].bytes == record.totals_after(0)[0].bytes == sum(map(len, LINES)) + 26 * len(LINES)

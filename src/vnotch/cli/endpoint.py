@@ -10,6 +10,7 @@ import json
 import os
 import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,13 @@ ENVIRONMENT_NAMES = (
     # Live Tail's host is `stream-` before the endpoint's, a name that nobody resolves.
     "AWS_DISABLE_HOST_PREFIX_INJECTION",
 )
+
+
+@cache
+def _session() -> Any:
+    from vnotch.service_models import session
+
+    return session()
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,10 @@ class Endpoint:
         )
 
     def client(self, service: str, *, timeout_seconds: float = 30, attempts: int = 2) -> Any:
-        """A boto3 client of this endpoint; two tries, short timeouts: the server is near."""
-        import boto3
+        """botocore's client of this endpoint; two tries, short timeouts: the server is near."""
         from botocore.config import Config
 
-        return boto3.client(
+        return _session().create_client(
             service,
             endpoint_url=self.url,
             region_name=self.region,

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import botocore.loaders
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from vnotch.errors import AccessError, DeliveryError, DestinationUnavailable, RateLimitedError
+from vnotch.service_models import session
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
@@ -75,12 +73,6 @@ class Key:
     expires_s: float | None = None
 
 
-@cache
-def _service_models() -> Any:
-    """Reads and keeps the models of services; one for all sessions, since reading takes a good part of a second."""
-    return botocore.loaders.create_loader()
-
-
 class Endpoint:
     """Makes clients. `url` None is AWS itself. Safe to use from several threads."""
 
@@ -95,14 +87,13 @@ class Endpoint:
         self.url = url
         self.region = region
         nothing = (None, None, os.devnull, None)
-        self._session = botocore.session.Session(
+        self._session = session(
             session_vars={
                 "profile": (None, None, None, None),
                 "config_file": nothing,
                 "credentials_file": nothing,
             }
         )
-        self._session.register_component("data_loader", _service_models())
         self._config = Config(
             retries={"total_max_attempts": 1},
             connect_timeout=connect_timeout_seconds,

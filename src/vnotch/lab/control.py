@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -21,6 +20,7 @@ from vnotch.iam.delivery_role import POLICY, ensure_delivery_role
 from vnotch.lab.firewall_control import create_acls, create_groups, create_prefix_lists, revoke_all
 from vnotch.lab.routing_control import create_nat_gateway, create_routes
 from vnotch.lab.topology import Eni, Topology
+from vnotch.service_models import session
 from vnotch.signed_http import Refused, SignedHttp
 
 TAG = "vnotch:lab"
@@ -60,8 +60,10 @@ class ControlPlane:
         self._http = SignedHttp(url, region, access_key_id, secret_access_key)
         config = Config(retries={"total_max_attempts": 2}, connect_timeout=3, read_timeout=_TIMEOUT_SECONDS)
 
+        made = session()
+
         def client(service: str) -> Any:
-            return boto3.client(
+            return made.create_client(
                 service,
                 endpoint_url=self.url,
                 region_name=region,

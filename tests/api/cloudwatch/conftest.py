@@ -10,6 +10,7 @@ from typing import Any
 
 import botocore.model
 import pytest
+from lakes import new_lake
 
 from vnotch.api.cloudwatch import CloudWatch
 from vnotch.api.cloudwatch.watch import MetricWatch
@@ -69,7 +70,7 @@ def hook() -> Iterator[Hook]:
 
 @pytest.fixture
 def lake(tmp_path: Any) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     yield lake
     lake.close()
 

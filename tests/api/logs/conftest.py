@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from lakes import new_lake
 
 from vnotch.api.logs import Logs
 from vnotch.api.quotas import Quotas
@@ -14,7 +15,7 @@ from vnotch.store.lake import Lake
 
 @pytest.fixture
 def lake(tmp_path: Any) -> Iterator[Lake]:
-    lake = Lake.open(tmp_path / "lake")
+    lake = new_lake(tmp_path / "lake")
     yield lake
     lake.close()
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from lakes import new_lake
 
 from vnotch.api.logs import Logs
 from vnotch.api.quotas import Quotas
 from vnotch.insights.pointers import Pointer
-from vnotch.store.lake import Lake
 
 HOUR_S = 3600
 ENI, OTHER = "eni-0123456789abcdef0", "eni-0aaaaaaaaaaaaaaa0"
@@ -69,7 +69,7 @@ def corpus(logs: Any, stream: Any, begin_s: int) -> Any:
 @pytest.fixture(scope="module")
 def shared(shared_api: Any, tmp_path_factory: pytest.TempPathFactory, begin_s: int) -> Iterator[Any]:
     """The records for tests that only ask."""
-    lake = Lake.open(tmp_path_factory.mktemp("lake"))
+    lake = new_lake(tmp_path_factory.mktemp("lake") / "lake")
     service = Logs(shared_api.state, lake)
     shared_api.serve(service)
     logs = shared_api.client("logs")

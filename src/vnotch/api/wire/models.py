@@ -1,22 +1,18 @@
-"""The service models that drive the wire protocols: botocore's own, from the installed package.
-
-Only the models that come with botocore are read; a user's `~/.aws/models` must not change what the server speaks.
-Loading the EC2 model takes about 0.2 s; it is done once a process.
-"""
+"""The service models that drive the wire protocols: botocore's own, from the installed package."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel, Shape
+
+from vnotch.service_models import models
 
 
 @lru_cache(maxsize=32)
 def service_model(name: str) -> ServiceModel:
     """botocore's model of the service `name` (`ec2`, `iam`, `sts`, `logs`)."""
-    loader = Loader(include_default_search_paths=False, extra_search_paths=[Loader.BUILTIN_DATA_PATH])
-    return ServiceModel(loader.load_service_model(name, "service-2"), name)
+    return ServiceModel(models().load_service_model(name, "service-2"), name)
 
 
 def operation_of(model: ServiceModel, action: str) -> OperationModel | None:
