@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from lakes import new_lake
 
 from vnotch.api.logs import Logs
+from vnotch.api.logs import events as log_events
 from vnotch.store.lake import Lake
 from vnotch.store.network import FlowLog
 
@@ -510,6 +511,32 @@ def test_filter_interleaves_streams_by_time_over_pages(logs: Any) -> None:
     token = logs.filter_log_events(logGroupName="flow", limit=1)["nextToken"]
     with refused("InvalidParameterException", r"The specified nextToken is invalid\."):
         logs.filter_log_events(logGroupName="flow", limit=1, startTime=5, nextToken=token)
+
+
+@pytest.mark.parametrize("from_head", [True, False])
+def test_a_search_for_what_is_rare_ends_early_and_goes_on_by_its_token(
+    logs: Any, stream: Any, monkeypatch: pytest.MonkeyPatch, from_head: bool
+) -> None:
+    """Pages may have few events or none and still a token (FilterLogEvents), so that each takes a bounded time."""
+    base = now_ms() - 100_000
+    texts = ["rare" if number in (3, 4, 37) else "often" for number in range(40)]
+    stamped = [(base + 2000 * number, f"{text} {number}") for number, text in enumerate(texts)]
+    logs.put_log_events(**stream, logEvents=events(*stamped))
+    monkeypatch.setattr(log_events, "FIRST_SEARCHED_EVENTS", 1)
+    monkeypatch.setattr(log_events, "SEARCHED_EVENTS_MIN", 3)
+    monkeypatch.setattr(log_events, "SEARCH_SECONDS", 0.0)
+    paginator = logs.get_paginator("filter_log_events")
+    asked = {"logGroupName": "flow", "filterPattern": "rare", "startFromHead": from_head}
+    pages = [
+        [event["message"] for event in page["events"]]
+        for page in paginator.paginate(**asked, PaginationConfig={"PageSize": 2})
+    ]
+    found = [message for page in pages for message in page]
+    assert found == (["rare 3", "rare 4", "rare 37"] if from_head else ["rare 37", "rare 4", "rare 3"])
+    assert [] in pages
+    # Without a pattern there is nothing to search for.
+    (page,) = paginator.paginate(logGroupName="flow", startFromHead=from_head)
+    assert len(page["events"]) == 40
 
 
 def test_a_pattern_that_is_not_understood_is_refused_with_its_place(logs: Any, stream: Any) -> None:

@@ -168,13 +168,28 @@ def one_condition(draw: st.DrawFn) -> str:
     return f"[{', '.join(listed)}]"
 
 
+PARTS = ["2", "22", "10", "31.9", "REJ", "REJECT", "OK", "eni", "a", "-", "nginx/812", "2001:db8::1", "1418530010", "T"]
+
+
+@st.composite
+def terms_of_records(draw: st.DrawFn) -> str:
+    """Terms and phrases of what records have, cut at any place; a phrase of neighbours and of what never are."""
+    items = []
+    for _ in range(draw(st.integers(1, 3))):
+        words = draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3))
+        phrase = draw(st.sampled_from(["", "", " "])) + " ".join(words) + draw(st.sampled_from(["", "", " "]))
+        phrase = draw(st.sampled_from([phrase, "ACCEPT OK", "T OK", "10 10", "- - ", "10  10", "REJECT O", "6 10 - 1"]))
+        items.append(draw(st.sampled_from(["", "", "-", "?"])) + f'"{phrase}"')
+    return " ".join(items)
+
+
 def lines_of(format: Format) -> st.SearchStrategy[str]:
     return st.tuples(*(VALUES[name] for name in format.names)).map(" ".join)
 
 
 @SOME
 @given(
-    pattern=one_condition() | one_condition() | columns(14) | terms() | json_pattern(),
+    pattern=one_condition() | one_condition() | columns(14) | terms() | terms_of_records() | REGEX | json_pattern(),
     first=st.lists(lines_of(FORMATS[1]), min_size=3, max_size=8),
     second=st.lists(lines_of(FORMATS[2]), min_size=3, max_size=8),
     texts=st.lists(MESSAGES, max_size=4),
@@ -187,9 +202,7 @@ def test_records_in_typed_columns(
     ]
     for format_id, lines in ((1, first), (2, second)):
         events = pa.table([pa.array([0] * len(lines), pa.int64()), pa.array(lines)], schema=PUT_SCHEMA)
-        table = line_rows(events, [FORMATS[format_id]], Formats([(n, 1, f.text) for n, f in FORMATS.items()]))
-        place = table.column_names.index("message")
-        tables.append(table.set_column(place, "message", pa.array(lines)))  # as a relation renders it
+        tables.append(line_rows(events, [FORMATS[format_id]], Formats([(n, 1, f.text) for n, f in FORMATS.items()])))
     tables.append(RECORD_COLUMNS.empty_table())
     events = pa.concat_tables(tables, promote_options="default")
     connection.register("events", events.append_column("number", pa.array(range(events.num_rows))))
@@ -197,8 +210,34 @@ def test_records_in_typed_columns(
     predicate = read.predicate(FORMATS)
     where, parameters = (predicate.sql, list(predicate.parameters)) if predicate is not None else ("true", [])
     found = {row[0] for row in connection.execute(f"SELECT number FROM events WHERE {where}", parameters).fetchall()}
-    messages = events["message"].to_pylist()
-    assert found == {number for number, message in enumerate(messages) if read.matches(message)}
+    assert found == {number for number, message in enumerate([*texts, *first, *second]) if read.matches(message)}
+    # Each alternative finds what it finds by itself, and no event meets two of them.
+    alternatives = predicate.alternatives if predicate is not None else ()
+    apart = [
+        row[0]
+        for part in alternatives
+        for row in connection.execute(f"SELECT number FROM events WHERE {part.sql}", list(part.parameters)).fetchall()
+    ]
+    assert not alternatives or sorted(apart) == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "asked", "parameters"),
+    [
+        ("REJECT", ['"action" IN (?)'], ["REJECT"]),
+        ('"203.0.113.77"', ['contains("srcaddr", ?)', 'contains("dstaddr", ?)'], ["203.0.113.77"] * 2),
+        ('"REJECT OK"', ['"action" IN (?)', '"log_status" IN (?)'], ["REJECT", "OK"]),
+        ("timeout", [], []),
+    ],
+)
+def test_a_term_asks_the_columns_alone_that_can_have_it(pattern: str, asked: list[str], parameters: list[str]) -> None:
+    format = parse_format(DEFAULT_FORMAT.removeprefix("${version} ${account-id} ${interface-id} "))
+    predicate = FilterPattern.parse(pattern).predicate({1: format})
+    assert predicate is not None
+    *typed, text = predicate.alternatives
+    assert all(part in typed[0].sql for part in asked)
+    assert [part.parameters for part in typed] == ([tuple(parameters)] if asked else [])
+    assert text.sql.startswith("(format_id IS NULL")
 
 
 def test_what_a_record_is_asked_needs_no_text() -> None:

@@ -20,7 +20,7 @@ from vnotch.store import committer, ducklake
 from vnotch.store.batch_keys import BatchKeys, batch_key
 from vnotch.store.committer import LakeFull, LakeUnavailable, StreamGone
 from vnotch.store.event_table import TABLES
-from vnotch.store.lake import PUT_SCHEMA, Lake, windows
+from vnotch.store.lake import PUT_SCHEMA, Lake
 from vnotch.store.upkeep import SMALL_FILES, UpkeepIntervals
 
 BASE_MS = 1_700_000_000_000
@@ -115,16 +115,6 @@ def test_pages_of_any_window_are_the_whole(lake: Lake, window: int | None, desce
         seen += page
         place = (page[-1]["timestamp_ms"], page[-1]["sequence"])
     assert seen == (whole[::-1] if descending else whole)
-
-
-def test_windows_cover_a_range_once_in_both_directions() -> None:
-    for descending in (False, True):
-        found = list(windows(3, 1000, 10, descending))
-        assert sorted(found)[0][0] == 3
-        assert sorted(found)[-1][1] == 1000
-        assert all(one[1] == two[0] for one, two in zip(sorted(found), sorted(found)[1:], strict=False))
-        assert found == sorted(found, reverse=descending)
-    assert list(windows(5, 5, 10, False)) == []
 
 
 def test_events_after_a_sequence_follow_the_order_of_storing(lake: Lake) -> None:

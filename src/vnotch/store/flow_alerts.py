@@ -18,8 +18,9 @@ import numpy as np
 from sqlalchemy import BigInteger, ForeignKey, String, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from vnotch.store.lake import Relation, page_sql
+from vnotch.store.lake import Relation
 from vnotch.store.network import Address
+from vnotch.store.pages import page_sql
 from vnotch.store.reading import Reading
 from vnotch.store.state import Base
 
@@ -215,7 +216,7 @@ def described(reading: Reading, alert: FlowAlert, relation: Relation, finding: F
         f"FROM {relation.sql} WHERE {where}"
     )
     (counts,) = reading.arrow(sql, [*relation.parameters, *parameters]).to_pylist()
-    sql, first = page_sql(relation, conditions, None, "timestamp_ms, sequence", EXAMPLES_MAX)
+    sql, first = page_sql(relation, ["message"], conditions, None, "timestamp_ms, sequence", EXAMPLES_MAX)
     examples = reading.arrow(sql, [*first, *parameters])["message"].to_pylist()
     place = finding.source, finding.destination, finding.start_ms, finding.end_ms, finding.port, finding.protocol
     return Finding(*place, counts, examples)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -39,17 +39,17 @@ from vnotch.store.committer import (
 )
 from vnotch.store.ducklake import Catalog
 from vnotch.store.event_rows import PUT_SCHEMA, formats_in, line_rows, record_rows, stored_bytes
-from vnotch.store.event_table import prepare_tables, quoted
+from vnotch.store.event_table import prepare_tables
 from vnotch.store.formats import Formats
+from vnotch.store.pages import Budget, Found, Position, page_sql, windows
 from vnotch.store.reading import QueryFailed, QueryInterrupted, Reading, Readings
-from vnotch.store.relation import UNKNOWN_FORMAT, Predicate, Relation, message_sql, relation_of
+from vnotch.store.relation import UNKNOWN_FORMAT, Predicate, Relation, relation_of
 from vnotch.store.upkeep import EVENT_BYTES, ExpiryListener, Upkeep, UpkeepIntervals
 
 __all__ = [
     "EVENT_SCHEMA",
     "PUT_SCHEMA",
     "Lake",
-    "Position",
     "Predicate",
     "QueryFailed",
     "QueryInterrupted",
@@ -73,11 +73,7 @@ EVENT_SCHEMA = pa.schema(
 """What readers get."""
 
 EVER_MS = 2**53
-WINDOW_GROWTH = 4
-WINDOW_MARGIN = 1.2
 _TRIES = 5
-Position = tuple[int, int]
-"""A place between events: (timestamp_ms, sequence) of the event that it is after or before."""
 
 
 class Lake:
@@ -268,7 +264,7 @@ class Lake:
             without_streams=without_streams,
         )
 
-    def events(
+    def search(
         self,
         group_id: int,
         *,
@@ -282,12 +278,13 @@ class Lake:
         limit: int,
         predicate: Predicate | None = None,
         first_window_ms: int | None = None,
-    ) -> pa.Table:
+        budget: Budget | None = None,
+    ) -> Found:
         """At most `limit` events (EVENT_SCHEMA) with start_ms <= time < end_ms, ordered by (time, sequence).
 
         `after` and `before` are exclusive places in that order; `descending` reads from the end. `first_window_ms` is
         how much time probably holds `limit` events: the search begins with so much and grows, so that a page of a
-        large group does not sort the whole group. Raises QueryFailed.
+        large group does not sort the whole group. With a `budget` it may end before it has a page. Raises QueryFailed.
         """
         conditions: list[str] = []
         if after is not None:
@@ -296,40 +293,31 @@ class Lake:
         if before is not None:
             end_ms = min(end_ms, before[0] + 1)
             conditions.append(f"(timestamp_ms < {int(before[0])} OR sequence < {int(before[1])})")
+        order = "timestamp_ms DESC, sequence DESC" if descending else "timestamp_ms, sequence"
         parts: list[pa.Table] = []
         found = 0
-        search = windows(start_ms, end_ms, first_window_ms, descending)
-        window = next(search, None)
-        while window is not None and found < limit:
-            low, high = window
-            part = self._page(
-                lambda low=low, high=high: self.relation(  # type: ignore[misc]
+        ended: Position | None = None
+        search = windows(start_ms, end_ms, first_window_ms, descending, budget.begin() if budget is not None else None)
+        wanted: float | None = None
+        while found < limit:
+            try:
+                low, high = search.send(wanted) if parts else next(search)
+            except StopIteration as over:
+                ended = over.value
+                break
+
+            def statement(low: int = low, high: int = high, limit: int = limit - found) -> tuple[str, list[Any]]:
+                relation = self.relation(
                     [group_id], start_ms=low, end_ms=high, stream_ids=stream_ids, without_streams=without_streams
-                ),
-                conditions,
-                predicate,
-                descending,
-                limit - found,
-            )
+                )
+                return page_sql(relation, EVENT_SCHEMA.names, conditions, predicate, order, limit)
+
+            part = self.rendered(statement)
             parts.append(part)
             found += part.num_rows
-            try:
-                window = search.send((limit - found) / part.num_rows if part.num_rows else None)
-            except StopIteration:
-                window = None
-        return pa.concat_tables(parts).cast(EVENT_SCHEMA) if parts else EVENT_SCHEMA.empty_table()
-
-    def _page(
-        self,
-        relation: Callable[[], Relation],
-        conditions: Sequence[str],
-        predicate: Predicate | None,
-        descending: bool,
-        limit: int,
-    ) -> pa.Table:
-        """The first events of a relation that meet all conditions."""
-        order = "timestamp_ms DESC, sequence DESC" if descending else "timestamp_ms, sequence"
-        return self.rendered(lambda: page_sql(relation(), conditions, predicate, order, limit))
+            wanted = (limit - found) / part.num_rows if part.num_rows else None
+        events = pa.concat_tables(parts).cast(EVENT_SCHEMA) if parts else EVENT_SCHEMA.empty_table()
+        return Found(events, ended)
 
     def rendered(self, statement: Callable[[], tuple[str, list[Any]]]) -> pa.Table:
         """The answer to a statement that renders messages; made anew where a format came in between."""
@@ -341,6 +329,10 @@ class Lake:
                     raise
         raise AssertionError("the last try returns or raises")
 
+    def events(self, group_id: int, **asked: Any) -> pa.Table:
+        """All events of a page: `search` without a budget."""
+        return self.search(group_id, **asked).events
+
     def events_after(
         self, group_id: int, sequence: int, *, limit: int, without_streams: Sequence[int] = ()
     ) -> pa.Table:
@@ -348,7 +340,8 @@ class Lake:
 
         def statement() -> tuple[str, list[Any]]:
             everything = self.relation([group_id], start_ms=0, end_ms=EVER_MS, without_streams=without_streams)
-            return page_sql(everything, [f"sequence > {int(sequence)}"], None, "sequence", limit)
+            conditions = [f"sequence > {int(sequence)}"]
+            return page_sql(everything, EVENT_SCHEMA.names, conditions, None, "sequence", limit)
 
         return self.rendered(statement).cast(EVENT_SCHEMA)
 
@@ -389,47 +382,3 @@ class Lake:
         """Commits what waits, then closes."""
         self._committer.shut()
         self._catalog.close()
-
-
-def windows(
-    start_ms: int, end_ms: int, first_ms: int | None, descending: bool
-) -> Generator[tuple[int, int], float | None, None]:
-    """Consecutive windows [low, high) that cover [start_ms, end_ms), each up to WINDOW_GROWTH times the one before it.
-
-    Who knows it sends how many times as much as in the last window is still wanted.
-    """
-    width = max(1, first_ms) if first_ms is not None else max(1, end_ms - start_ms)
-    while start_ms < end_ms:
-        if descending:
-            low, high = max(start_ms, end_ms - width), end_ms
-            end_ms = low
-        else:
-            low, high = start_ms, min(end_ms, start_ms + width)
-            start_ms = high
-        wanted = yield low, high
-        width *= WINDOW_GROWTH
-        if wanted is not None:
-            width = max(1, min(width, int((high - low) * wanted * WINDOW_MARGIN)))
-
-
-def page_sql(
-    relation: Relation, conditions: Sequence[str], predicate: Predicate | None, order: str, limit: int
-) -> tuple[str, list[Any]]:
-    """EVENT_SCHEMA of the first `limit` events in an order, by statement and parameters."""
-    names = ", ".join(EVENT_SCHEMA.names)
-    if predicate is not None:
-        found, parameters = [], []
-        for part in predicate.alternatives or (predicate,):
-            where = " AND ".join([*conditions, f"({part.sql})"])
-            found.append(f"SELECT {names} FROM {relation.sql} WHERE {where}")
-            parameters += [*relation.parameters, *part.parameters]
-        sql = f"SELECT {names} FROM ({' UNION ALL '.join(found)}) ORDER BY {order} LIMIT {int(limit)}"
-        return sql, parameters
-    # Rendered are only the lines that the page has, not all that it is chosen from.
-    stored = [*EVENT_SCHEMA.names, "format_id", *relation.typed_columns]
-    where = " AND ".join([relation.where, *conditions])
-    listed = ", ".join(quoted(name) for name in stored)
-    page = f"SELECT {listed} FROM events WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
-    without = ", ".join(name for name in EVENT_SCHEMA.names if name != "message")
-    sql = f"SELECT {without}, {message_sql(relation.formats)} AS message FROM ({page}) ORDER BY {order}"
-    return sql, list(relation.parameters)

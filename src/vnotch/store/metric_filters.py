@@ -92,7 +92,7 @@ class MetricFilters:
             everything = self.lake.relation([row.group_id], start_ms=0, end_ms=EVER_MS, without_streams=buried)
             return everything.stored(row.position, upto)
 
-        found = self.lake.rendered(lambda: _counting(pattern, made, relation()))
+        found = self.lake.arrow(*_counting(pattern, made, relation()))
         samples = [_sample(made, found, number) for number in range(min(found.num_rows, ROWS_MAX))]
         if made.get("defaultValue") is not None:
             there = {sample.time_ms for sample in samples}
@@ -136,15 +136,17 @@ def _counting(pattern: FilterPattern, made: Mapping[str, Any], relation: Relatio
     grouped = ", ".join(["minute_ms", *names])
     sql = (
         f"SELECT {grouped}, count(*) AS samples, sum(value) AS total, min(value) AS least, max(value) AS greatest "
-        f"FROM (SELECT {', '.join(columns)} FROM {relation.sql} WHERE {where}) WHERE {' AND '.join(kept)} "
-        f"GROUP BY {grouped} ORDER BY {grouped} LIMIT {ROWS_MAX + 1}"
+        f"FROM (SELECT {', '.join(columns)} FROM events WHERE {relation.where} AND ({where})) "
+        f"WHERE {' AND '.join(kept)} GROUP BY {grouped} ORDER BY {grouped} LIMIT {ROWS_MAX + 1}"
     )
     return sql, parameters
 
 
 def _minutes(relation: Relation) -> tuple[str, list[Any]]:
     minute = f"timestamp_ms - timestamp_ms % {MINUTE_MS}"
-    sql = f"SELECT DISTINCT {minute} AS minute_ms FROM {relation.sql} ORDER BY minute_ms LIMIT {ROWS_MAX}"
+    sql = (
+        f"SELECT DISTINCT {minute} AS minute_ms FROM events WHERE {relation.where} ORDER BY minute_ms LIMIT {ROWS_MAX}"
+    )
     return sql, list(relation.parameters)
 
 

@@ -33,9 +33,10 @@ from vnotch.api.service import Call, Deferred, operation
 from vnotch.store.batch_keys import batch_key
 from vnotch.store.committer import EVENT_OVERHEAD_BYTES
 from vnotch.store.event_rows import PUT_SCHEMA
-from vnotch.store.lake import Position, QueryFailed
+from vnotch.store.lake import QueryFailed
 from vnotch.store.log_groups import DAY_MS, LogGroup, Span, span_of, stream_ids, stream_names, streams_named
 from vnotch.store.log_totals import graves_of
+from vnotch.store.pages import Budget, Position
 
 BATCH_BYTES_MAX = 1_048_576
 BATCH_EVENTS_MAX = 10_000
@@ -45,6 +46,12 @@ EVENT_BYTES_MAX = 1_048_576 - EVENT_OVERHEAD_BYTES
 PAGE_BYTES_MAX = 1_048_576
 PAGE_EVENTS_MAX = 10_000
 STREAM_NAMES_MAX = 100
+SEARCHED_EVENTS_MIN = 1_000_000
+"""What one call of FilterLogEvents looks through at least before it gives what it has found so far (twice that, by the
+group's mean density), so that what is rare among many millions is found page by page in bounded time each."""
+
+SEARCH_SECONDS = 0.3
+FIRST_SEARCHED_EVENTS = 100_000
 TIME_MS_MAX = 2**53
 
 
@@ -143,8 +150,10 @@ class LogEvents(LogsPart):
         end_ms = params.get("endTime")
         start_ms, end_ms = self._range(call, group, span, None if end_ms is None else end_ms + 1)
         place = position[1] if position is not None else None
+        predicate = parsed.predicate(self.lake.formats([group.id]))
+        least_ms = span.window_ms(SEARCHED_EVENTS_MIN)
         try:
-            events = self.lake.events(
+            found = self.lake.search(
                 group.id,
                 stream_ids=streams,
                 without_streams=buried,
@@ -154,16 +163,21 @@ class LogEvents(LogsPart):
                 before=None if from_head else place,
                 descending=not from_head,
                 limit=limit + 1,
-                predicate=parsed.predicate(self.lake.formats([group.id])),
-                first_window_ms=span.window_ms(limit),
+                predicate=predicate,
+                first_window_ms=span.window_ms(limit if predicate is None else max(limit, FIRST_SEARCHED_EVENTS)),
+                budget=Budget(least_ms, SEARCH_SECONDS) if predicate is not None and least_ms is not None else None,
             )
         except QueryFailed as error:
             raise unavailable(str(error)) from error
+        events = found.events
         rows = min(limit, _rows_in_page(events))
         page = events.slice(0, rows)
         answer: dict[str, Any] = {"events": self._filtered_events(page), "searchedLogStreams": []}
         if rows < events.num_rows:
             answer["nextToken"] = page_token(call, asked, [from_head, *_place(page, rows - 1)])
+        elif found.ended is not None:
+            # "This operation can return empty results while there are more log events available through the token."
+            answer["nextToken"] = page_token(call, asked, [from_head, *found.ended])
         return answer
 
     def _range(self, call: Call, group: LogGroup, span: Span, end_ms: int | None) -> tuple[int, int]:

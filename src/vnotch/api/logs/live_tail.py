@@ -35,9 +35,10 @@ from vnotch.api.logs.part import (
 from vnotch.api.service import ApiError, Call, Streamed, operation
 from vnotch.errors import HostError
 from vnotch.store.filter_pattern import FilterPattern
-from vnotch.store.lake import EVER_MS
+from vnotch.store.lake import EVENT_SCHEMA, EVER_MS
 from vnotch.store.log_groups import LogStream, starts_with, stream_ids, stream_names, streams_named
 from vnotch.store.log_totals import graves_of
+from vnotch.store.pages import page_sql
 
 log = logging.getLogger(__name__)
 
@@ -201,13 +202,8 @@ class LiveTail(LogsPart):
             relation = self.lake.relation(
                 groups, start_ms=0, end_ms=EVER_MS, stream_ids=streams, without_streams=buried
             ).stored(tail.position, upto)
-            sql = f"SELECT group_id, stream_id, timestamp_ms, ingestion_ms, sequence, message FROM {relation.sql}"
-            parameters = [*relation.parameters]
             predicate = tail.pattern.predicate(relation.formats)
-            if predicate is not None:
-                sql += f" WHERE {predicate.sql}"
-                parameters += predicate.parameters
-            return f"{sql} LIMIT {LOOKED_THROUGH_MAX}", parameters
+            return page_sql(relation, ["group_id", *EVENT_SCHEMA.names], [], predicate, None, LOOKED_THROUGH_MAX)
 
         found = self.lake.rendered(statement)
         sampled = found.num_rows > UPDATE_EVENTS_MAX

@@ -8,7 +8,7 @@
     [..., action = REJECT, status]       any number of columns before
     { $.a.b[0] = "x" && $.n >= 4 }       values of a JSON message
 
-`syntax` reads them, `matching` and `sql` say which messages match, and tests hold those two to each other.
+`grammar` reads them, `matching` and `sql` say which messages match, and tests hold those two to each other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from vnotch.fields import Format
 from vnotch.store.filter_pattern import matching, sql
-from vnotch.store.filter_pattern.syntax import Syntax, parse
-from vnotch.store.lake import Predicate
+from vnotch.store.filter_pattern.grammar import parse
+from vnotch.store.filter_pattern.nodes import Syntax
+from vnotch.store.relation import Predicate
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class FilterPattern:
         return matching.extracted(self.syntax, message)
 
     def predicate(self, formats: Mapping[int, Format] | None = None) -> Predicate | None:
-        """A condition on the events of a relation; None where all match. With `formats`, what records may have, their
-        typed columns are asked; without, the relation needs no column but `message`."""
+        """A condition on events as they are stored; None where all match. With `formats`, all that records may have,
+        their typed columns are asked; without, no column but `message`."""
         return sql.predicate(self.syntax, formats)
 
     def value(self, name: str, formats: Mapping[int, Format] | None = None) -> Predicate:

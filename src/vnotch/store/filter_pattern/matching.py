@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vnotch.store.filter_pattern.syntax import (
+from vnotch.store.filter_pattern.nodes import (
     All,
     AnyOf,
     Column,

@@ -1,27 +1,23 @@
-"""Filter patterns as a condition on the events of a lake's relation: DuckDB SQL with bound parameters.
+"""Filter patterns as a condition on the events of the lake as they are stored: DuckDB SQL with bound parameters.
 
-Messages are looked through as text. Records have their values in typed columns, and a space-delimited pattern asks
-those: the text of a record is rendered only where a pattern needs all of it.
+Messages are looked through as text; what is asked of records, whose message is NULL, is in `records`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-
-import pyarrow as pa
+from collections.abc import Mapping
 
 from vnotch.errors import InputError
-from vnotch.fields import ABSENT, Field, Format
+from vnotch.fields import Format
 from vnotch.store.filter_pattern import matching
-from vnotch.store.filter_pattern.syntax import (
+from vnotch.store.filter_pattern.conditions import all_of, alternatives, any_of, compare, negated
+from vnotch.store.filter_pattern.grammar import parse
+from vnotch.store.filter_pattern.nodes import (
     All,
     AnyOf,
     Column,
     Columns,
     Compare,
-    Comparison,
     Condition,
     Is,
     Json,
@@ -31,51 +27,24 @@ from vnotch.store.filter_pattern.syntax import (
     Terms,
     Text,
     Wildcard,
-    parse,
 )
-from vnotch.store.lake import Predicate
-
-Compile = Callable[[Comparison], Predicate]
-
-FALSE = Predicate("false")
-TRUE = Predicate("true")
+from vnotch.store.filter_pattern.records import on_records, text_of
+from vnotch.store.relation import Predicate
 
 
 def predicate(pattern: Syntax, formats: Mapping[int, Format] | None = None) -> Predicate | None:
     """The pattern as a condition on `message` and, for records of the `formats`, on their typed columns.
 
-    None where it matches everything. Without `formats` the relation needs no column but `message`.
+    None where it matches everything. Without `formats` no column but `message` is asked.
     """
     if pattern is None:
         return None
-    if isinstance(pattern, Terms):
-        return _terms(pattern)
-    in_text = _columns(pattern) if isinstance(pattern, Columns) else _json(pattern)
-    if not formats:
-        return in_text
     if isinstance(pattern, Json):
+        in_text = _json(pattern)
         # A record's line begins with the first value of its format and never with a brace.
-        return all_of([Predicate("format_id IS NULL"), in_text])
-    return _on_records(pattern, in_text, formats)
-
-
-def all_of(parts: Iterable[Predicate]) -> Predicate:
-    return _joined(" AND ", list(parts), TRUE)
-
-
-def any_of(parts: Iterable[Predicate]) -> Predicate:
-    return _joined(" OR ", list(parts), FALSE)
-
-
-def _joined(operator: str, parts: Sequence[Predicate], empty: Predicate) -> Predicate:
-    if len(parts) < 2:
-        return parts[0] if parts else empty
-    sql = "(" + operator.join(part.sql for part in parts) + ")"
-    return Predicate(sql, tuple(parameter for part in parts for parameter in part.parameters))
-
-
-def _negated(part: Predicate) -> Predicate:
-    return Predicate(f"NOT ({part.sql})", part.parameters)
+        return all_of([Predicate("format_id IS NULL"), in_text]) if formats else in_text
+    in_text = _terms(pattern) if isinstance(pattern, Terms) else _columns(pattern)
+    return on_records(pattern, in_text, formats) if formats else in_text
 
 
 # Terms
@@ -83,7 +52,7 @@ def _negated(part: Predicate) -> Predicate:
 
 def _terms(pattern: Terms) -> Predicate:
     parts = [_has(text) for text in pattern.required]
-    parts += [_negated(_has(text)) for text in pattern.excluded]
+    parts += [negated(_has(text)) for text in pattern.excluded]
     if pattern.optional:
         parts.append(any_of(_has(text) for text in pattern.optional))
     return all_of(parts)
@@ -121,47 +90,12 @@ def _column_value(pattern: Columns, number: int, formats: Mapping[int, Format]) 
     for format_id, format in sorted(formats.items()):
         if len(format.fields) >= named:
             at = number if from_end is None else len(format.fields) + from_end
-            texts = " || ' ' || ".join(_text_of(item) for item in format.fields[at : None if is_rest else at + 1])
+            texts = " || ' ' || ".join(text_of(item) for item in format.fields[at : None if is_rest else at + 1])
             cases.append(f"WHEN format_id = {format_id} THEN {texts}")
     return Predicate(f"CASE {' '.join(cases)} ELSE {in_text} END" if cases else in_text)
 
 
-# Comparisons
-
-
-def _compare(comparison: Comparison, text: str, number: str) -> Predicate:
-    """`text` and `number` are the SQL of the value; a number that is NULL is none."""
-    if comparison.operator not in ("=", "!="):
-        return Predicate(f"coalesce({number} {comparison.operator} ?, false)", (comparison.number,))
-    if comparison.is_regex:
-        same = Predicate(f"regexp_matches({text}, ?)", (comparison.value,))
-    elif "*" in comparison.value:
-        same = _wildcards(text, comparison.value)
-    elif comparison.number is not None:
-        same = Predicate(f"({text} = ? OR coalesce({number} = ?, false))", (comparison.value, comparison.number))
-    else:
-        same = Predicate(f"{text} = ?", (comparison.value,))
-    return same if comparison.operator == "=" else _negated(same)
-
-
-def _wildcards(text: str, value: str) -> Predicate:
-    """Not by LIKE, whose time in DuckDB doubles with each further wildcard."""
-    parts = value.split("*")
-    if len(parts) == 2 and not parts[1]:
-        return Predicate(f"starts_with({text}, ?)", (parts[0],))
-    if len(parts) == 2 and not parts[0]:
-        return Predicate(f"ends_with({text}, ?)", (parts[1],))
-    if len(parts) == 3 and not parts[0] and not parts[2]:
-        return Predicate(f"contains({text}, ?)", (parts[1],))
-    literal = (re.sub(r"([^\w])", lambda match: f"\\x{{{ord(match[1]):x}}}", part) for part in parts)
-    return Predicate(f"regexp_full_match({text}, ?)", ("(?s)" + ".*".join(literal),))
-
-
-def _alternatives(column: Column, compiled: Compile) -> Predicate:
-    return any_of(all_of(compiled(part) for part in parts) for parts in column.alternatives)
-
-
-# Space-delimited columns of a text
+# Space-delimited columns
 
 
 _TOKENS = f"regexp_extract_all(message, '{matching.TOKEN}')"
@@ -185,7 +119,7 @@ def _column(column: Column, text: str) -> list[Predicate]:
     if not column.alternatives:
         return []
     number = f"CASE WHEN regexp_full_match({text}, '{matching.PLAIN_NUMBER}') THEN TRY_CAST({text} AS DOUBLE) END"
-    return [_alternatives(column, lambda comparison: _compare(comparison, text, number))]
+    return [alternatives(column, lambda comparison: compare(comparison, text, number))]
 
 
 def _rest(named: int) -> str:
@@ -207,90 +141,6 @@ def _required_texts(pattern: Columns) -> list[str]:
             if plain and not more and only.value:
                 texts.append(only.value)
     return texts
-
-
-# Space-delimited columns of a record
-
-
-def _on_records(pattern: Columns, in_text: Predicate, formats: Mapping[int, Format]) -> Predicate:
-    """Formats that the pattern asks the same of share one condition. No value of a stored record begins a quoted or
-    bracketed column (store.event_rows), so that its values are the columns."""
-    conditions: dict[Predicate, list[int]] = {}
-    for format_id, format in sorted(formats.items()):
-        condition = _record(pattern, format)
-        if condition != FALSE:
-            conditions.setdefault(condition, []).append(format_id)
-    parts = [all_of([Predicate(f"format_id IN ({_listed(ids)})"), condition]) for condition, ids in conditions.items()]
-    parts.append(all_of([Predicate("format_id IS NULL"), in_text]))
-    return replace(any_of(parts), alternatives=tuple(parts))
-
-
-def _listed(ids: Sequence[int]) -> str:
-    return ", ".join(str(int(number)) for number in ids)
-
-
-def _record(pattern: Columns, format: Format) -> Predicate:
-    fields = format.fields
-    named = len(pattern.columns)
-    if len(fields) < named:
-        return FALSE
-    parts = []
-    for number, column in enumerate(pattern.first, 1):
-        rest = fields[number - 1 :] if pattern.last is None and number == named else fields[number - 1 : number]
-        parts.append(_values(column, rest))
-    named_last = len(fields) - len(pattern.last or ())
-    parts += [_values(column, [item]) for column, item in zip(pattern.last or (), fields[named_last:], strict=False)]
-    parts = [part for part in parts if part != TRUE]
-    return FALSE if FALSE in parts else all_of(parts)
-
-
-def _values(column: Column, fields: Sequence[Field]) -> Predicate:
-    if not column.alternatives:
-        return TRUE
-    if len(fields) == 1:
-        return _alternatives(column, lambda comparison: _value(comparison, fields[0]))
-    text = " || ' ' || ".join(_text_of(item) for item in fields)
-    return _alternatives(column, lambda comparison: _compare(comparison, text, "NULL::DOUBLE"))
-
-
-def _text_of(item: Field) -> str:
-    quoted = f'"{item.column}"'
-    value = quoted if item.type == pa.string() else f"CAST({quoted} AS VARCHAR)"
-    return value if item.required else f"coalesce({value}, '{ABSENT}')"
-
-
-def _value(comparison: Comparison, item: Field) -> Predicate:
-    """One value of a record: NULL is `-`, which is a text and no number."""
-    quoted = f'"{item.column}"'
-    if item.type == pa.string():
-        if comparison.number is None and not comparison.is_regex and "*" not in comparison.value:
-            return _plain_text(comparison, item)
-        text = _text_of(item)
-        number = f"CASE WHEN regexp_full_match({text}, '{matching.PLAIN_NUMBER}') THEN TRY_CAST({text} AS DOUBLE) END"
-        return _compare(comparison, text, number)
-    if comparison.is_regex or "*" in comparison.value:
-        return _compare(comparison, _text_of(item), "NULL::DOUBLE")
-    if comparison.number is None:  # a text that no number has, but for the one of absence
-        return _plain_text(comparison, item) if comparison.value == ABSENT else _never(comparison)
-    wanted = comparison.number
-    operator = "<>" if comparison.operator == "!=" else comparison.operator
-    exact = int(wanted) if wanted.is_integer() and abs(wanted) < 2**53 else wanted
-    if operator == "<>" and not item.required:
-        return Predicate(f"({quoted} IS NULL OR {quoted} <> ?)", (exact,))
-    return Predicate(f"{quoted} {operator} ?", (exact,))
-
-
-def _plain_text(comparison: Comparison, item: Field) -> Predicate:
-    quoted = f'"{item.column}"'
-    if comparison.value == ABSENT:
-        return Predicate(f"{quoted} IS {'NOT ' if comparison.operator == '!=' else ''}NULL")
-    if comparison.operator == "=":
-        return Predicate(f"{quoted} = ?", (comparison.value,))
-    return Predicate(f"({quoted} IS NULL OR {quoted} <> ?)", (comparison.value,))
-
-
-def _never(comparison: Comparison) -> Predicate:
-    return FALSE if comparison.operator == "=" else TRUE
 
 
 # JSON
@@ -337,7 +187,7 @@ def _node(condition: Is | Compare, node: str) -> Predicate:
         return Predicate(f"coalesce({sql}, false)")
     text = f"json_extract_string({node}, '$')"
     number = f"CASE WHEN {_IS_NUMBER.format(node)} THEN TRY_CAST({text} AS DOUBLE) END"
-    compared = _compare(condition.comparison, text, number)
+    compared = compare(condition.comparison, text, number)
     return Predicate(f"coalesce({_IS_VALUE.format(node)} AND {compared.sql}, false)", compared.parameters)
 
 

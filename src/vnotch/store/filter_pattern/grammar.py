@@ -1,6 +1,4 @@
-"""The language of filter patterns: its grammar, and the pattern as a tree.
-
-    FilterPattern = Terms | Columns | Json
+"""The language of filter patterns: its grammar, and how a pattern is read into its tree.
 
 Source: CloudWatch Logs user guide, "Filter pattern syntax for metric filters, subscription filters, filter log events,
 and Live Tail". What is not understood raises InputError that names the place, and matches nothing.
@@ -11,16 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from vnotch.errors import InputError
+from vnotch.store.filter_pattern.nodes import (
+    All,
+    AnyOf,
+    Column,
+    Columns,
+    Compare,
+    Comparison,
+    Condition,
+    Is,
+    Json,
+    Missing,
+    Step,
+    Syntax,
+    Terms,
+    Text,
+    Wildcard,
+)
+from vnotch.store.filter_pattern.regexes import Refused, checked_regex
 
 PATTERN_CHARACTERS_MAX = 1024
 REGEXES_MAX = 2
@@ -74,116 +87,6 @@ _BLANK: /\s+/
 """
 
 
-# The tree
-
-
-@dataclass(frozen=True)
-class Text:
-    """A term, a phrase or a regular expression that a message must have somewhere."""
-
-    text: str
-    is_regex: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A value against a text, a text with wildcards (`*`), a number or a regular expression.
-
-    `number` is the value where it is one; the operators but = and != have nothing else.
-    """
-
-    operator: str
-    value: str
-    is_regex: bool
-    number: float | None
-
-
-@dataclass(frozen=True)
-class Terms:
-    """`optional` is empty where other terms stand beside: the guide says that they are ignored then."""
-
-    required: tuple[Text, ...]
-    excluded: tuple[Text, ...]
-    optional: tuple[Text, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a space-delimited pattern. Of the `alternatives` one must hold, with all its comparisons."""
-
-    name: str | None
-    alternatives: tuple[tuple[Comparison, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A space-delimited pattern: columns from the beginning and, where it has `...`, columns from the end.
-
-    Without `...` the last column takes the rest of the message, as in AWS's own `[timestamp=*Z, request_id="*-*",
-    event]` and in the guide's `[w1=ERROR, w2]` for lines of seven words.
-    """
-
-    first: tuple[Column, ...]
-    last: tuple[Column, ...] | None
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return self.first + (self.last or ())
-
-
-class Wildcard(Enum):
-    FIELD = ".*"
-    ELEMENT = "[*]"
-
-
-Step = str | int | Wildcard
-"""One step of a selector: a property, an index of an array, or any of them."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    selector: tuple[Step, ...]
-    comparison: Comparison
-
-
-@dataclass(frozen=True)
-class Is:
-    """The value is null, true or false; `keyword` as JSON writes it."""
-
-    selector: tuple[Step, ...]
-    keyword: str
-
-
-@dataclass(frozen=True)
-class Missing:
-    selector: tuple[Step, ...]
-
-
-@dataclass(frozen=True)
-class All:
-    parts: tuple[Condition, ...]
-
-
-@dataclass(frozen=True)
-class AnyOf:
-    parts: tuple[Condition, ...]
-
-
-Condition = Compare | Is | Missing | All | AnyOf
-
-
-@dataclass(frozen=True)
-class Json:
-    condition: Condition
-
-
-Syntax = Terms | Columns | Json | None
-"""None matches everything."""
-
-
-# Reading
-
-
 def parse(pattern: str) -> Syntax:
     """The pattern as a tree. Raises InputError."""
     if len(pattern) > PATTERN_CHARACTERS_MAX:
@@ -195,7 +98,7 @@ def parse(pattern: str) -> Syntax:
     start = {"{": "json", "[": "columns"}.get(stripped[0], "terms")
     try:
         tree: Any = _parser(start).parse(stripped)
-    except _Refused as refused:
+    except Refused as refused:
         raise place.error(refused.what, refused.at) from None
     except UnexpectedInput as error:
         raise place.error(*_words(error, start, stripped)) from None
@@ -212,13 +115,6 @@ class _Place:
         begin = self.offset + at
         rest = self.pattern[begin : begin + 20]
         return InputError(f"Invalid filter pattern: {what}, at character {begin + 1} ({rest!r}).")
-
-
-class _Refused(Exception):
-    def __init__(self, what: str, at: int) -> None:
-        super().__init__(what)
-        self.what = what
-        self.at = at
 
 
 @lru_cache(maxsize=3)
@@ -305,7 +201,7 @@ class _Tree(Transformer[Token, Any]):
         return token, Text(re.sub(r'\\(["\\])', r"\1", token[1:-1]))
 
     def regex(self, token: Token) -> tuple[Token, Text]:
-        return token, Text(checked_regex(token), is_regex=True)
+        return token, Text(checked_regex(token[1:-1], (token.start_pos or 0) + 1), is_regex=True)
 
     def bare(self, token: Token) -> tuple[Token, Text]:
         return token, Text(str(token))
@@ -351,7 +247,7 @@ class _Tree(Transformer[Token, Any]):
         name = alternatives[0][0][0]
         for other, _ in (pair for comparisons in alternatives for pair in comparisons):
             if other != name:
-                raise _Refused(f"a comparison of {name} should be here", other.start_pos or 0)
+                raise Refused(f"a comparison of {name} should be here", other.start_pos or 0)
         return Column(str(name), tuple(tuple(comparison for _, comparison in part) for part in alternatives))
 
     def columns(self, *columns: Column | Token) -> Columns:
@@ -359,9 +255,9 @@ class _Tree(Transformer[Token, Any]):
         if len(places) > 1:
             again = columns[places[1]]
             assert isinstance(again, Token)
-            raise _Refused("a pattern can have ... once", again.start_pos or 0)
+            raise Refused("a pattern can have ... once", again.start_pos or 0)
         if columns == (Column(None),):
-            raise _Refused("the name of a column should be here", 1)
+            raise Refused("the name of a column should be here", 1)
         named = [column for column in columns if isinstance(column, Column)]
         at = places[0] if places else len(columns)
         return Columns(tuple(named[:at]), tuple(named[at:]) if places else None)
@@ -390,7 +286,7 @@ def _term(term: Text | tuple[Token, Text]) -> Text:
         return term
     token, text = term
     if not text.text:
-        raise _Refused("the phrase is empty", token.start_pos or 0)
+        raise Refused("the phrase is empty", token.start_pos or 0)
     return text
 
 
@@ -398,7 +294,7 @@ def _comparison(operator: Token, value: tuple[Token, Text]) -> Comparison:
     token, text = value
     number = None if text.is_regex or not NUMBER.fullmatch(text.text) else float(text.text)
     if operator not in ("=", "!=") and number is None:
-        raise _Refused(f"{operator} compares with a number", token.start_pos or 0)
+        raise Refused(f"{operator} compares with a number", token.start_pos or 0)
     return Comparison(str(operator), text.text, text.is_regex, number)
 
 
@@ -415,53 +311,7 @@ def _steps(selector: Token) -> tuple[Step, ...]:
             steps.append(quoted or name or Wildcard(match.group()))
     for step in steps:
         if isinstance(step, str) and ('"' in step or "\\" in step):
-            raise _Refused("a property's name cannot have \" or \\ here", selector.start_pos or 0)
+            raise Refused("a property's name cannot have \" or \\ here", selector.start_pos or 0)
         if isinstance(step, int) and step >= 2**31:
-            raise _Refused("an index is below 2147483648", selector.start_pos or 0)
+            raise Refused("an index is below 2147483648", selector.start_pos or 0)
     return tuple(steps)
-
-
-_REGEX_PART = re.compile(
-    r"""(?P<escape>\\(?:[dswDSW]|x[0-9A-Fa-f]{2}|[!-~](?<![A-Za-z0-9()])))
-      | (?P<repeat>\{(?P<low>[0-9]*),?(?P<high>[0-9]*)\})
-      | (?P<open>\[\^?\]?)
-      | (?P<close>\])
-      | (?P<brace>[{}])
-      | (?P<plain>[A-Za-z0-9:_\#=@/;,\-^$?|*+.\ ])""",
-    re.VERBOSE,
-)
-
-
-def checked_regex(token: Token) -> str:
-    """`%...%` -> the expression for RE2, which takes time linear in the text. Raises _Refused.
-
-    AWS's subset has no parentheses. RE2 would take a brace that is no repetition and a bracket inside a class as plain
-    characters, where AWS's engine does not; they are refused rather than understood in another way.
-    """
-    begin, text = token.start_pos or 0, token[1:-1]
-    if not text:
-        raise _Refused("the regular expression is empty", begin)
-    parts: list[str] = []
-    at, in_class = 0, False
-    while at < len(text):
-        part = _REGEX_PART.match(text, at)
-        kind = part.lastgroup if part is not None else None
-        misplaced = ("open",) if in_class else ("close", "brace")
-        if part is None or kind in misplaced or part.group() in ("{}", "{,}"):
-            raise _Refused("this is not allowed in a regular expression", begin + 1 + at)
-        written = part.group()
-        if kind == "repeat" and not in_class:
-            # The guide lets the minimum be left out; RE2 wants it.
-            written = written.replace("{,", "{0,")
-        elif part["open"] is not None:
-            in_class = True
-        elif part["close"] is not None:
-            in_class = False
-        parts.append(written)
-        at = part.end()
-    expression = "".join(parts)
-    try:
-        pc.match_substring_regex(pa.array([""]), expression)
-    except pa.ArrowInvalid:
-        raise _Refused("the regular expression is not valid", begin) from None
-    return expression
