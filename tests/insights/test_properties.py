@@ -235,3 +235,26 @@ def test_wildcards_of_parse_take_the_shortest_text(parts: list[str], message: st
 def test_numbers_in_answers_have_four_decimal_places() -> None:
     assert WORLD.one("1 / 3") == f"{1 / 3:.4f}"
     assert not math.isnan(float(WORLD.one("0.1 + 0.2") or "nan"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "typed"),
+    [
+        ('srcAddr = "10.0.0.1"', ['"srcaddr" = ?']),
+        ('srcAddr = "10.0.0.1" or dstAddr = "10.0.0.1"', ['"srcaddr" = ?', '"dstaddr" = ?']),
+        ('action = "REJECT" and dstPort in [22, 3389]', ['"action" = ?']),
+        ('srcAddr = "-"', ['"srcaddr" = ?', '"srcaddr" IS NULL']),
+        # What may hold where a value is missing has no branches.
+        ('not (srcAddr = "10.0.0.1")', []),
+        ("dstPort = 22 or ispresent(level)", []),
+    ],
+)
+def test_records_are_asked_by_their_columns_one_by_one(condition: str, typed: list[str]) -> None:
+    """A column alone in a condition is what the store can pass over files by."""
+    first, *branches = WORLD.compile(f"filter {condition} | stats count(*)").statement.text.split(" UNION ALL ")
+    selects = [first, *branches] if branches else []
+    assert len(selects) == (len(typed) + 1 if typed else 0)
+    for select, column in zip(selects, typed, strict=False):
+        assert column in select
+        assert "json" not in select.partition(" WHERE ")[2].partition("format_id")[0]
+    assert not selects or "format_id IS NULL AND" in selects[-1]

@@ -97,6 +97,20 @@ def test_a_query_is_scheduled_runs_and_completes(store: Store, make: Callable[..
     assert [run.id for run in queries.all()] == [second.id, first.id]
 
 
+def test_who_waits_hears_of_the_end_and_who_gave_up_is_forgotten(store: Store, make: Callable[..., Queries]) -> None:
+    queries = make(threads=1)
+    run = queries.start(question())
+    for _ in range(100):
+        queries.end_of(run).cancel()
+    waiting = queries.end_of(run)
+    assert len(run.waiting) <= 2
+    assert not waiting.done()
+    store.open.set()
+    assert waiting.result(20) is None
+    assert run.status is Status.COMPLETE
+    assert queries.end_of(run).done()
+
+
 def test_a_malformed_query_never_starts(make: Callable[..., Queries]) -> None:
     queries = make()
     with pytest.raises(MalformedQuery):

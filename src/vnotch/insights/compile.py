@@ -6,11 +6,12 @@ columns of that SELECT, so that no expression is written twice; DuckDB takes out
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from vnotch.insights import nodes
+from vnotch.insights.branches import branches
 from vnotch.insights.calls import Asked
 from vnotch.insights.events import SYSTEM_FIELDS, Source, discovered_field, events, json_value, system_field
 from vnotch.insights.expressions import Expressions
@@ -191,6 +192,9 @@ class _Pipeline:
     def _expressions(self) -> Expressions:
         return Expressions(self._asked, self._resolve, self._no_aggregate, self._timestamp)
 
+    def _condition(self, node: nodes.Expression, resolve: Callable[[nodes.Name], Value]) -> Sql:
+        return Expressions(self._asked, resolve, self._no_aggregate, self._timestamp).condition(node)
+
     # Columns
 
     def _new_column(self) -> str:
@@ -237,8 +241,12 @@ class _Pipeline:
         self.displayed = self._computed(command.items)
 
     def _filter(self, command: nodes.Filter) -> None:
-        condition = self._expressions.condition(command.condition)
-        self.rows = sql("(SELECT * FROM {} WHERE {})", self.rows, condition)
+        if self.rows is self._events:
+            conditions = branches(command.condition, self._condition, self._resolve)
+        else:
+            conditions = [self._expressions.condition(command.condition)]
+        selects = [sql("SELECT * FROM {} WHERE {}", self.rows, condition) for condition in conditions]
+        self.rows = sql("({})", joined(" UNION ALL ", selects))
         self.filtered = self.filtered or not self.stats
 
     def _sort(self, command: nodes.Sort) -> None:

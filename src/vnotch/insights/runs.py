@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -108,6 +108,7 @@ class Run:
     reading: Reading | None = None
     cancelled: bool = False
     reason: str = ""
+    waiting: list[Future[None]] = field(default_factory=list)
 
     @property
     def duration_ms(self) -> int:
@@ -203,6 +204,17 @@ class Queries:
             self._forget_old()
             return self._runs.get(query_id)
 
+    def end_of(self, run: Run) -> Future[None]:
+        """A future that is done when the query has ended; who waits no more cancels it."""
+        future: Future[None] = Future()
+        with self._lock:
+            run.waiting = [other for other in run.waiting if not other.cancelled()]
+            if run.status.ended:
+                future.set_result(None)
+            else:
+                run.waiting.append(future)
+        return future
+
     def stop(self, run: Run) -> bool:
         """False where it has ended already."""
         with self._lock:
@@ -270,6 +282,10 @@ class Queries:
         run.ended_s = time.monotonic()
         run.status = status
         self.counters[status.lower()] += 1
+        for future in run.waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+        run.waiting = []
 
     def _ask(self, run: Run) -> None:
         with self._open_reading(self._seconds_max) as reading:

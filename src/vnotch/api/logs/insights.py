@@ -24,7 +24,7 @@ from vnotch.api.logs.part import (
     stream_arn,
     token_position,
 )
-from vnotch.api.service import ANY_RESOURCE, ApiError, Call, operation
+from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Deferred, operation
 from vnotch.errors import LimitError
 from vnotch.insights.calls import Asked
 from vnotch.insights.events import Source
@@ -45,6 +45,7 @@ LIMIT = 10_000
 PAGE_ROWS_MAX = 10_000
 GROUPS_MAX = 50
 DESCRIBED_MAX = 1000
+RESULTS_HELD_SECONDS = 0.1
 SECONDS_MAX = 100_000_000_000
 """The year 5138: a larger number is no time in seconds but one in milliseconds."""
 
@@ -121,8 +122,20 @@ class InsightsQueries(LogsPart):
         return [stream_arn(call, name, "") for name in run.question.groups] if run is not None else ["*"]
 
     @operation("GetQueryResults", "groups_of_query")
-    def get_query_results(self, call: Call) -> dict[str, Any]:
+    def get_query_results(self, call: Call) -> dict[str, Any] | Deferred:
+        """The answer to a query that runs is held until it ends, for a moment: clients ask again at once."""
         run = self._found(call)
+        if run.status.ended:
+            return self._results(call, run)
+        end = self.queries.end_of(run)
+
+        def results() -> dict[str, Any]:
+            end.cancel()
+            return self._results(call, run)
+
+        return Deferred([end], RESULTS_HELD_SECONDS, results)
+
+    def _results(self, call: Call, run: Run) -> dict[str, Any]:
         asked = {"query": run.id}
         place = token_position(call, asked)
         if place is not None and not isinstance(place, int):
