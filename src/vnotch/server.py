@@ -180,6 +180,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
 
             # What there is now stays: collections of garbage need not walk it, nor the process's end take it apart.
             gc.freeze()
+            accounts.last_uses.start()
             app.state.alert_watch.start()
             app.state.metric_watch.start()
             app.state.usage.start()
@@ -189,6 +190,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
                 app.state.alert_watch.close()
                 app.state.usage.close()
                 app.state.metric_watch.close()
+                accounts.last_uses.close()
         finally:
             lake.close()
     finally:

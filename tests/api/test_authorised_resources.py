@@ -41,6 +41,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 NOT_ON_RESOURCES = {
     "sts:AssumeRole": "the trust policy decides, and the caller's own policies on the role",
+    "iam:GetAccessKeyLastUsed": "on the user of the key, tested with keys",
     "logs:GetQueryResults": "on the groups of the query, tested with queries",
     "logs:GetLogRecord": "on the group of the record, tested with records",
 }

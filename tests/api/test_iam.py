@@ -71,7 +71,7 @@ def test_the_life_of_a_role(api: Any) -> None:
     assert made["RoleId"].startswith("AROA")
     assert made["AssumeRolePolicyDocument"] == FLOW_LOGS_TRUST
     assert abs(made["CreateDate"] - datetime.now(UTC)) < timedelta(minutes=1)
-    assert iam.get_role(RoleName="flow-logs")["Role"] == made
+    assert iam.get_role(RoleName="flow-logs")["Role"] == {**made, "RoleLastUsed": {}}
     listed = iam.list_roles()["Roles"]
     assert [role["RoleName"] for role in listed] == ["flow-logs"]
     assert iam.list_roles(PathPrefix="/other/")["Roles"] == []
@@ -330,3 +330,49 @@ def test_an_agents_key_may_do_nothing_else(api: Any) -> None:
         (iam.create_access_key, {"UserName": "administrator"}),
     ):
         assert error_of(call, **params)[0] == "AccessDenied"
+
+
+def test_the_last_use_of_a_key(api: Any) -> None:
+    iam = api.client("iam")
+    key = user_key(api, "ana", allow("ec2:*"))
+    never = iam.get_access_key_last_used(AccessKeyId=key[0])
+    assert never["UserName"] == "ana"
+    assert never["AccessKeyLastUsed"] == {"ServiceName": "N/A", "Region": "N/A"}
+    before = datetime.now(UTC).replace(microsecond=0)
+    api.client("sts", key).get_caller_identity()
+    used = iam.get_access_key_last_used(AccessKeyId=key[0])["AccessKeyLastUsed"]
+    assert (used["ServiceName"], used["Region"]) == ("sts", "us-east-1")
+    assert before <= used["LastUsedDate"] <= datetime.now(UTC)
+    # A signature that is not right is no use of the key that it names.
+    error_of(api.client("iam", (key[0], "x" * 40)).list_users)
+    assert iam.get_access_key_last_used(AccessKeyId=key[0])["AccessKeyLastUsed"] == used
+    # One that is right is, also where policies then deny the call.
+    assert error_of(api.client("iam", key).list_users)[0] == "AccessDenied"
+    assert iam.get_access_key_last_used(AccessKeyId=key[0])["AccessKeyLastUsed"]["ServiceName"] == "iam"
+    assert error_of(iam.get_access_key_last_used, AccessKeyId="AKIA" + "A" * 16)[:2] == ("NoSuchEntity", 404)
+
+
+def test_a_key_is_asked_for_its_last_use_on_its_user(api: Any) -> None:
+    user_key(api, "bob")
+    [theirs] = api.client("iam").list_access_keys(UserName="bob")["AccessKeyMetadata"]
+    own = allow("iam:GetAccessKeyLastUsed", "arn:aws:iam::123456789012:user/${aws:username}")
+    key = user_key(api, "ana", own)
+    iam = api.client("iam", key)
+    assert iam.get_access_key_last_used(AccessKeyId=key[0])["UserName"] == "ana"
+    assert error_of(iam.get_access_key_last_used, AccessKeyId=theirs["AccessKeyId"])[0] == "AccessDenied"
+
+
+def test_the_last_use_of_a_role(api: Any) -> None:
+    iam = api.client("iam")
+    iam.create_role(RoleName="r", AssumeRolePolicyDocument=trust_of({"AWS": "123456789012"}))
+    assert iam.get_role(RoleName="r")["Role"]["RoleLastUsed"] == {}
+    arn = "arn:aws:iam::123456789012:role/r"
+    credentials = api.client("sts").assume_role(RoleArn=arn, RoleSessionName="first")["Credentials"]
+    assert iam.get_role(RoleName="r")["Role"]["RoleLastUsed"] == {}  # it was assumed, and not used yet
+    api.client("sts", session_key(credentials)).get_caller_identity()
+    used = iam.get_role(RoleName="r")["Role"]["RoleLastUsed"]
+    assert used["Region"] == "us-east-1"
+    assert used["LastUsedDate"] <= datetime.now(UTC)
+    [detail] = iam.get_account_authorization_details(Filter=["Role"])["RoleDetailList"]
+    assert detail["RoleLastUsed"] == used
+    assert "RoleLastUsed" not in iam.list_roles()["Roles"][0]

@@ -40,6 +40,7 @@ class Access:
         with self.accounts.state.read() as session:
             rows = select(AccessKey, User.name).join(User, User.name_key == AccessKey.user_key, isouter=True)
             found = session.execute(rows.order_by(AccessKey.agent, User.name_key, AccessKey.created_ms)).all()
+            uses = self.accounts.last_uses.of(session, [key.access_key_id for key, _ in found])
         return {
             "keys": [
                 {
@@ -48,6 +49,7 @@ class Access:
                     "agent": key.agent,
                     "status": key.status,
                     "created_ms": key.created_ms,
+                    "used_ms": use.used_ms if (use := uses.get(key.access_key_id)) is not None else None,
                 }
                 for key, user in found
             ]

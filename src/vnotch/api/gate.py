@@ -22,6 +22,7 @@ from vnotch.iam.policy import Caller, Kind, Policy
 from vnotch.iam.sigv4 import Fault, Request, Signature, SignatureError, read_signature, verify
 from vnotch.iam.variables import Context
 from vnotch.store.accounts import Accounts, Identity
+from vnotch.store.last_used import Use
 from vnotch.store.policies import PolicyText
 
 CONTEXT_KEYS, CONTEXT_CHARACTERS = 100, 256
@@ -66,6 +67,9 @@ class Gate:
             raise signature_refused(error, dialect) from None
         if identity.expires_s is not None and identity.expires_s <= now_s:
             raise dialect.session_expired()
+        used = identity.access_key_id if identity.expires_s is None else identity.unique_id.partition(":")[0]
+        if identity.expires_s is None or identity.kind == "assumed-role":
+            self.accounts.last_uses.note(used, Use(int(now_s * 1000), service, signature.region))
         return identity
 
     def principal(self, identity: Identity) -> Principal:

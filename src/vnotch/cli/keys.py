@@ -24,23 +24,30 @@ keys = typer.Typer(no_args_is_help=True, help="Access keys: list them, put new o
 
 @keys.command("list")
 def list_(data_dir: DataDir = None, endpoint_url: EndpointUrl = None, as_json: Json = False) -> None:
-    """List all access keys: whose they are, since when, and whether they are active. Secrets are never shown."""
+    """List all access keys: whose they are, since when, when they were used last (UTC), and whether they are active.
+
+    Secrets are never shown.
+    """
     endpoint = Endpoint.find(folders_of(data_dir), endpoint_url).require_up()
     rows = endpoint.request("GET", "/vnotch/v1/keys")["keys"]
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("access key", "whose", "since", "status"):
+    for column in ("access key", "whose", "since", "last used", "status"):
         table.add_column(column, overflow="fold")
     for row in rows:
         whose = f"agent {row['agent']}" if row["agent"] else f"user {row['user']}"
         mine = " (of this folder)" if row["access_key_id"] == endpoint.access_key_id else ""
         active = row["status"] == "Active"
-        since = datetime.fromtimestamp(row["created_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M")
         status = f"[{'green' if active else 'dim'}]{row['status'].lower()}[/]"
-        table.add_row(row["access_key_id"], plain(whose) + mine, since, status)
+        since, used = _moment(row["created_ms"]), _moment(row["used_ms"])
+        table.add_row(row["access_key_id"], plain(whose) + mine, since, used, status)
     out.print(table)
+
+
+def _moment(time_ms: int | None) -> str:
+    return "never" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 @keys.command()

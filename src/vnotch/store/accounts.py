@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vnotch.errors import InputError
+from vnotch.store.last_used import LastUses
 from vnotch.store.policies import PolicyText, managed_policy_text, policies_of
 from vnotch.store.principals import (
     AccessKey,
@@ -88,6 +89,7 @@ class Accounts:
         self.state = state
         self.account, self.region, session_key = self._fix(account, region)
         self.tokens = SessionTokens(session_key)
+        self.last_uses = LastUses(state)
         self._lock = threading.Lock()
         self._generation = 0
         self._cache: dict[tuple[str, str], tuple[float, Any]] = {}

@@ -24,6 +24,7 @@ from vnotch.store import (  # noqa: F401  they declare the tables
     flow_alerts,
     flow_log_files,
     instances,
+    last_used,
     log_groups,
     log_imports,
     log_usage,

@@ -45,6 +45,34 @@ class AccessKeys(IamPart):
             session.delete(_access_key(session, call))
         return {}
 
+    def user_of_key(self, call: Call) -> list[str]:
+        """GetAccessKeyLastUsed is authorised on the key's user; for a key that is no user's, on any."""
+        with self.accounts.state.read() as session:
+            user = _owner(session, call.params["AccessKeyId"])
+        return ["*"] if user is None else [user.arn(self.account)]
+
+    @operation("GetAccessKeyLastUsed", "user_of_key")
+    def get_access_key_last_used(self, call: Call) -> dict[str, Any]:
+        key_id = call.params["AccessKeyId"]
+        with self.accounts.state.read() as session:
+            user = _owner(session, key_id)
+            use = self.accounts.last_uses.of(session, [key_id]).get(key_id)
+        if user is None:
+            raise _no_such_key(key_id)
+        last: dict[str, Any] = {"ServiceName": "N/A", "Region": "N/A"}
+        if use is not None:
+            last = {"LastUsedDate": use.used_ms / 1000, "ServiceName": use.service, "Region": use.region}
+        return {"UserName": user.name, "AccessKeyLastUsed": last}
+
+
+def _owner(session: Session, key_id: str) -> User | None:
+    key = session.get(AccessKey, key_id)
+    return None if key is None or key.user_key is None else session.get(User, key.user_key)
+
+
+def _no_such_key(key_id: str) -> ApiError:
+    return ApiError("NoSuchEntity", f"The Access Key with id {key_id} cannot be found.")
+
 
 def _members(user: User, key: AccessKey) -> dict[str, Any]:
     return {
@@ -59,5 +87,5 @@ def _access_key(session: Session, call: Call) -> AccessKey:
     user, key_id = find_user(session, call), call.params["AccessKeyId"]
     key = session.get(AccessKey, key_id)
     if key is None or key.user_key != user.name_key:
-        raise ApiError("NoSuchEntity", f"The Access Key with id {key_id} cannot be found.")
+        raise _no_such_key(key_id)
     return key

@@ -91,6 +91,7 @@ class AccountDetails(ManagedPolicies, InstanceProfiles):
             "AssumeRolePolicyDocument": encoded(row.trust_policy),
             **boundary_member(row),
             "Tags": row.tag_list or None,
+            **self.last_use_member(session, row),
         }
         return {**role, **shared, "RolePolicyList": inline, "InstanceProfileList": self.profiles_of(session, row)}
 

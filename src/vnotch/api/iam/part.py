@@ -144,6 +144,11 @@ class IamPart(Service):
             "Tags": role.tag_list or None,
         }
 
+    def last_use_member(self, session: Session, role: Role) -> dict[str, Any]:
+        """Of GetRole and GetAccountAuthorizationDetails alone; empty for a role that nobody has used."""
+        use = self.accounts.last_uses.of(session, [role.role_id]).get(role.role_id)
+        return {"RoleLastUsed": {} if use is None else {"LastUsedDate": use.used_ms / 1000, "Region": use.region}}
+
     def group_members(self, group: Group) -> dict[str, Any]:
         return self.entity_members(group, "GroupId", "GroupName")
 

@@ -53,7 +53,8 @@ class Roles(IamPart):
     @operation("GetRole", "role_resource")
     def get_role(self, call: Call) -> dict[str, Any]:
         with self.accounts.state.read() as session:
-            return {"Role": self.role_members(find_role(session, call))}
+            role = find_role(session, call)
+            return {"Role": {**self.role_members(role), **self.last_use_member(session, role)}}
 
     @operation("ListRoles")
     def list_roles(self, call: Call) -> dict[str, Any]:
