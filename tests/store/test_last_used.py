@@ -11,6 +11,7 @@ from state_database import open_state
 
 from vnotch.errors import HostError
 from vnotch.store.accounts import Accounts
+from vnotch.store.administrator import ensure_administrator
 from vnotch.store.last_used import LastUse, LastUses, Use
 from vnotch.store.principals import AccessKey
 from vnotch.store.state import State
@@ -26,7 +27,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 @pytest.fixture
 def key_id(state: State, tmp_path: Path) -> str:
-    Accounts(state, "123456789012", "us-east-1").ensure_administrator(tmp_path / "credentials.json")
+    ensure_administrator(Accounts(state, "123456789012", "us-east-1"), tmp_path / "credentials.json")
     with state.read() as session:
         return session.scalars(select(AccessKey.access_key_id)).one()
 
