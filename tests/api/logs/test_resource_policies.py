@@ -97,3 +97,29 @@ def test_a_policy_of_a_group_is_changed_by_who_knows_its_revision(logs: Any) -> 
     assert logs.describe_resource_policies()["resourcePolicies"] == []
     logs.delete_resource_policy(resourceArn=ARN, expectedRevisionId=second["revisionId"])
     assert logs.describe_resource_policies(resourceArn=ARN)["resourcePolicies"] == []
+
+
+def test_it_decides_nothing_for_users_neither_allowing_nor_denying(api: Any, logs: Any) -> None:
+    """API reference, PutResourcePolicy: it "only applies when operations are invoked by AWS service principals", and
+    is "not enforced" for users, roles and other accounts."""
+    logs.create_log_group(logGroupName="flow")
+    iam = api.client("iam")
+    keys = {}
+    for name, statements in (("none", []), ("may", [{"Effect": "Allow", "Action": "logs:*", "Resource": "*"}])):
+        iam.create_user(UserName=name)
+        if statements:
+            document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+            iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=document)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        keys[name] = api.client("logs", (key["AccessKeyId"], key["SecretAccessKey"]))
+
+    def statement(effect: str, name: str) -> dict[str, Any]:
+        principal = {"AWS": f"arn:aws:iam::123456789012:user/{name}"}
+        return {"Effect": effect, "Principal": principal, "Action": "logs:CreateLogStream", "Resource": f"{ARN}:*"}
+
+    document = {"Version": "2012-10-17", "Statement": [statement("Allow", "none"), statement("Deny", "may")]}
+    logs.put_resource_policy(policyName="account", policyDocument=json.dumps(document))
+    logs.put_resource_policy(resourceArn=ARN, policyDocument=json.dumps(document))
+    with refused("AccessDeniedException"):
+        keys["none"].create_log_stream(logGroupName="flow", logStreamName="a")
+    keys["may"].create_log_stream(logGroupName="flow", logStreamName="b")

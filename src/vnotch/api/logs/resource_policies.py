@@ -1,8 +1,9 @@
 """Resource policies of CloudWatch Logs: PutResourcePolicy, DescribeResourcePolicies, DeleteResourcePolicy.
 
-On AWS they let services put events: they decide for service principals alone and never for users and roles (API
-reference, PutResourcePolicy). No service writes to vnotch without a role, so here they are kept and shown, and allow
-nothing to anyone.
+On AWS they let services put events: they apply where service principals call, and are not enforced for users, roles and
+other accounts (API reference, PutResourcePolicy, "Important"). No service writes to vnotch without a role: flow logs,
+whose service principal is vpc-flow-logs.amazonaws.com, assume one, as they do on AWS. So here they are kept and shown,
+and decide nothing for anyone.
 """
 
 from __future__ import annotations
