@@ -366,13 +366,12 @@ def test_a_log_group_has_the_format_of_its_flow_logs(run: Run, server: RunningSe
     assert json.loads(given.stdout) == [{"srcaddr": "10.0.0.2", "bytes": 77}]
 
 
-def test_a_bar_is_shown_on_a_terminal_and_gone_before_the_answer(tmp_path: Path):
-    """Standard error is the terminal here, and standard output too."""
-    (tmp_path / "a.log").write_text(HEADER + "\n" + (SSH + "\n") * 300_000)
+def on_terminal(*arguments: str) -> str:
+    """What a terminal gets that is standard input, output and error."""
     controller, terminal = os.openpty()
     process = subprocess.Popen(
-        command("query", "select sum(bytes) as total from flow_logs", str(tmp_path)),
-        stdin=terminal, stdout=terminal, stderr=terminal, env=environment(TERM="xterm", COLUMNS="120"),
+        command(*arguments), stdin=terminal, stdout=terminal, stderr=terminal,
+        env=environment(TERM="xterm", COLUMNS="120"),
     )  # fmt: skip
     os.close(terminal)
     shown = b""
@@ -381,7 +380,23 @@ def test_a_bar_is_shown_on_a_terminal_and_gone_before_the_answer(tmp_path: Path)
             shown += data
     os.close(controller)
     assert process.wait(10) == 0
-    text = shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
+def test_no_form_of_an_answer_steers_a_terminal(tmp_path: Path, form: str):
+    evil = EVIL + "\u202ereversed\u2028\x9b31m"
+    (tmp_path / "a.log").write_text(f"interface-id srcaddr\n{evil}eni 10.0.0.1\n")
+    shown = on_terminal("query", "select interface_id from flow_logs", str(tmp_path), "-o", form)
+    answer = shown[shown.index("reversed") - 60 :]
+    assert not set("\x07\u202e\u2028\x9b") & set(shown)
+    assert "\x1b]" not in shown
+    assert "\\u202ereversed\\u2028\\x9b31m" in answer
+
+
+def test_a_bar_is_shown_on_a_terminal_and_gone_before_the_answer(tmp_path: Path):
+    (tmp_path / "a.log").write_text(HEADER + "\n" + (SSH + "\n") * 300_000)
+    text = on_terminal("query", "select sum(bytes) as total from flow_logs", str(tmp_path))
     assert "reading" in text
     assert "MB" in text
     assert str(300_000 * 4249) in text

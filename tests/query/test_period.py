@@ -75,6 +75,8 @@ def test_files_and_folders_of_other_times_are_not_read(tmp_path: Path, suffix: s
     found = ask("select count(*) from flow_logs", tmp_path, since="2026-01-31T11:50", until="2026-01-31T12:30")
     assert found.values == [1]
     assert not found.problems
+    assert sum(found.problems.other_times.values()) == 4, "and that is said"
+    assert next(found.problems.summary()).startswith("of other times, not read: ")
     everything = ask("select count(*) from flow_logs", tmp_path)
     assert everything.problems.files == 4
 

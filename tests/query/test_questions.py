@@ -45,7 +45,8 @@ def test_every_question_says_what_it_answers_and_runs_over_nothing(tmp_path: Pat
     required = ["10.0.0.1"] if any(item.default is None for item in question.parameters) else []
     path = write(tmp_path / "a.log", flow("10.0.0.1", "10.0.0.2") + " - - - -", header=FULL)
     found = ask(question.sql, path, parameters=question.bind(required, {}), extra=question.optional)
-    named = {*question.addresses, *([question.chart.label, question.chart.value] if question.chart else [])}
+    chart = question.drawn(question.bind(required, {}))
+    named = {*question.addresses, *([chart.label, chart.value] if chart else [])}
     assert named <= set(found.columns)
 
 
@@ -209,6 +210,7 @@ def test_a_question_of_the_user_counts_before_ours(tmp_path: Path):
         (GOOD.replace("-- answers", "-- answer"), "unknown header"),
         (GOOD.replace("-- answers: What.", "-- needs: nonsense"), "no field"),
         (GOOD.replace("-- answers: What.", "-- chart: pie a b"), "chart"),
+        (GOOD.replace("-- answers: What.", "-- chart: bars a $n"), "chart"),
     ],
 )
 def test_a_question_that_is_not_right_is_refused_by_name(tmp_path: Path, sql: str, what: str):

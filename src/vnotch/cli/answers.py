@@ -69,7 +69,7 @@ class Output:
         }[self.form]  # fmt: skip
         if self.path is None:
             try:
-                writer(answer, _Stdout(bar))
+                writer(answer, _Stdout(bar, as_text=self.form in ("csv", "json", "jsonl")))
                 sys.stdout.buffer.flush()
             except BrokenPipeError:
                 raise BrokenPipeError from None  # click takes one with an errno for itself and exits with status 1
@@ -269,10 +269,12 @@ def with_labels(answer: Answer, labels: Labels, addresses: Sequence[str]) -> Ans
 
 
 class _Stdout(io.RawIOBase):
-    """Standard output, which takes the bar away before the first byte where both go to a terminal."""
+    """Standard output. Where it is a terminal, it takes the bar away before the first byte, and in what is `as_text`
+    control characters are shown."""
 
-    def __init__(self, bar: ProgressBar) -> None:
+    def __init__(self, bar: ProgressBar, as_text: bool) -> None:
         self._bar = bar
+        self._as_text = as_text
 
     def writable(self) -> bool:
         return True
@@ -280,4 +282,7 @@ class _Stdout(io.RawIOBase):
     def write(self, data: Any) -> int:
         if is_terminal():
             self._bar.end()
+            if self._as_text:
+                sys.stdout.buffer.write(plain(bytes(data).decode()).encode())
+                return len(data)
         return sys.stdout.buffer.write(data)

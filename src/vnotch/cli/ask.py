@@ -79,7 +79,7 @@ def ask(
         skip_bad, profile, s3_endpoint_url, data_dir, endpoint_url,
     )  # fmt: skip
     status = how.answer(
-        question.sql, bound, question.optional, question.check_columns, question.chart, question.addresses
+        question.sql, bound, question.optional, question.check_columns, question.drawn(bound), question.addresses
     )
     raise typer.Exit(status)
 

@@ -29,12 +29,19 @@ STYLES = {
 
 LINE_STYLES = {"REJECT": "red", "SKIPDATA": "yellow", "NODATA": "dim"}
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Besides ASCII's and ISO 6429's: what turns the direction of writing (Unicode, Bidi_Control) or ends a line, by which
+a text can look like another one."""
 
 
 def plain(text: str) -> str:
     """The text with control characters as visible escapes."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return _CONTROL.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found.group())
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def record_text(message: str) -> Text:

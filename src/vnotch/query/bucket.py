@@ -7,6 +7,7 @@ parts that a question needs, DuckDB's S3 client gets what botocore found (`duckd
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,13 +16,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session
 
+from vnotch.bucket_keys import other_service
 from vnotch.errors import AccessError, HostError, InputError, VnotchError
-from vnotch.query.files import CHUNK_BYTES, FileProblem, LogFile, is_wanted
+from vnotch.query.files import CHUNK_BYTES, FileProblem, LogFile, is_folder_wanted, is_wanted
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
 
 CONNECTIONS = 32
 TRIES = 5
+LISTINGS = 16
+"""Folders that are listed at once."""
 _DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState")
 _GONE = ("NoSuchKey", "404")
 _REFUSED = (
@@ -66,20 +70,42 @@ class Bucket:
 
         Raises AccessError and InputError where the bucket cannot be listed.
         """
-        folders = [prefix]
-        while folders:
-            folder = folders.pop()
-            # Only folders down to the hours are told apart by time; without a period one listing has everything.
-            flat = period.is_open
-            for page in self.pages(folder, flat):
-                for found in page.get("Contents", ()):
-                    key = found["Key"]
-                    if key.endswith("/") and not found["Size"]:
-                        continue  # what consoles make to show an empty folder
-                    if key == prefix or is_wanted(key, period, problems):
-                        yield LogFile(self, f"s3://{self.name}/{key}", key, found["Size"])
-                below = [found["Prefix"] for found in page.get("CommonPrefixes", ())]
-                folders += [name for name in reversed(below) if period.may_be_in_folder(name)]
+
+        def wanted(page: dict[str, Any]) -> Iterator[LogFile]:
+            for found in page.get("Contents", ()):
+                key = found["Key"]
+                if key.endswith("/") and not found["Size"]:
+                    continue  # what consoles make to show an empty folder
+                if key == prefix or is_wanted(key, period, problems):
+                    yield LogFile(self, f"s3://{self.name}/{key}", key, found["Size"])
+
+        def listed(folder: str) -> tuple[list[LogFile], list[str]]:
+            files: list[LogFile] = []
+            below: list[str] = []
+            for page in self.pages(folder, flat=False):
+                files += wanted(page)
+                below += [found["Prefix"] for found in page.get("CommonPrefixes", ())]
+            return files, below
+
+        if period.is_open:
+            # Folders are told apart by time alone; without a period one listing has everything.
+            for page in self.pages(prefix, flat=True):
+                yield from wanted(page)
+            return
+        level = [prefix]
+        with ThreadPoolExecutor(LISTINGS, "vnotch-list") as pool:
+            while level:
+                below: list[str] = []
+                for files, folders in pool.map(listed, level):
+                    yield from files
+                    below += folders
+                level = [name for name in below if self._is_folder_wanted(name, period, problems)]
+
+    def _is_folder_wanted(self, folder: str, period: Period, problems: Problems) -> bool:
+        if other_service(folder) is not None:
+            problems.add_foreign(folder)
+            return False
+        return is_folder_wanted(folder, period, problems)
 
     def pages(self, prefix: str, flat: bool) -> Iterator[dict[str, Any]]:
         request = {"Bucket": self.name, "Prefix": prefix, **({} if flat else {"Delimiter": "/"})}

@@ -125,7 +125,7 @@ def _folder(place: LocalFiles, top: str, period: Period, problems: Problems) -> 
         problems.add(found.problem, str(error.filename or top), sample=found.detail)
 
     for folder, folders, names in os.walk(top, onerror=failed):
-        folders[:] = sorted(name for name in folders if period.may_be_in_folder(f"{folder}/{name}/"))
+        folders[:] = sorted(name for name in folders if is_folder_wanted(f"{folder}/{name}/", period, problems))
         for name in sorted(names):
             path = os.path.join(folder, name)
             if is_wanted(path, period, problems):
@@ -139,9 +139,20 @@ def is_wanted(key: str, period: Period, problems: Problems) -> bool:
     name = key.rpartition("/")[2]
     looks_right = name.endswith(_SUFFIXES) and not name.endswith(_FOREIGN_SUFFIXES) and not name.startswith((".", "_"))
     if not looks_right or other_service(key) is not None:
-        problems.foreign.append(key)
+        problems.add_foreign(key)
         return False
-    return period.may_be_in_file(key)
+    if period.may_be_in_file(key):
+        return True
+    problems.of_other_time("files")
+    return False
+
+
+def is_folder_wanted(folder: str, period: Period, problems: Problems) -> bool:
+    """Whether a folder (it ends in `/`) is to be listed. Those of other times are counted."""
+    if period.may_be_in_folder(folder):
+        return True
+    problems.of_other_time("folders")
+    return False
 
 
 def bounded(files: Iterator[LogFile]) -> list[LogFile]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 NAMES_SHOWN = 5
+FOREIGN_KEPT = 1000
 SAMPLE_CHARACTERS = 120
 ANSWER_MISSES = "this answer misses data"
 
@@ -45,7 +46,10 @@ class Problems:
 
     _found: dict[tuple[Problem, str], Missing] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
-    """Files beside the flow logs that are none; nothing is missing by them."""
+    """Files and folders beside the flow logs that are none, the first FOREIGN_KEPT; nothing is missing by them."""
+    foreign_count: int = 0
+    other_times: dict[str, int] = field(default_factory=lambda: {"files": 0, "folders": 0})
+    """What was not read, or not listed, since by its name it has no record of the time that was asked for."""
     notes: dict[str, None] = field(default_factory=dict)
     """What the reader of an answer should know, in order and once."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -56,6 +60,17 @@ class Problems:
             missing = self._found.setdefault((problem, file), Missing(file))
             missing.lines = max(missing.lines, lines)
             missing.sample = missing.sample or sample[:SAMPLE_CHARACTERS]
+
+    def add_foreign(self, name: str) -> None:
+        with self._lock:
+            self.foreign_count += 1
+            if len(self.foreign) < FOREIGN_KEPT:
+                self.foreign.append(name)
+
+    def of_other_time(self, kind: str) -> None:
+        """One of `files` or `folders`."""
+        with self._lock:
+            self.other_times[kind] += 1
 
     def note(self, text: str) -> None:
         with self._lock:
@@ -85,7 +100,13 @@ class Problems:
             for kind in Problem
             if self.of(kind)
         }
-        return {"missing": missing, "foreign": self.foreign, "notes": list(self.notes)}
+        return {
+            "missing": missing,
+            "foreign": self.foreign,
+            "foreign_count": self.foreign_count,
+            "other_times": self.other_times,
+            "notes": list(self.notes),
+        }
 
     def summary(self, meaning: str = ANSWER_MISSES) -> Iterator[str]:
         """Lines for people; names may hold anything and are for the caller to escape."""
@@ -101,8 +122,13 @@ class Problems:
                 if sample := next((item.sample for item in found if item.sample), ""):
                     yield f"    for instance: {sample}"
         if self.foreign:
-            count = len(self.foreign)
-            yield f"{count:,} other {_files(count)}, no flow logs, not read: {_names(self.foreign)}"
+            count = self.foreign_count
+            yield f"{count:,} other {_files(count)}, no flow logs, not read: {_names(self.foreign, count)}"
+        if any(self.other_times.values()):
+            words = [
+                f"{count:,} {kind if count > 1 else kind[:-1]}" for kind, count in self.other_times.items() if count
+            ]
+            yield f"of other times, not read: {' and '.join(words)}"
         yield from self.notes
 
 
@@ -110,6 +136,8 @@ def _files(count: int) -> str:
     return "file" if count == 1 else "files"
 
 
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+def _names(names: list[str], count: int | None = None) -> str:
+    """The first of them; `count` where there were more than these."""
+    count = count or len(names)
+    more = f" and {count - NAMES_SHOWN:,} more" if count > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more

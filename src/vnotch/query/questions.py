@@ -8,7 +8,7 @@
     -- needs: srcaddr, bytes              fields without which there is no answer
     -- optional: pkt_srcaddr              fields that are NULL where the flow logs have none
     -- addresses: source                  columns of the answer that labels are added to
-    -- chart: bars source bytes           bars LABEL VALUE, or time TIME VALUE
+    -- chart: bars source bytes           bars LABEL VALUE, or time TIME VALUE; $by is the column that `by` names
 
 Comment lines behind the header are notes for people. A parameter stands in the SQL as `$name` and is bound as a value.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from ipaddress import ip_address, ip_network
@@ -151,6 +151,12 @@ class Question:
         optional = [f"[{item.option} {item.default}]" for item in self.parameters if item.default is not None]
         return " ".join(["vnotch ask", self.name, *required, *optional, "--from ..."])
 
+    def drawn(self, bound: Mapping[str, Any]) -> Chart | None:
+        """The chart, with the value that a parameter chooses."""
+        if self.chart is None or not self.chart.value.startswith("$"):
+            return self.chart
+        return replace(self.chart, value=str(bound[self.chart.value[1:]]))
+
     def check_columns(self, columns: Mapping[str, str]) -> None:
         """Raises InputError that names the fields which the question needs and the flow logs lack."""
         missing = [name for name in self.needs if name not in columns]
@@ -189,7 +195,7 @@ def parse_question(name: str, sql: str, path: str) -> Question:
         _columns(found, "needs", path),
         _columns(found, "optional", path),
         _names(found, "addresses"),
-        _chart(found["chart"][0], path) if "chart" in found else None,
+        _chart(found["chart"][0], parameters, path) if "chart" in found else None,
         sql,
         path,
     )
@@ -216,9 +222,10 @@ def _columns(found: Mapping[str, list[str]], header: str, path: str) -> tuple[st
     return columns
 
 
-def _chart(text: str, path: str) -> Chart:
+def _chart(text: str, parameters: Sequence[Parameter], path: str) -> Chart:
     words = text.split()
-    if len(words) != 3 or words[0] not in ("bars", "time"):
+    chosen = {f"${parameter.name}" for parameter in parameters if parameter.choices}
+    if len(words) != 3 or words[0] not in ("bars", "time") or (words[2].startswith("$") and words[2] not in chosen):
         raise InputError(f"{path}: chart {text!r} is not right", "bars LABEL VALUE, or time TIME VALUE")
     return Chart(*words)
 

@@ -4,7 +4,7 @@
 -- parameter: limit integer = 20: how many addresses
 -- needs: srcaddr, packets, bytes
 -- addresses: source
--- chart: bars source bytes
+-- chart: bars source $by
 SELECT
     srcaddr AS source,
     sum(bytes) AS bytes,
