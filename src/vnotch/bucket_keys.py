@@ -77,14 +77,19 @@ class Layout:
         slot = datetime.fromtimestamp(slot_s, UTC)
         year, month, day, hour = slot.strftime("%Y %m %d %H").split()
         if self.hive_compatible:
-            parts = [f"aws-account-id={self.account}", "aws-service=vpcflowlogs", f"aws-region={self.region}"]
+            parts = ["aws-service=vpcflowlogs", f"aws-region={self.region}"]
             parts += [f"year={year}", f"month={month}", f"day={day}", *([f"hour={hour}"] if self.per_hour else [])]
         else:
-            parts = [self.account, "vpcflowlogs", self.region, year, month, day, *([hour] if self.per_hour else [])]
-        folder = f"{self.folder}/" if self.folder and not self.folder.endswith("/") else self.folder
+            parts = ["vpcflowlogs", self.region, year, month, day, *([hour] if self.per_hour else [])]
         time = slot.strftime("%Y%m%dT%H%MZ")
         name = f"{self.account}_vpcflowlogs_{self.region}_{flow_log_id}_{time}_{name_hash}"
-        return f"{folder}AWSLogs/{'/'.join(parts)}/{name}.{EXTENSIONS[self.file_format]}"
+        return f"{self.top}{'/'.join(parts)}/{name}.{EXTENSIONS[self.file_format]}"
+
+    @property
+    def top(self) -> str:
+        """What all its keys begin with: `[folder/]AWSLogs/{account}/`."""
+        folder = f"{self.folder}/" if self.folder and not self.folder.endswith("/") else self.folder
+        return f"{folder}AWSLogs/{'aws-account-id=' if self.hive_compatible else ''}{self.account}/"
 
 
 def slot_of(end_s: Any) -> Any:

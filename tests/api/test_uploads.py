@@ -23,7 +23,7 @@ from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
 from vnotch.api.uploads import Uploads
 from vnotch.buckets.folder import Folder
-from vnotch.buckets.upload import UPLOAD_SECONDS
+from vnotch.buckets.upload import UPLOAD_SECONDS, PolicyIsFull
 from vnotch.store import network
 from vnotch.store.accounts import InlinePolicy
 
@@ -150,13 +150,44 @@ def test_a_bucket_that_is_not_there_is_unsuccessful_and_no_error(site: Site) -> 
 
 def test_a_bucket_whose_owner_forbids_log_delivery_is_unsuccessful(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(site.buckets, "forbids_delivery", lambda *question: asked.append(question) or True)
+    monkeypatch.setattr(site.buckets, "admits_delivery", lambda *question: asked.append(question[:2]) or False)
     [item] = site.create(f"{BUCKET}/net/")["Unsuccessful"]
     assert item["Error"]["Message"] == (
         "Access Denied for LogDestination: flow-logs-bucket. Please check LogDestination permission"
     )
     [(bucket, layout)] = asked
     assert (bucket, layout.folder, layout.account) == ("flow-logs-bucket", "net/", "123456789012")
+
+
+def user_of(site: Site, name: str, *actions: str) -> Any:
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    with site.api.accounts.write() as session:
+        made = site.api.accounts.make_user(session, name)
+        session.add(InlinePolicy(owner_id=made.user_id, name="p", document=document))
+        key = site.api.accounts.make_user_key(session, made)
+        pair = (key.access_key_id, key.secret_access_key)
+    return site.api.client("ec2", key=pair, parameter_validation=False)
+
+
+def test_who_may_change_a_buckets_policy_is_the_callers_own_right(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.buckets, "admits_delivery", lambda bucket, layout, may_change: may_change())
+    rights = ["ec2:CreateFlowLogs", "logs:CreateLogDelivery", "s3:GetBucketPolicy"]
+    denied = "Access Denied for LogDestination: flow-logs-bucket. Please check LogDestination permission"
+    site.ec2 = user_of(site, "without", *rights)
+    [item] = site.create()["Unsuccessful"]
+    assert item["Error"]["Message"] == denied
+    site.ec2 = user_of(site, "owner", *rights, "s3:PutBucketPolicy")
+    assert site.create()["Unsuccessful"] == []
+
+
+def test_a_bucket_policy_without_room_is_an_error_of_awss_name(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> bool:
+        raise PolicyIsFull("too long")
+
+    monkeypatch.setattr(site.buckets, "admits_delivery", full)
+    with pytest.raises(ClientError, match="LogDestinationPermissionIssueException"):
+        site.create(BUCKET)
 
 
 def test_two_flow_logs_on_one_resource_differ_by_where_their_files_go(site: Site) -> None:
@@ -179,22 +210,12 @@ def test_a_folder_that_no_path_can_stand_for_is_undeliverable(site: Site, folder
 
 
 def test_a_bucket_needs_the_rights_of_log_delivery(site: Site) -> None:
-    def user(name: str, *actions: str) -> Any:
-        statement = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
-        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        with site.api.accounts.write() as session:
-            made = site.api.accounts.make_user(session, name)
-            session.add(InlinePolicy(owner_id=made.user_id, name="p", document=document))
-            key = site.api.accounts.make_user_key(session, made)
-            pair = (key.access_key_id, key.secret_access_key)
-        return site.api.client("ec2", key=pair, parameter_validation=False)
-
     owner = site.ec2
-    site.ec2 = user("without", "ec2:*")
+    site.ec2 = user_of(site, "without", "ec2:*")
     with pytest.raises(ClientError) as caught:
         site.create()
     assert caught.value.response["Error"]["Code"] == "UnauthorizedOperation"
-    site.ec2 = user("creator", "ec2:*", "logs:CreateLogDelivery")
+    site.ec2 = user_of(site, "creator", "ec2:*", "logs:CreateLogDelivery")
     flow_log_id = site.flow_log()
     with pytest.raises(ClientError) as caught:
         site.ec2.delete_flow_logs(FlowLogIds=[flow_log_id])

@@ -5,26 +5,29 @@ What a refusal means is S3's API reference, error responses; the words of a stat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from botocore.exceptions import ClientError
 from fault_proxy import FaultProxy
 from seaweed import OWNER, READER, Seaweed
 
 from vnotch.bucket_keys import Layout
 from vnotch.buckets import open_buckets
-from vnotch.buckets.bucket_policy import forbids_delivery
+from vnotch.buckets.bucket_policy import ClosedPolicy, delivery_statements, forbids_delivery, with_delivery
 from vnotch.buckets.folder import Folder
 from vnotch.buckets.s3 import S3, S3Settings, leads_out
-from vnotch.buckets.upload import Presence, PresignedRequest, Upload
+from vnotch.buckets.upload import PolicyIsFull, Presence, PresignedRequest, Upload
 from vnotch.deliver.bucket import Buckets, upload_error
 from vnotch.deliver.courier import Courier
 from vnotch.deliver.dropped import DroppedCounts, Share
@@ -38,6 +41,7 @@ from vnotch.errors import (
     InputError,
     RateLimitedError,
 )
+from vnotch.iam.grammar import PolicyError
 
 BUCKET = "flow-logs"
 SLOT_S = 1_529_511_600
@@ -143,13 +147,97 @@ def test_what_a_buckets_policy_says_of_log_delivery(members: dict[str, Any], for
     assert forbids_delivery(bucket_policy(**members), BUCKET, LAYOUT) is forbidden
 
 
-def test_the_policy_of_a_bucket_is_read(weed: Seaweed) -> None:
+def test_a_policy_that_forbids_log_delivery_is_kept(weed: Seaweed) -> None:
     client = weed.client(OWNER)
     client.create_bucket(Bucket="forbidden")
-    assert not s3(weed.url).forbids_delivery("forbidden", LAYOUT), "there is no policy"
     document = bucket_policy(Resource="arn:aws:s3:::forbidden/*")
     client.put_bucket_policy(Bucket="forbidden", Policy=document)
-    assert s3(weed.url).forbids_delivery("forbidden", LAYOUT)
+    assert not s3(weed.url).admits_delivery("forbidden", LAYOUT, lambda: True)
+    assert not s3(weed.url, bucket_policies=False).admits_delivery("forbidden", LAYOUT, lambda: True)
+    assert policy_of(client, "forbidden") == json.loads(document)
+
+
+def policy_of(client: Any, bucket: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])
+    return found
+
+
+def aws_statements(bucket: str, top: str) -> list[dict[str, Any]]:
+    """VPC user guide, "Amazon S3 bucket permissions for flow logs", without what it leaves open."""
+    where = {"aws:SourceArn": "arn:aws:logs:us-east-1:123456789012:*"}
+    whose = {"aws:SourceAccount": "123456789012"}
+    return [
+        {
+            "Sid": "AWSLogDeliveryWrite", "Effect": "Allow", "Principal": DELIVERY, "Action": "s3:PutObject",
+            "Resource": f"arn:aws:s3:::{bucket}/{top}/*",
+            "Condition": {
+                "StringEquals": {**whose, "s3:x-amz-acl": "bucket-owner-full-control"}, "ArnLike": where,
+            },
+        },
+        {
+            "Sid": "AWSLogDeliveryAclCheck", "Effect": "Allow", "Principal": DELIVERY, "Action": "s3:GetBucketAcl",
+            "Resource": f"arn:aws:s3:::{bucket}", "Condition": {"StringEquals": whose, "ArnLike": where},
+        },
+    ]  # fmt: skip
+
+
+def test_a_bucket_gets_the_policy_that_aws_gives_it_beside_its_owners_statements(weed: Seaweed) -> None:
+    client = weed.client(OWNER)
+    client.create_bucket(Bucket="kept")
+    store = s3(weed.url)
+    assert store.admits_delivery("kept", LAYOUT, lambda: True)
+    first = aws_statements("kept", "net/AWSLogs/123456789012")
+    assert policy_of(client, "kept") == {"Version": "2012-10-17", "Statement": first}
+    assert store.admits_delivery("kept", LAYOUT, lambda: False), "nothing is missing"
+    own = {
+        "Sid": "Ours", "Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject",
+        "Resource": "arn:aws:s3:::kept/*", "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }  # fmt: skip
+    client.put_bucket_policy(Bucket="kept", Policy=json.dumps({"Version": "2012-10-17", "Statement": [own, *first]}))
+    hive = Layout("a*b", "123456789012", "us-east-1", hive_compatible=True)
+    assert not store.admits_delivery("kept", hive, lambda: False), "the caller may not change the policy"
+    assert policy_of(client, "kept")["Statement"] == [own, *first]
+    assert store.admits_delivery("kept", hive, lambda: True)
+    [write, _] = aws_statements("kept", "a${*}b/AWSLogs/aws-account-id=123456789012")
+    assert policy_of(client, "kept")["Statement"] == [own, *first, {**write, "Sid": "AWSLogDeliveryWrite1"}]
+    assert store.admits_delivery("kept", hive, lambda: False)
+    assert put(store.presign(replace(upload("net/AWSLogs/a"), bucket="kept")))[0] == 200, "our own uploads go on"
+
+
+@pytest.mark.parametrize("more", [{"bucket_policies": False}, {"reader": True}])
+def test_a_policy_that_we_may_not_or_shall_not_change_stays(
+    weed: Seaweed, monkeypatch: pytest.MonkeyPatch, more: dict[str, bool]
+) -> None:
+    client = weed.client(OWNER)
+    with contextlib.suppress(ClientError):
+        client.delete_bucket_policy(Bucket=BUCKET)
+    if more.pop("reader", False):
+        for name, value in weed.environment(READER).items():
+            monkeypatch.setenv(name, value)
+    assert s3(weed.url, **more).admits_delivery(BUCKET, LAYOUT, lambda: True)
+    with pytest.raises(ClientError, match="NoSuchBucketPolicy"):
+        client.get_bucket_policy(Bucket=BUCKET)
+
+
+def test_aws_itself_is_let_in_only_where_that_is_asked_for() -> None:
+    """The statements would admit the real service, for the real account of that number."""
+    assert not S3(S3Settings())._adds_to_policies
+    assert S3(S3Settings(bucket_policies=True))._adds_to_policies
+
+
+def test_a_policy_that_aws_does_not_add_to_refuses_the_flow_log() -> None:
+    """VPC user guide: NotPrincipal and NotAction; and a policy has at most 20 KB."""
+    closed = {"Effect": "Deny", "NotPrincipal": {"AWS": "arn:aws:iam::123456789012:root"}, "Action": "s3:*"}
+    closed["Resource"] = f"arn:aws:s3:::{BUCKET}/*"
+    document = json.dumps({"Version": "2012-10-17", "Statement": closed})
+    with pytest.raises(ClosedPolicy):
+        with_delivery(document, BUCKET, LAYOUT)
+    right = json.dumps({"Version": "2012-10-17", "Statement": [closed, *delivery_statements(BUCKET, LAYOUT)]})
+    assert with_delivery(right, BUCKET, LAYOUT) is None
+    with pytest.raises(PolicyIsFull):
+        with_delivery(bucket_policy(Resource=["arn:aws:s3:::other/" + "x" * 200] * 100), BUCKET, LAYOUT)
+    with pytest.raises(PolicyError):
+        with_delivery("nonsense", BUCKET, LAYOUT)
 
 
 def test_an_endpoint_that_does_not_answer_is_no_bucket_that_is_missing() -> None:

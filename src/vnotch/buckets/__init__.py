@@ -24,7 +24,7 @@ def open_buckets(endpoint: str | None, settings: S3Settings, *, folder: Path, ur
     """
     if endpoint is None or endpoint.startswith(FOLDER_SCHEME):
         if settings != S3Settings():
-            raise InputError("buckets in a folder have no S3 region and no credentials", "give --s3-endpoint too")
+            raise InputError("buckets in a folder have no S3 region, credentials or policies", "give --s3-endpoint too")
         if endpoint is not None:
             path = endpoint.removeprefix(FOLDER_SCHEME)
             folder = Path("/" + path.lstrip("/") if path.startswith("//") else path)

@@ -54,8 +54,8 @@ class Folder:
             return Presence.MISSING
         return Presence.THERE if os.access(path, os.W_OK | os.X_OK) else Presence.DENIED
 
-    def forbids_delivery(self, bucket: str, layout: Layout) -> bool:
-        return False  # a folder has no policy
+    def admits_delivery(self, bucket: str, layout: Layout, may_change_policy: Callable[[], bool]) -> bool:
+        return True  # a folder has no policy
 
     def presign(self, upload: Upload) -> PresignedRequest:
         _check_key(upload.key)

@@ -6,8 +6,10 @@ Credentials are found as AWS's tools find them: environment, profile, SSO, the i
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +18,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from vnotch.bucket_keys import Layout
-from vnotch.buckets.bucket_policy import forbids_delivery
+from vnotch.buckets.bucket_policy import ClosedPolicy, delivery_statements, forbids_delivery, with_delivery
 from vnotch.buckets.upload import ACL, UPLOAD_SECONDS, Presence, PresignedRequest, Upload
-from vnotch.errors import HostError, VnotchError
+from vnotch.errors import HostError
+from vnotch.iam.grammar import PolicyError
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 10.0
@@ -38,6 +41,8 @@ class S3Settings:
     region: str | None = None
     profile: str | None = None
     credentials_file: str | None = None
+    bucket_policies: bool | None = None
+    """Whether AWS's statements are added to the policies of buckets; None: everywhere but on AWS."""
 
 
 class S3:
@@ -47,6 +52,8 @@ class S3:
         """Raises HostError for settings that botocore does not take (no such profile)."""
         self._settings = settings
         self._lock = threading.Lock()
+        self._policies = threading.Lock()
+        """Policies are read, added to and written by one at a time."""
         self._clients: dict[str, Any] = {}
         self._regions: dict[str, str] = {}
         try:
@@ -60,17 +67,52 @@ class S3:
                 f"the server's AWS settings for buckets: {error}", "see --s3-profile, --s3-region"
             ) from None
 
-    def forbids_delivery(self, bucket: str, layout: Layout) -> bool:
-        """By the bucket's policy, where it may be read."""
+    def admits_delivery(self, bucket: str, layout: Layout, may_change_policy: Callable[[], bool]) -> bool:
+        """By the bucket's policy, where it may be read and is understood; else its endpoint judges alone."""
+        client = self._client(self._region_of(bucket))
+        with self._policies:
+            try:
+                document = client.get_bucket_policy(Bucket=bucket)["Policy"]
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "NoSuchBucketPolicy":
+                    return True
+                document = None
+            except BotoCoreError:
+                return True
+            try:
+                if document is not None and forbids_delivery(document, bucket, layout):
+                    return False
+                if not self._adds_to_policies:
+                    return True
+                wanted = with_delivery(document, bucket, layout)
+            except ClosedPolicy:
+                return False
+            except PolicyError as error:
+                log.warning("the policy of %s is left to its endpoint: %s", bucket, error.message)
+                return True
+            if wanted is None:
+                return True
+            if not may_change_policy():
+                return False
+            self._put_policy(client, bucket, wanted, layout)
+        return True
+
+    @property
+    def _adds_to_policies(self) -> bool:
+        """On AWS itself only where it is asked for: there the statements would let in AWS's own service, for whichever
+        account has this one's number."""
+        asked = self._settings.bucket_policies
+        return self._settings.endpoint_url is not None if asked is None else asked
+
+    def _put_policy(self, client: Any, bucket: str, document: str, layout: Layout) -> None:
         try:
-            document = self._client(self._region_of(bucket)).get_bucket_policy(Bucket=bucket)["Policy"]
-        except (ClientError, BotoCoreError):
-            return False  # it has none, or it is not ours to read
-        try:
-            return forbids_delivery(document, bucket, layout)
-        except (VnotchError, ValueError) as error:
-            log.warning("the policy of %s is left to its endpoint: %s", bucket, error)
-            return False
+            client.put_bucket_policy(Bucket=bucket, Policy=document)
+        except (ClientError, BotoCoreError) as error:
+            # The files come all the same: they are put under the server's own identity.
+            statements = json.dumps(delivery_statements(bucket, layout))
+            log.warning("the policy of %s lacks what AWS adds and is left so, %s: %s", bucket, error, statements)
+        else:
+            log.info("the policy of %s lets log delivery put the files under %s", bucket, layout.top)
 
     def presence(self, bucket: str, folder: str) -> Presence:
         """By HeadBucket, which needs s3:ListBucket. A key with `..` that leads out of the bucket is none on AWS (S3

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from vnotch.bucket_keys import Layout
+from vnotch.errors import LimitError
 
 UPLOAD_SECONDS = 900
 """How long an upload may be begun after it was signed."""
@@ -23,6 +24,10 @@ class Presence(Enum):
     MISSING = "missing"
     DENIED = "denied"
     UNKNOWN = "unknown"  # its endpoint does not answer, or cannot take this folder
+
+
+class PolicyIsFull(LimitError):
+    """A bucket's policy has no room for what log delivery needs (AWS: LogDestinationPermissionIssueException)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,12 @@ class BucketStore(Protocol):
         """Whether a bucket is there and takes objects under `folder`."""
         ...
 
-    def forbids_delivery(self, bucket: str, layout: Layout) -> bool:
-        """Whether the bucket's policy forbids log delivery to put the files of a flow log there."""
+    def admits_delivery(self, bucket: str, layout: Layout, may_change_policy: Callable[[], bool]) -> bool:
+        """Whether the bucket's policy lets log delivery put the files of a flow log there. What it lacks for that is
+        added, where this store keeps policies as AWS does and `may_change_policy` says that the caller may.
+
+        Raises PolicyIsFull.
+        """
         ...
 
     def presign(self, upload: Upload) -> PresignedRequest:

@@ -64,6 +64,15 @@ def server(
             envvar="VNOTCH_S3_CREDENTIALS", help="AWS credentials file with the profile.", exists=True, dir_okay=False
         ),
     ] = None,
+    bucket_policies: Annotated[
+        bool | None,
+        typer.Option(
+            "--bucket-policies/--no-bucket-policies",
+            envvar="VNOTCH_BUCKET_POLICIES",
+            help="Add AWS's statements for log delivery to the policies of buckets with flow logs.",
+            show_default="yes, but not on AWS itself",
+        ),
+    ] = None,
     webhook: Annotated[
         list[str] | None,
         typer.Option(metavar="ARN=URL", help="What is called for an alarm's action that is an ARN. Repeatable."),
@@ -93,7 +102,7 @@ def server(
     from vnotch.delivery_streams import read_streams
     from vnotch.server import ServerConfig, run
 
-    s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None)
+    s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None, bucket_policies)
     quotas, webhooks = Quotas.of(quota or ()), webhook_map(webhook or ())
     config = ServerConfig(
         folders=folders_of(data_dir),

@@ -36,7 +36,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.iam.service_linked_roles import make_service_linked_role
 from vnotch.api.service import ApiError, Call
 from vnotch.bucket_keys import Layout
-from vnotch.buckets.upload import Presence
+from vnotch.buckets.upload import BucketStore, PolicyIsFull, Presence
 from vnotch.delivery_streams import stream_name
 from vnotch.store import agents, network
 from vnotch.store.shown_rows import ShownRows
@@ -128,7 +128,7 @@ class FlowLogs(Ec2Part):
         self._require_tags(call, request)
         tags = tags_at_creation(self, call, FLOW_LOG)
         refuse_dry_run(call)
-        undeliverable = request.undeliverable or self._undeliverable(request, call.account)
+        undeliverable = request.undeliverable or self._undeliverable(request, call)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return earlier
@@ -152,7 +152,7 @@ class FlowLogs(Ec2Part):
             remember(session, call, answer)
             return answer
 
-    def _undeliverable(self, request: FlowLogRequest, account: str) -> str | None:
+    def _undeliverable(self, request: FlowLogRequest, call: Call) -> str | None:
         """What AWS says of a bucket or delivery stream that will not do; None for one that is there."""
         if request.log_destination_type == network.FIREHOSE:
             name = stream_name(request.log_destination or "")
@@ -161,11 +161,27 @@ class FlowLogs(Ec2Part):
             return None
         (bucket, folder), options = request.bucket, request.files
         presence = self.buckets.presence(bucket, folder) if self.buckets else Presence.MISSING
-        layout = Layout(folder, account, self.region, options.file_format, options.hive_compatible_partitions)
-        if presence is Presence.THERE and self.buckets and self.buckets.forbids_delivery(bucket, layout):
-            presence = Presence.DENIED
+        if presence is Presence.THERE and self.buckets:
+            layout = Layout(
+                folder, call.account, self.region, options.file_format, options.hive_compatible_partitions
+            )  # fmt: skip
+            if not self._admits_delivery(call, self.buckets, bucket, layout):
+                presence = Presence.DENIED
         text = _BUCKET_WORDS.get(presence)
         return text and text.format(bucket)
+
+    def _admits_delivery(self, call: Call, buckets: BucketStore, bucket: str, layout: Layout) -> bool:
+        """A caller who may change the bucket's policy has it changed, others need it to be right (VPC user guide)."""
+
+        def may_change_policy() -> bool:
+            actions = ("s3:GetBucketPolicy", "s3:PutBucketPolicy")
+            return all(self.may(call, action, f"arn:aws:s3:::{bucket}") for action in actions)
+
+        try:
+            return buckets.admits_delivery(bucket, layout, may_change_policy)
+        except PolicyIsFull as error:
+            # AWS's code; its text is not published.
+            raise ApiError("LogDestinationPermissionIssueException", error.message) from None
 
     def _require_tags(self, call: Call, request: FlowLogRequest) -> None:
         """Showing tags needs the right to read them and to make the service's own role (VPC user guide, tag fields)."""

@@ -68,6 +68,11 @@ class Ec2Part(Service):
         decision = self._gate.authorise(call.identity, action, [resource], context, EC2, keys)
         call.note(action, resource, decision)
 
+    def may(self, call: Call, action: str, resource: str) -> bool:
+        """Whether the caller has a permission that is a matter of choice to the operation."""
+        assert call.identity is not None
+        return self._gate.decide(call.identity, action, resource, call.context).allowed
+
     def arns_of(self, call: Call, *named: tuple[Kind, Any]) -> list[str]:
         """The ARNs of what a request names by another id, an association's say: `named` are the kind and a SELECT of
         its id. `*` stands for what is not there: the handler says so then."""
