@@ -1,8 +1,13 @@
 // Calls an endpoint with the AWS SDK for JavaScript, as the request on standard input says, and writes what came of it.
 //
 //   in   {"endpoint", "region", "credentials": {accessKeyId, secretAccessKey, sessionToken?},
-//         "calls": [{"service": "iam", "command": "GetUser", "input": {}} | {"presign": "sts", "query": {}}]}
-//   out  [{"answer"} | {"error": {"name", "message", "status"}} | {"url"}]
+//         "calls": [{"service": "iam", "command": "GetUser", "input": {}, "as"?: "user", "pages"?: 5}
+//                   | {"presign": "sts", "query": {}}]}
+//   out  [{"answer", "requestId"} | {"pages": [answer]} | {"error": {"name", "message", "status", "requestId"}}
+//         | {"url"}]
+//
+// With `as` later calls may name parts of the answer: "$user.User.Arn". With `pages` the SDK's own paginator asks, for so
+// many items a page.
 
 import * as logs from "@aws-sdk/client-cloudwatch-logs";
 import * as ec2 from "@aws-sdk/client-ec2";
@@ -43,6 +48,29 @@ async function presigned(asked, call) {
   return { url: `${asked.endpoint}/?${query.join("&")}` };
 }
 
+const named = {};
+
+function filled(value) {
+  if (Array.isArray(value)) return value.map(filled);
+  if (value !== null && typeof value === "object") {
+    return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, filled(member)]));
+  }
+  if (typeof value !== "string" || !/^\$\w+\./.test(value)) return value;
+  const [name, ...path] = value.slice(1).split(".");
+  const found = path.reduce((part, step) => part?.[step], named[name]);
+  if (found === undefined) throw new Error(`no answer has ${value}`);
+  return found;
+}
+
+async function paged(client, module, call, input) {
+  const pages = [];
+  for await (const page of module[`paginate${call.command}`]({ client, pageSize: call.pages }, input)) {
+    delete page.$metadata;
+    pages.push(page);
+  }
+  return { pages };
+}
+
 async function called(asked, call) {
   const [module, Client] = services[call.service];
   const client = new Client({
@@ -52,11 +80,16 @@ async function called(asked, call) {
     maxAttempts: 1,
   });
   try {
-    const answer = await client.send(new module[`${call.command}Command`](call.input ?? {}));
+    const input = filled(call.input ?? {});
+    if (call.pages) return await paged(client, module, call, input);
+    const answer = await client.send(new module[`${call.command}Command`](input));
+    const { requestId } = answer.$metadata;
     delete answer.$metadata;
-    return { answer };
+    if (call.as) named[call.as] = answer;
+    return { answer, requestId };
   } catch (error) {
-    return { error: { name: error.name, message: error.message, status: error.$metadata?.httpStatusCode } };
+    const { httpStatusCode: status, requestId } = error.$metadata ?? {};
+    return { error: { name: error.name, message: error.message, status, requestId } };
   } finally {
     client.destroy();
   }
