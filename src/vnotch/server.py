@@ -53,6 +53,7 @@ from vnotch.store.accounts import Accounts
 from vnotch.store.administrator import ensure_administrator
 from vnotch.store.flow_alerts import FlowAlert
 from vnotch.store.lake import Lake
+from vnotch.store.log_metrics import LogMetrics
 from vnotch.store.metric_filters import MetricFilters
 from vnotch.store.state import State
 
@@ -235,7 +236,8 @@ def compose(
     ]
     app = build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
     app.state.alert_watch = alerts
-    app.state.metric_watch = MetricWatch(state, accounts, MetricFilters(state, lake, logs.totals), webhooks)
+    filters = MetricFilters(state, lake, logs.totals)
+    app.state.metric_watch = MetricWatch(state, accounts, filters, LogMetrics(state, lake), webhooks)
     app.state.usage = usage
     return app
 

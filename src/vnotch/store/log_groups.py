@@ -158,11 +158,20 @@ def stream_ids(session: Session, group_id: int, selection: tuple[Any, ...]) -> l
 
 def stream_names(session: Session, ids: Collection[int]) -> dict[int, str]:
     """Id -> name of those that still exist."""
+    return _names(session, LogStream, ids)
+
+
+def group_names(session: Session, ids: Collection[int]) -> dict[int, str]:
+    """The same of groups."""
+    return _names(session, LogGroup, ids)
+
+
+def _names(session: Session, table: type[LogStream] | type[LogGroup], ids: Collection[int]) -> dict[int, str]:
     wanted = list(ids)
     names: dict[int, str] = {}
     for start in range(0, len(wanted), IDS_AT_ONCE):
         part = wanted[start : start + IDS_AT_ONCE]
-        rows = session.execute(select(LogStream.id, LogStream.name).where(LogStream.id.in_(part)))
+        rows = session.execute(select(table.id, table.name).where(table.id.in_(part)))
         names.update((row.id, row.name) for row in rows)
     return names
 

@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import BigInteger, Float, Index, Integer, String, Text, delete, func, select
+from sqlalchemy import BigInteger, Float, Index, Integer, String, Text, case, delete, false, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from vnotch.errors import LimitError
 from vnotch.store.state import Base
 
 MINUTE_MS = 60_000
 METRICS_MAX = 10_000
 """Of an account; a dimension with many values would make as many metrics."""
+
+OWN_NAMESPACES = "AWS/"
+OWN_METRICS_MAX = 50_000
+"""Of those that services give of themselves, which do not take an account's room."""
+
+POINTS_MAX = 2_000_000
+"""Minutes of all metrics that are kept, about 0.3 GB; beyond, the oldest go first."""
+
+METRICS_AT_ONCE = 10_000
+"""SQLite takes 32,766 parameters in a statement."""
 
 KEPT_MS = 15 * 86_400_000
 """How long AWS keeps data of one minute; here all data has that resolution."""
@@ -101,56 +113,109 @@ class Point:
 
 
 def put_samples(session: Session, samples: Iterable[Sample]) -> int:
-    """Adds samples; returns how many were turned away because there would be too many metrics."""
-    turned_away = 0
-    ids: dict[MetricName, int] = {}
+    """Adds samples, few statements for many of them; returns how many were turned away because there would be too many
+    metrics."""
+    merged: dict[tuple[MetricName, int, str], Sample] = {}
+    given: Counter[MetricName] = Counter()
     for sample in samples:
-        if sample.metric not in ids:
-            try:
-                ids[sample.metric] = _metric_id(session, sample)
-            except LimitError:
-                turned_away += 1
-                continue
-        _add(session, ids[sample.metric], sample)
-    return turned_away
+        given[sample.metric] += 1
+        key = sample.metric, sample.time_ms - sample.time_ms % MINUTE_MS, sample.unit
+        merged[key] = _together(merged[key], sample) if key in merged else sample
+    ids = _metric_ids(session, merged.values())
+    rows = [
+        {
+            "metric_id": ids[metric],
+            "minute_ms": minute_ms,
+            "unit": unit,
+            "samples": sample.samples,
+            "total": sample.total,
+            "least": sample.least,
+            "greatest": sample.greatest,
+            "is_default": sample.is_default,
+        }
+        for (metric, minute_ms, unit), sample in merged.items()
+        if metric in ids
+    ]
+    _add(session, rows)
+    return sum(count for metric, count in given.items() if metric not in ids)
 
 
-def _metric_id(session: Session, sample: Sample) -> int:
-    found = session.scalar(select(Metric).where(Metric.digest == sample.metric.digest))
-    if found is None:
-        if (session.scalar(select(func.count()).select_from(Metric)) or 0) >= METRICS_MAX:
-            raise LimitError(f"there are {METRICS_MAX} metrics already")
-        name = sample.metric
-        found = Metric(digest=name.digest, namespace=name.namespace, name=name.name, last_ms=sample.time_ms)
-        found.dimensions = json.dumps(dict(name.dimensions))
-        session.add(found)
+def _together(one: Sample, other: Sample) -> Sample:
+    """Of one metric, minute and unit. A default gives way."""
+    if one.is_default or other.is_default:
+        return other if one.is_default else one
+    return replace(
+        one,
+        samples=one.samples + other.samples,
+        total=one.total + other.total,
+        least=min(one.least, other.least),
+        greatest=max(one.greatest, other.greatest),
+    )
+
+
+def _metric_ids(session: Session, samples: Iterable[Sample]) -> dict[MetricName, int]:
+    """The rows of metrics, made where they are new and there is room; the times of their newest samples are noted."""
+    newest: dict[MetricName, int] = {}
+    for sample in samples:
+        newest[sample.metric] = max(newest.get(sample.metric, 0), sample.time_ms)
+    digests = {metric.digest: metric for metric in newest}
+    ids: dict[MetricName, int] = {}
+    later = []
+    listed = list(digests)
+    for start in range(0, len(listed), METRICS_AT_ONCE):
+        part = listed[start : start + METRICS_AT_ONCE]
+        columns = select(Metric.id, Metric.digest, Metric.last_ms).where(Metric.digest.in_(part))
+        for row in session.execute(columns):
+            metric = digests[row.digest]
+            ids[metric] = row.id
+            if newest[metric] > row.last_ms:
+                later.append({"id": row.id, "last_ms": newest[metric]})
+    if later:
+        session.execute(update(Metric), later)
+    for own in (False, True):
+        new = [metric for metric in newest if metric not in ids and metric.namespace.startswith(OWN_NAMESPACES) == own]
+        room = max(0, (OWN_METRICS_MAX if own else METRICS_MAX) - _count(session, own)) if new else 0
+        made = [(metric, _row(metric, newest[metric])) for metric in new[:room]]
+        session.add_all(row for _, row in made)
         session.flush()
-    found.last_ms = max(found.last_ms, sample.time_ms)
-    return found.id
+        ids |= {metric: row.id for metric, row in made}
+    return ids
 
 
-def _add(session: Session, metric_id: int, sample: Sample) -> None:
-    minute_ms = sample.time_ms - sample.time_ms % MINUTE_MS
-    row = session.get(MetricPoint, (metric_id, minute_ms, sample.unit))
-    values = {
-        "samples": sample.samples,
-        "total": sample.total,
-        "least": sample.least,
-        "greatest": sample.greatest,
-        "is_default": sample.is_default,
-    }
-    if row is None:
-        session.add(MetricPoint(metric_id=metric_id, minute_ms=minute_ms, unit=sample.unit, **values))
-    elif sample.is_default:
+def _row(metric: MetricName, last_ms: int) -> Metric:
+    dimensions = json.dumps(dict(metric.dimensions))
+    return Metric(
+        digest=metric.digest, namespace=metric.namespace, name=metric.name, dimensions=dimensions, last_ms=last_ms
+    )
+
+
+def _count(session: Session, own: bool) -> int:
+    is_own = Metric.namespace.startswith(OWN_NAMESPACES, autoescape=True)
+    counted = select(func.count()).select_from(Metric).where(is_own if own else ~is_own)
+    return session.scalar(counted) or 0
+
+
+def _add(session: Session, rows: Sequence[Mapping[str, object]]) -> None:
+    """One row is one metric, minute and unit: added to what is there, of which a default gives way."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    there, keys = MetricPoint.__table__.c, ["metric_id", "minute_ms", "unit"]
+    defaults = [row for row in rows if row["is_default"]]
+    if defaults:
+        session.execute(insert(MetricPoint).on_conflict_do_nothing(index_elements=keys), defaults)
+    values = [row for row in rows if not row["is_default"]]
+    if not values:
         return
-    elif row.is_default:
-        for name, value in values.items():
-            setattr(row, name, value)
-    else:
-        row.samples += sample.samples
-        row.total += sample.total
-        row.least = min(row.least, sample.least)
-        row.greatest = max(row.greatest, sample.greatest)
+    statement: Any = insert(MetricPoint)
+    new = statement.excluded
+    added = {
+        "samples": there.samples + new.samples,
+        "total": there.total + new.total,
+        "least": case((there.least < new.least, there.least), else_=new.least),
+        "greatest": case((there.greatest > new.greatest, there.greatest), else_=new.greatest),
+    }
+    changed = {name: case((there.is_default, new[name]), else_=value) for name, value in added.items()}
+    statement = statement.on_conflict_do_update(index_elements=keys, set_={**changed, "is_default": false()})
+    session.execute(statement, values)
 
 
 def find_metrics(
@@ -201,6 +266,10 @@ def points(
 def forget_old(session: Session, now_ms: int) -> None:
     """Drops what is past its time, and metrics that have nothing left."""
     session.execute(delete(MetricPoint).where(MetricPoint.minute_ms < now_ms - KEPT_MS))
+    beyond = (session.scalar(select(func.count()).select_from(MetricPoint)) or 0) - POINTS_MAX
+    if beyond > 0:
+        oldest = select(MetricPoint.minute_ms).order_by(MetricPoint.minute_ms).offset(beyond - 1).limit(1)
+        session.execute(delete(MetricPoint).where(MetricPoint.minute_ms <= oldest.scalar_subquery()))
     session.execute(delete(Metric).where(Metric.last_ms < now_ms - KEPT_MS))
 
 

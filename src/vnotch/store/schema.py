@@ -27,6 +27,7 @@ from vnotch.store import (  # noqa: F401  they declare the tables
     last_used,
     log_groups,
     log_imports,
+    log_metrics,
     log_usage,
     metric_filters,
     metrics,

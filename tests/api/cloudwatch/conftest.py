@@ -17,6 +17,7 @@ from vnotch.api.cloudwatch.watch import MetricWatch
 from vnotch.api.cloudwatch.webhooks import Webhooks
 from vnotch.api.logs import Logs
 from vnotch.store.lake import Lake
+from vnotch.store.log_metrics import LogMetrics
 from vnotch.store.metric_filters import MetricFilters
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:ops"
@@ -80,7 +81,8 @@ def watch(api: Any, lake: Lake, hook: Hook) -> Iterator[MetricWatch]:
     """Not started: a test calls its steps."""
     logs, webhooks = Logs(api.state, lake), Webhooks({TOPIC: hook.url})
     api.serve(logs, CloudWatch(api.state, webhooks))
-    yield MetricWatch(api.state, api.accounts, MetricFilters(api.state, lake, logs.totals), webhooks)
+    filters = MetricFilters(api.state, lake, logs.totals)
+    yield MetricWatch(api.state, api.accounts, filters, LogMetrics(api.state, lake), webhooks)
     webhooks.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,6 +129,17 @@ def test_questions_that_are_refused(cloudwatch: Any) -> None:
         )
     with refused("InvalidParameterValue", "AWS/"):
         cloudwatch.put_metric_data(Namespace="AWS/EC2", MetricData=[{"MetricName": "m", "Value": 1}])
+
+
+@pytest.mark.parametrize(
+    "position", [b"7", b'["ListMetrics", "a"]', b'["DescribeAlarms", 1]', b'["ListMetrics", [1]]', b"\xff"]
+)
+def test_a_token_of_something_else_is_refused(cloudwatch: Any, position: bytes) -> None:
+    token = base64.urlsafe_b64encode(position).decode()
+    with pytest.raises(ClientError, match="InvalidNextToken"):
+        cloudwatch.list_metrics(NextToken=token)
+    with pytest.raises(ClientError, match="InvalidNextToken"):
+        cloudwatch.describe_alarms(NextToken=token)
 
 
 def test_a_large_request_comes_compressed(cloudwatch: Any) -> None:

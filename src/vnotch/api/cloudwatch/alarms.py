@@ -105,15 +105,15 @@ class Alarms(CloudWatchPart):
             wanted = wanted.where(*starts_with(Alarm.name, prefix))
         if params.get("StateValue"):
             wanted = wanted.where(Alarm.state == params["StateValue"])
-        if (after := token_position(call)) is not None:
-            wanted = wanted.where(Alarm.name > str(after))
+        if (after := token_position(call, str)) is not None:
+            wanted = wanted.where(Alarm.name > after)
         with self.state.read() as session:
             rows = list(session.scalars(wanted))
         if params.get("ActionPrefix"):
             rows = [row for row in rows if _has_action(row, params["ActionPrefix"])]
         answer = {**empty, "MetricAlarms": [_describe(call, row) for row in rows[:limit]]}
         if len(rows) > limit:
-            answer["NextToken"] = page_token(rows[limit - 1].name)
+            answer["NextToken"] = page_token(call, rows[limit - 1].name)
         return answer
 
     @operation("SetAlarmState", _on_alarm)

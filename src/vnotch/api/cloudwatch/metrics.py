@@ -59,7 +59,7 @@ class Metrics(CloudWatchPart):
     def list_metrics(self, call: Call) -> dict[str, Any]:
         params = call.params
         since_ms = call.now_ms - ACTIVE_MS if params.get("RecentlyActive") else None
-        begin = int(token_position(call) or 0)
+        begin = max(0, token_position(call, int) or 0)
         with self.state.read() as session:
             found = find_metrics(session, params.get("Namespace"), params.get("MetricName"), since_ms)
         wanted = params.get("Dimensions") or ()
@@ -75,7 +75,7 @@ class Metrics(CloudWatchPart):
             ]
         }
         if len(names) > begin + LISTED_MAX:
-            answer["NextToken"] = page_token(begin + LISTED_MAX)
+            answer["NextToken"] = page_token(call, begin + LISTED_MAX)
         return answer
 
     @operation("GetMetricStatistics", ANY_RESOURCE, unsupported="ExtendedStatistics")
@@ -117,7 +117,7 @@ class Metrics(CloudWatchPart):
         if not 1 <= most <= DATAPOINTS_MAX:
             raise invalid_value(f"MaxDatapoints must be from 1 to {DATAPOINTS_MAX}.")
         newest_first = (call.params.get("ScanBy") or "TimestampDescending") == "TimestampDescending"
-        begin = int(token_position(call) or 0)
+        begin = max(0, token_position(call, int) or 0)
         shown = [query for query in queries if query.get("ReturnData", True)]
         # Points of all queries one after another, of which this page has `most` from `begin` on.
         results, passed, more = [], 0, False
@@ -140,7 +140,7 @@ class Metrics(CloudWatchPart):
                 )
         answer: dict[str, Any] = {"MetricDataResults": results, "Messages": []}
         if more:
-            answer["NextToken"] = page_token(begin + most)
+            answer["NextToken"] = page_token(call, begin + most)
         return answer
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from vnotch.api.cloudwatch.webhooks import Webhooks
 from vnotch.api.service import ApiError, Call, Service
 from vnotch.store.state import State
+
+Position = TypeVar("Position", int, str)
 
 
 class CloudWatchPart(Service):
@@ -34,18 +36,23 @@ def validation(message: str) -> ApiError:
     return ApiError("ValidationError", message)
 
 
-def page_token(position: Any) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(position)).decode()
+def page_token(call: Call, position: int | str) -> str:
+    """An opaque token that says where the operation goes on."""
+    return base64.urlsafe_b64encode(orjson.dumps([call.operation, position])).decode()
 
 
-def token_position(call: Call) -> Any:
+def token_position(call: Call, kind: type[Position]) -> Position | None:
+    """What `page_token` was given, None without a token. Raises ApiError for what is no token of this operation."""
     token = call.params.get("NextToken")
     if token is None:
         return None
     try:
-        return orjson.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
-    except (binascii.Error, UnicodeError, ValueError):
-        raise ApiError("InvalidNextToken", "The next token specified is invalid.") from None
+        operation, position = orjson.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
+    except (binascii.Error, UnicodeError, ValueError, TypeError):
+        operation, position = None, None
+    if operation == call.operation and type(position) is kind:
+        return position
+    raise ApiError("InvalidNextToken", "The next token specified is invalid.")
 
 
 def dimensions_of(items: list[dict[str, str]] | None) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""What goes on by itself: metric filters count new events, alarms are evaluated, old data is dropped. One thread."""
+"""What goes on by itself: metric filters and the log service's own metrics count new events, alarms are evaluated, and
+old data is dropped. One thread."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from vnotch.api.cloudwatch.alarms import call_actions
 from vnotch.api.cloudwatch.webhooks import Webhooks
 from vnotch.store.accounts import Accounts
 from vnotch.store.alarms import Alarm, change_state, decide, values
+from vnotch.store.log_metrics import LogMetrics
 from vnotch.store.metric_filters import MetricFilters
 from vnotch.store.metrics import forget_old
 from vnotch.store.state import State
@@ -25,10 +27,13 @@ FORGET_SECONDS = 3600.0
 class MetricWatch:
     """`start` begins, `close` ends; `step` is one round, for tests with a time of their own."""
 
-    def __init__(self, state: State, accounts: Accounts, filters: MetricFilters, webhooks: Webhooks) -> None:
+    def __init__(
+        self, state: State, accounts: Accounts, filters: MetricFilters, log_metrics: LogMetrics, webhooks: Webhooks
+    ) -> None:
         self.state = state
         self.accounts = accounts
         self.filters = filters
+        self.log_metrics = log_metrics
         self.webhooks = webhooks
         self._ended = threading.Event()
         self._forget_due = 0.0
@@ -51,6 +56,7 @@ class MetricWatch:
 
     def step(self, now_ms: int) -> None:
         self.filters.step()
+        self.log_metrics.step()
         self.evaluate(now_ms)
         if time.monotonic() >= self._forget_due:
             self._forget_due = time.monotonic() + FORGET_SECONDS
