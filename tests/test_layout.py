@@ -64,6 +64,7 @@ ORDER = [
     # what wires parts together
     "agent",
     "doctor",
+    "data_folder",
     "server",
     "cli",
 ]

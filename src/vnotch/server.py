@@ -7,7 +7,6 @@ is bound before state is written; a port in use leaves no new folder behind.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 import re
@@ -16,7 +15,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -43,12 +41,14 @@ from vnotch.api.quotas import Quotas
 from vnotch.api.sts import Sts
 from vnotch.api.uploads import Uploads
 from vnotch.api.usage import Usage
+from vnotch.api.wipe import Wipe
 from vnotch.buckets import open_buckets
 from vnotch.buckets.s3 import S3Settings
 from vnotch.buckets.upload import BucketStore
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
+from vnotch.data_folder import lock_folder, prepare_folder
 from vnotch.delivery_streams import DeliveryStream
-from vnotch.errors import HostError, InputError, VnotchError
+from vnotch.errors import InputError, VnotchError
 from vnotch.store.accounts import Accounts
 from vnotch.store.administrator import ensure_administrator
 from vnotch.store.flow_alerts import FlowAlert
@@ -56,9 +56,8 @@ from vnotch.store.lake import Lake
 from vnotch.store.log_metrics import LogMetrics
 from vnotch.store.metric_filters import MetricFilters
 from vnotch.store.state import State
-
-FREE_BYTES_MIN = 64 << 20
-"""Below this much free disk the server does not start: SQLite and DuckLake both need room to commit."""
+from vnotch.store.wipe import finish as finish_wipe
+from vnotch.store.wipe import wipe
 
 
 @dataclass(frozen=True)
@@ -89,44 +88,6 @@ class ServerConfig:
             raise InputError(f"{self.region!r} is no region", "such as us-east-1")
 
 
-def prepare_folder(folder: Path) -> None:
-    """Makes the data folder and proves that it can be written. Raises HostError with the remedy."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = folder / ".write-probe"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-        # Made here, so that an agent that runs as root makes only its own folder below.
-        (folder / "agents").mkdir(exist_ok=True)
-    except OSError as error:
-        raise HostError(
-            f"the data folder {folder} cannot be written: {error.strerror}", "name another with --data-dir"
-        ) from None
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES_MIN:
-        raise HostError(
-            f"only {free >> 20} MB are free where {folder} is, {FREE_BYTES_MIN >> 20} MB are needed",
-            "make room, or name another folder with --data-dir",
-        )
-
-
-def lock_folder(folder: Path) -> int:
-    """One server a folder. Returns the descriptor that holds the lock until the process ends."""
-    descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.pread(descriptor, 32, 0).decode() or "unknown"
-        os.close(descriptor)
-        raise HostError(
-            f"a vnotch server already runs with the data folder {folder} (process {owner.strip()})",
-            "stop it, or name another folder with --data-dir",
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
 def bind(host: str, port: int) -> socket.socket:
     """The listening socket. Only loopback addresses are taken: without TLS keys and data would cross the network."""
     if not (host.startswith("127.") or host in ("::1", "localhost")):
@@ -138,7 +99,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None) -> None:
-    """Serves until SIGINT or SIGTERM. `started` is called with the endpoint's URL once it answers."""
+    """Serves until SIGINT or SIGTERM, over wipes that are asked for. `started` is called with the endpoint's URL once
+    it answers; after a wipe again."""
     config.check()
     folder = config.folders.root
     is_new = not folder.exists()
@@ -154,14 +116,19 @@ def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None)
             shutil.rmtree(folder, ignore_errors=True)
         raise
     try:
-        _serve(config, listener, started)
+        finish_wipe(folder)  # one that was killed half way
+        while _serve(config, listener, started):
+            gc.unfreeze()  # what the one before held is garbage now
+            wipe(folder, config.state_url)
     finally:
         listener.close()
         os.close(lock)
 
 
-def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str], None]) -> None:
+def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str], None]) -> bool:
+    """-> whether it ended because the state is to be wiped. Connections wait at the listener meanwhile."""
     folders = config.folders
+    wiping = Wipe()
     state = State.open(folders.state, config.state_url)
     try:
         state.create_tables()
@@ -173,7 +140,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
             buckets = open_buckets(
                 config.s3_endpoint, config.s3, folder=folders.buckets, url=config.url, region=accounts.region
             )
-            app = compose(config, state, accounts, lake, agents, buckets)
+            app = compose(config, state, accounts, lake, agents, buckets, wiping)
 
             def ending() -> None:
                 agents.watch.close()
@@ -186,7 +153,7 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
             app.state.metric_watch.start()
             app.state.usage.start()
             try:
-                _run_until_signal(app, listener, lambda: _say_started(config, started), ending)
+                _run_until_signal(app, listener, lambda: _say_started(config, started), ending, wiping)
             finally:
                 app.state.alert_watch.close()
                 app.state.usage.close()
@@ -197,10 +164,17 @@ def _serve(config: ServerConfig, listener: socket.socket, started: Callable[[str
     finally:
         (folders.root / "endpoint").unlink(missing_ok=True)
         state.close()
+    return wiping.asked
 
 
 def compose(
-    config: ServerConfig, state: State, accounts: Accounts, lake: Lake, agents: Agents, buckets: BucketStore
+    config: ServerConfig,
+    state: State,
+    accounts: Accounts,
+    lake: Lake,
+    agents: Agents,
+    buckets: BucketStore,
+    wiping: Wipe,
 ) -> Starlette:
     """The application with every service on it, and `metric_watch`, `alert_watch` and `usage` in its state."""
     logs = Logs(state, lake, config.quotas)
@@ -233,6 +207,7 @@ def compose(
         *Access(accounts, access_log).routes(),
         *alerts.routes(),
         *usage.routes(),
+        *wiping.routes(),
     ]
     app = build_app(state, services, accounts, extra_routes=ours, access_log=access_log)
     app.state.alert_watch = alerts
@@ -268,18 +243,28 @@ class _UvicornServer(uvicorn.Server):
 
 
 def _run_until_signal(
-    app: Starlette, listener: socket.socket, on_started: Callable[[], None], on_ending: Callable[[], None]
+    app: Starlette,
+    listener: socket.socket,
+    on_started: Callable[[], None],
+    on_ending: Callable[[], None],
+    wiping: Wipe,
 ) -> None:
-    """Serves until SIGINT or SIGTERM; `on_ending` then lets requests go that wait for something."""
+    """Serves until SIGINT or SIGTERM, or until a wipe is asked for; `on_ending` lets requests go that wait."""
     server = _UvicornServer(http_server(app).config, on_started)
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def end() -> None:
         server.should_exit = True
         on_ending()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        wiping.asked = False
+        end()
+
+    wiping.end = end
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.run(sockets=[listener])
+        # uvicorn closes what it is given, and the port has to stay ours.
+        server.run(sockets=[listener.dup()])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

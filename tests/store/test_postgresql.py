@@ -24,7 +24,13 @@ from vnotch.store.state import State
 pytestmark = pytest.mark.soak
 
 ROOT = Path(__file__).parents[2]
-SUITES = ["tests/api", "tests/iam/test_accounts.py", "tests/store/test_log_groups.py", "tests/store/test_schema.py"]
+SUITES = [
+    "tests/api",
+    "tests/iam/test_accounts.py",
+    "tests/store/test_log_groups.py",
+    "tests/store/test_schema.py",
+    "tests/store/test_wipe.py",
+]
 SQLITES_OWN = [
     # Each of these asks SQLite itself: for its plan, and for a full disk.
     "tests/store/test_log_groups.py::test_pages_are_read_from_an_index",

@@ -37,6 +37,7 @@ from vnotch.cli.terminal import fail, out
 from vnotch.cli.top import top
 from vnotch.cli.usage import usage
 from vnotch.cli.why_denied import why_denied
+from vnotch.cli.wipe import wipe
 from vnotch.errors import VnotchError
 
 TRY, RUN, SET_UP, LOOK, CLIENTS = PANELS = ("Try it", "Run it", "Set up", "Look", "Other AWS clients")
@@ -97,6 +98,7 @@ app.add_typer(keys, name="keys", rich_help_panel=SET_UP)
 app.command(rich_help_panel=SET_UP)(compact)
 app.command(rich_help_panel=SET_UP)(backup)
 app.command(rich_help_panel=SET_UP)(restore)
+app.command(rich_help_panel=SET_UP)(wipe)
 app.command("import", rich_help_panel=SET_UP)(import_)
 app.command(rich_help_panel=LOOK)(status)
 app.command(rich_help_panel=LOOK)(tail)

@@ -45,7 +45,7 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Put a backup into the data folder. No server may run there; the first start counts the log streams anew."""
-    from vnotch.server import lock_folder
+    from vnotch.data_folder import lock_folder
     from vnotch.store.backup import restore as put_back
 
     root = folders_of(data_dir).root

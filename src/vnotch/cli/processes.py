@@ -5,6 +5,8 @@ What they run is imported when they run it, so that every other command starts w
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,8 @@ import typer
 
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.terminal import step
-from vnotch.config import ACCOUNT, ENDPOINT_HOST, ENDPOINT_PORT, FLOWS_PER_MAP, REGION
+from vnotch.config import ACCOUNT, ENDPOINT_HOST, ENDPOINT_PORT, FLOWS_PER_MAP, REGION, Folders
+from vnotch.errors import InputError
 
 
 def server(
@@ -29,6 +32,14 @@ def server(
             show_default="SQLite in the data folder",
         ),
     ] = None,
+    in_memory: Annotated[
+        bool,
+        typer.Option(
+            "--in-memory",
+            help="Keep everything in a folder in memory that is gone when the server ends; --data-dir names a link to "
+            "it, which must not be there yet.",
+        ),
+    ] = False,
     any_interval: Annotated[
         bool, typer.Option("--any-interval", help="Take aggregation intervals from 1 to 900 s; AWS has 60 and 600.")
     ] = False,
@@ -99,13 +110,14 @@ def server(
     from vnotch.api.cloudwatch.webhooks import webhook_map
     from vnotch.api.quotas import Quotas
     from vnotch.buckets.s3 import S3Settings
+    from vnotch.data_folder import folder_in_memory, is_in_memory
     from vnotch.delivery_streams import read_streams
     from vnotch.server import ServerConfig, run
 
     s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None, bucket_policies)
     quotas, webhooks = Quotas.of(quota or ()), webhook_map(webhook or ())
     config = ServerConfig(
-        folders=folders_of(data_dir),
+        folders=folders_of(data_dir),  # of --in-memory another one
         host=host,
         port=port,
         account=account,
@@ -119,7 +131,19 @@ def server(
         streams=read_streams(delivery_streams) if delivery_streams else {},
         alerts=flow_alerts(alert or ()),
     )
-    run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
+    if not in_memory:
+        run(config, started=lambda url: step(f"vnotch server answers at {url}, data in {config.folders.root}"))
+        return
+    if state_url is not None:
+        raise InputError("a state in a database is not in memory", "leave --state-url or --in-memory out")
+    with folder_in_memory(data_dir and data_dir.absolute()) as folder:
+        where = "in memory" if is_in_memory(folder) else "on disk, since there is little room in /dev/shm"
+
+        def say(url: str) -> None:
+            step(f"vnotch server answers at {url}, data {where} in {folder}, gone when it ends")
+            step(f'point AWS clients here with: eval "$(vnotch env --data-dir {shlex.quote(str(folder))})"')
+
+        run(replace(config, folders=Folders(folder)), started=say)
 
 
 def agent(
