@@ -74,6 +74,9 @@ def world(shared_api: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     keys["eve"] = user_key(api, "eve")
     keys["ana"] = user_key(api, "ana", allow("ec2:DescribeFlowLogs"))
     keys["passer"] = user_key(api, "passer", allow("ec2:*"))  # all of EC2 and nothing of IAM
+    inside = {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
+    keys["inner"] = user_key(api, "inner", allow("ec2:*", Condition=inside))
+    keys["secure"] = user_key(api, "secure", allow("ec2:*", Condition={"Bool": {"aws:SecureTransport": "true"}}))
     session = api.client("sts", keys["a"]).assume_role(RoleArn=roles["a"], RoleSessionName=flow_logs["a"])
     keys["delivery"] = session_key(session["Credentials"])
     logs = api.client("logs", keys["delivery"])
@@ -99,6 +102,8 @@ def test_what_the_attacks_imitate_is_allowed(world: World) -> None:
     put(world, "delivery", "/a")
     assume(world, "b", world.roles["b"], world.flow_logs["b"])
     assert world.client("ec2", "ana").describe_flow_logs()["FlowLogs"]
+    presigned(world)
+    resigned(world)
 
 
 Attack = Callable[[World], None]
@@ -282,6 +287,74 @@ ATTACKS: list[tuple[str, str, Attack]] = [
     ("replay: with the time put forward", "AuthFailure", lambda w: resigned(w, age_s=3600, date_forward=True)),
     ("replay: on another path", "AuthFailure", lambda w: resigned(w, path="/other")),
     ("replay: with another body", "AuthFailure", lambda w: resigned(w, other_body=b"Action=DeleteVpc&VpcId=vpc-1")),
+    ("replay: a session that has ended", "RequestExpired", lambda w: ended_session(w).describe_vpcs()),
+    ("replay: a URL that has ended", "RequestExpired", lambda w: presigned(w, age_s=120)),
+    ("replay: a URL for another hour than it was signed for", "AuthFailure", lambda w: presigned(w, put_on="3600")),
+    ("replay: a URL with a further parameter", "AuthFailure", lambda w: presigned(w, added="&VpcId.1=vpc-1")),
+    ("replay: a URL with the action exchanged", "AuthFailure", lambda w: presigned(w, action="DeleteVpc")),
+    ("replay: a URL for another method", "AuthFailure", lambda w: presigned(w, method="POST")),
+    ("replay: a URL at another service", "SignatureDoesNotMatch", lambda w: presigned(w, scope="/iam/")),
+    # Smuggling: what one reader of a request sees and another does not.
+    (
+        "smuggling: the action twice in the body",
+        "MalformedQueryString",
+        lambda w: refuse(w.api.send("ec2", VPCS + b"&Action=DeleteVpc")),
+    ),
+    (
+        "smuggling: the action once more, percent-encoded",
+        "MalformedQueryString",
+        lambda w: refuse(w.api.send("ec2", VPCS + b"&%41ction=DeleteVpc")),
+    ),
+    (
+        "smuggling: another action in the query than in the body",
+        "MalformedQueryString",
+        lambda w: refuse(w.api.send("ec2", VPCS, query="Action=DeleteVpc&VpcId=vpc-1")),
+    ),
+    (
+        "smuggling: an item of a list numbered twice",
+        "MalformedQueryString",
+        lambda w: refuse(w.api.send("ec2", VPCS + b"&VpcId.1=vpc-1&VpcId.01=vpc-2")),
+    ),
+    ("smuggling: a header of AWS's added on the way", "AuthFailure", lambda w: resigned(w, more={"x-amz-target": "x"})),
+    ("smuggling: another host", "AuthFailure", lambda w: resigned(w, more={"host": "evil.example"})),
+    ("smuggling: a compression added on the way", "MalformedQueryString", lambda w: resigned(w, more=GZIP)),
+    (
+        "smuggling: an address that a proxy would tell",
+        "UnauthorizedOperation",
+        lambda w: resigned(w, who="inner", more={"x-forwarded-for": "10.1.2.3", "forwarded": "for=10.1.2.3"}),
+    ),
+    (
+        "smuggling: TLS that a proxy would tell of",
+        "UnauthorizedOperation",
+        lambda w: resigned(w, who="secure", more={"x-forwarded-proto": "https", "front-end-https": "on"}),
+    ),
+    # Names that would be patterns.
+    ("names: a user called *", "ValidationError", lambda w: unchecked(w, "iam").create_user(UserName="*")),
+    (
+        "names: a session called *",
+        "ValidationError",
+        lambda w: unchecked(w, "sts").assume_role(RoleArn=w.roles["a"], RoleSessionName="fl-*"),
+    ),
+    (
+        "names: a tag that is worth *",
+        "ValidationError",
+        lambda w: unchecked(w, "iam").create_user(UserName="x", Tags=[{"Key": "team", "Value": "*"}]),
+    ),
+    (
+        "names: all roles by a pattern",
+        "AccessDenied",
+        lambda w: assume(w, "ana", f"arn:aws:iam::{ACCOUNT}:role/*", "fl-1"),
+    ),
+    (
+        "names: a role in digits of another script",
+        "AccessDenied",
+        lambda w: assume(w, "ana", w.roles["a"].replace("1", "\uff11"), "fl-1"),
+    ),
+    (
+        "names: a group with its slash encoded",
+        "InvalidParameterException",
+        lambda w: unchecked(w, "logs").filter_log_events(logGroupName="%2Fa"),
+    ),
 ]
 
 
@@ -305,6 +378,7 @@ def refuse(answer: httpx.Response) -> None:
 
 
 VPCS = b"Action=DescribeVpcs&Version=2016-11-15"
+GZIP = {"content-encoding": "gzip"}
 
 
 def unsigned(world: World) -> None:
@@ -334,8 +408,11 @@ def resigned(
     date_forward: bool = False,
     path: str = "/",
     other_body: bytes = VPCS,
+    who: str = "",
+    more: dict[str, str] | None = None,
 ) -> None:
-    """A request that was rightly signed by the administrator, and then was not sent as it was."""
+    """A request that was rightly signed, by the administrator or `who`, and then was not sent as it was: `more` headers
+    came on the way."""
     headers = {"host": world.api.endpoint.split("/")[2], "content-type": "application/x-www-form-urlencoded"}
     digest = payload or hashlib.sha256(VPCS).hexdigest()
     if payload:
@@ -349,11 +426,49 @@ def resigned(
         other_body = f"{len(VPCS):x}\r\n".encode() + VPCS + b"\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
     request = sigv4.Request("POST", "/", "", list(headers.items()), digest)
     now_s = time.time() - age_s
-    key = world.api.administrator_key
-    headers |= sigv4.sign(request, *key, now_s=now_s, region=region, service=service)
+    key = world.keys[who] if who else world.api.administrator_key
+    headers |= sigv4.sign(request, *key[:2], now_s=now_s, region=region, service=service)
     if date_forward:
         headers["x-amz-date"] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    headers |= more or {}
     refuse(httpx.post(world.api.endpoint + path, content=other_body, headers=headers))
+
+
+def presigned(
+    world: World,
+    *,
+    age_s: float = 0,
+    put_on: str = "",
+    added: str = "",
+    action: str = "",
+    method: str = "GET",
+    scope: str = "/ec2/",
+) -> None:
+    """A URL of the administrator's for DescribeVpcs, good for a minute, as it was got hold of and changed."""
+    host = world.api.endpoint.split("/")[2]
+    digest = hashlib.sha256(b"").hexdigest()
+    request = sigv4.Request("GET", "/", VPCS.decode(), [("host", host)], digest)
+    key, now_s = world.api.administrator_key, time.time() - age_s
+    url = sigv4.presign(request, *key, now_s=now_s, region="us-east-1", service="ec2", seconds=60)
+    if put_on:
+        url = url.replace("X-Amz-Expires=60", f"X-Amz-Expires={put_on}")
+    if action:
+        url = url.replace("DescribeVpcs", action)
+    url = url.replace("%2Fec2%2F", scope.replace("/", "%2F")) + added
+    refuse(httpx.request(method, f"{world.api.endpoint}/?{url}"))
+
+
+def ended_session(world: World) -> Any:
+    with world.api.state.read() as session:
+        role = world.api.accounts.role_by_arn(session, world.roles["a"])
+    made = world.api.accounts.make_session(role, world.flow_logs["a"], int(time.time()) - 3601, 3600)
+    key = (made.access_key_id, made.secret_access_key, made.session_token)
+    return world.api.client("ec2", key)
+
+
+def unchecked(world: World, service: str) -> Any:
+    """The administrator's client, which sends what botocore would not."""
+    return world.api.client(service, parameter_validation=False)
 
 
 @pytest.mark.parametrize(("name", "code", "attack"), ATTACKS, ids=[row[0] for row in ATTACKS])
