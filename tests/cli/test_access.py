@@ -85,6 +85,24 @@ def test_another_users_key_is_rotated_and_shown_once(own: RunningServer) -> None
     assert "nobody" in vnotch(own, "keys", "rotate", "nobody").stderr
 
 
+def test_a_user_that_is_not_there_is_named_and_makes_nothing(own: RunningServer) -> None:
+    answer = vnotch(own, "keys", "rotate", "nobody")
+    assert answer.returncode == 2
+    assert "there is no user nobody" in answer.stderr
+    assert "vnotch keys list" in answer.stderr
+
+
+@pytest.mark.parametrize("name", ["Flow*", "a b", "x:y", ""])
+def test_a_role_for_what_is_no_log_group_is_refused(own: RunningServer, name: str) -> None:
+    """With a wildcard in it the policy would be wider than it looks."""
+    before = iam_of(own).list_roles()["Roles"]
+    for more in ([], ["--dry-run"]):
+        answer = vnotch(own, "role", "create", "--log-group", name, *more)
+        assert answer.returncode == 2
+        assert "is no name of a log group" in answer.stderr
+    assert iam_of(own).list_roles()["Roles"] == before
+
+
 def test_a_role_is_shown_and_made(own: RunningServer) -> None:
     shown = vnotch(own, "role", "create", "--log-group", "FlowLogs", "--name", "r", "--dry-run")
     assert "r would be made" in shown.stdout
@@ -150,7 +168,7 @@ def test_why_a_request_was_denied(own: RunningServer) -> None:
     assert "is no request id" in vnotch(own, "why-denied", "x").stderr
     unknown = vnotch(own, "why-denied", "00000000-0000-0000-0000-000000000000")
     assert unknown.returncode == 2
-    assert "no request of that id" in unknown.stderr
+    assert "the access log has no request 00000000-" in unknown.stderr
     assert "Traceback" not in unknown.stderr
 
 

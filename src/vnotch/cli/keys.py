@@ -100,7 +100,13 @@ def _rotate_own(
 
 
 def _rotate_other(iam: Any, user: str) -> tuple[dict[str, Any], list[str]]:
-    there = [item["AccessKeyId"] for item in iam.list_access_keys(UserName=user)["AccessKeyMetadata"]]
+    try:
+        there = [item["AccessKeyId"] for item in iam.list_access_keys(UserName=user)["AccessKeyMetadata"]]
+    except iam.exceptions.NoSuchEntityException:
+        raise InputError(
+            f"there is no user {user}",
+            "`vnotch keys list` shows whose keys there are; an agent's is renewed on its own host (docs/iam.md)",
+        ) from None
     if len(there) > 1:
         raise InputError(
             f"{user} has {len(there)} keys, and no room for another",

@@ -15,6 +15,7 @@ from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, Json, folders_of
 from vnotch.cli.terminal import out, plain
 from vnotch.errors import InputError
+from vnotch.signed_http import Refused
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -31,7 +32,15 @@ def why_denied(
     if not _REQUEST_ID.fullmatch(request_id.lower()):
         raise InputError(f"{request_id} is no request id", "it is in the answer: aws --debug shows it as RequestId")
     endpoint = Endpoint.find(folders_of(data_dir), endpoint_url).require_up()
-    line = endpoint.request("GET", f"/vnotch/v1/decisions/{request_id.lower()}")
+    try:
+        line = endpoint.request("GET", f"/vnotch/v1/decisions/{request_id.lower()}")
+    except Refused as error:
+        if error.code != "ResourceNotFoundException":
+            raise
+        raise InputError(
+            f"the access log has no request {request_id}",
+            "it keeps the last 120 MB of lines: what is older is gone, and requests of other servers were never there",
+        ) from None
     if as_json:
         sys.stdout.write(json.dumps(line, indent=2) + "\n")
         return

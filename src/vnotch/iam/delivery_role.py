@@ -15,11 +15,16 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from vnotch.errors import InputError
+
 SERVICE_PRINCIPAL = "vpc-flow-logs.amazonaws.com"
 POLICY = "deliver"
 ACTIONS = ("logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents")
 ROLE_PREFIX = "vnotch-flow-logs"
 ROLE_CHARACTERS_MAX = 64
+LOG_GROUP_NAME = re.compile(r"[A-Za-z0-9_./#-]{1,512}")
+LOG_GROUP_NAME_RIGHT = "A log group's name has 1 to 512 of a-z A-Z 0-9 _ - / . #"
+"""CloudWatch Logs API reference, CreateLogGroup."""
 
 
 def trust_policy(account: str, region: str) -> dict[str, Any]:
@@ -37,7 +42,14 @@ def trust_policy(account: str, region: str) -> dict[str, Any]:
 
 
 def permissions(account: str, region: str, groups: Iterable[str]) -> dict[str, Any]:
-    """What the role may do: make these log groups and their streams, and write to them."""
+    """What the role may do: make these log groups and their streams, and write to them.
+
+    Raises InputError for what is no name: with a wildcard in it the role could do more than it says.
+    """
+    groups = tuple(groups)
+    for group in groups:
+        if not LOG_GROUP_NAME.fullmatch(group):
+            raise InputError(f"{group!r} is no name of a log group", LOG_GROUP_NAME_RIGHT)
     arns = [f"arn:aws:logs:{region}:{account}:log-group:{group}" for group in groups]
     statement = {
         "Effect": "Allow",

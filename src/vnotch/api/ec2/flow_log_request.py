@@ -16,6 +16,7 @@ from vnotch.bucket_keys import EXTENSIONS, parse_bucket_arn
 from vnotch.delivery_streams import stream_name
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, TagKeys, parse_format
+from vnotch.iam.delivery_role import LOG_GROUP_NAME, LOG_GROUP_NAME_RIGHT
 from vnotch.store.network import CLOUD_WATCH_LOGS, FIREHOSE, S3
 
 TRANSIT_GATEWAY_TYPES = ("TransitGateway", "TransitGatewayAttachment")
@@ -48,7 +49,6 @@ TRANSIT_GATEWAY_IDS_MAX = 25
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/[\w+=,.@/-]+")
 _GROUP_ARN = re.compile(r"arn:aws[a-z-]*:logs:([a-z0-9-]+):(\d{12}):log-group:([A-Za-z0-9_./#-]{1,512})(:\*)?")
 _FORMAT = re.compile(r"\$\{[^}]+\}( \$\{[^}]+\})*")
-_GROUP_NAME = re.compile(r"[A-Za-z0-9_./#-]{1,512}")
 
 
 @dataclass(frozen=True)
@@ -259,8 +259,8 @@ def _log_group(call: Call) -> tuple[str, str | None]:
     """The log group's name, and the message of `Unsuccessful` where the role could never write to it."""
     group, destination = call.params.get("LogGroupName"), call.params.get("LogDestination")
     if group:
-        if not _GROUP_NAME.fullmatch(group):
-            raise invalid_value(group, "LogGroupName", "A log group's name has 1 to 512 of a-z A-Z 0-9 _ - / . #")
+        if not LOG_GROUP_NAME.fullmatch(group):
+            raise invalid_value(group, "LogGroupName", LOG_GROUP_NAME_RIGHT)
         return group, None
     match = _GROUP_ARN.fullmatch(destination or "")
     if match is None:
