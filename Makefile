@@ -16,7 +16,7 @@ demo: setup ## a VPC on this host, real traffic for 30 s, its flow log records a
 	@$(RUN)/vnotch demo
 
 test: setup ## all tests (at most 10 minutes on two cores)
-	@$(RUN)/python -m pytest -q -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(RUN)/python -m pytest -q -m "not soak" -n 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup ## the tests that take longer (Spark's need Java 17: apt install openjdk-17-jre-headless)
 	@$(RUN)/python -m pip install --disable-pip-version-check --quiet 'pyspark>=4,<5'

@@ -39,7 +39,7 @@ class Scripted(BaseHTTPRequestHandler):
 @pytest.fixture
 def client() -> Iterator[SignedHttp]:
     server = HTTPServer(("127.0.0.1", 0), Scripted)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     Scripted.answers.clear()
     Scripted.asked.clear()

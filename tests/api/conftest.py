@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import socket
 import threading
@@ -25,7 +24,7 @@ import pytest
 import uvicorn
 from botocore.config import Config
 from starlette.routing import BaseRoute
-from state_database import open_state
+from state_database import give_back_state, take_state
 
 from vnotch.api.access_log import AccessLog
 from vnotch.api.app import Limits, build_app
@@ -49,20 +48,7 @@ class RunningApi:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.state = open_state(folder / "state")
-        # Tables of every part, whichever of them a test module has imported.
-        for module in (
-            "vnotch.store.accounts",
-            "vnotch.store.network",
-            "vnotch.store.firewall",
-            "vnotch.store.log_groups",
-        ):
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                if error.name != module:
-                    raise
-        self.state.create_tables()
+        self.state = take_state()
         self.accounts = Accounts(self.state, ACCOUNT, REGION)
         ensure_administrator(self.accounts, folder / ADMINISTRATOR_FILE)
         self.access_log = AccessLog(folder / "access.log")
@@ -164,9 +150,11 @@ class RunningApi:
             assert not self._thread.is_alive()
 
     def close(self) -> None:
+        for service in self.services:
+            service.end()  # as the server does it: streams that are open would hold up its end for seconds
         self.stop()
         self.access_log.close()
-        self.state.close()
+        give_back_state(self.state)
 
 
 @pytest.fixture
