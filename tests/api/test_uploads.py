@@ -25,7 +25,7 @@ from vnotch.api.uploads import Uploads
 from vnotch.buckets.folder import Folder
 from vnotch.buckets.upload import UPLOAD_SECONDS, PolicyIsFull
 from vnotch.store import network
-from vnotch.store.accounts import InlinePolicy
+from vnotch.store.principals import InlinePolicy
 
 BUCKET = "arn:aws:s3:::flow-logs-bucket"
 SLOT_S = 1_529_511_600  # 2018-06-20T16:20:00Z, as in AWS's example
