@@ -11,8 +11,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from flowlogs_reader import FlowRecord
 from flowlogs_reader.flowlogs_reader import S3FlowLogsReader
+from parquet import DictReader, ParquetFormatException
 
 from vnotch.bucket_files import ROW_GROUP_ROWS, ParquetFile, TextFile, in_order, write_parquet, write_text
 from vnotch.fields import DEFAULT_FORMAT, FIELDS, parse_format
@@ -203,3 +205,15 @@ def test_flowlogs_reader_reads_the_text():
 
     found = [record.to_message() for record in Reader("bucket", boto_client=Client(), raise_on_error=True)]
     assert found == [FlowRecord.from_cwl_event({"message": line}).to_message() for line in LINES]
+
+
+def test_flowlogs_reader_cannot_read_parquet_made_for_scanning():
+    """As docs/buckets.md says: its library knows no zstd, no deltas, and no dictionaries as they are written today."""
+    out = io.BytesIO()
+    write_parquet(pa.table({"srcaddr": ["10.0.0.1"] * 3, "end": [1, 2, 3]}), out)
+    with pytest.raises(ParquetFormatException, match="Unsupported Codec"):
+        list(DictReader(io.BytesIO(out.getvalue())))
+    plain = io.BytesIO()
+    pq.write_table(pa.table({"srcaddr": ["10.0.0.1"] * 3}), plain, compression="gzip")
+    with pytest.raises(ParquetFormatException, match="RLE_DICTIONARY"):
+        list(DictReader(io.BytesIO(plain.getvalue())))
