@@ -115,7 +115,7 @@ def test_every_parameter_is_read_or_refused_by_its_name(service: type[Service], 
 
 @cache
 def words_of(service: type[Service]) -> frozenset[str]:
-    """The texts in the code of a service, without those by which operations are declared."""
+    """The words in texts of a service's code, without docstrings and those by which operations are declared."""
     place = SOURCE / "api" / service.model
     files = list(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     found: set[str] = set()
@@ -123,10 +123,12 @@ def words_of(service: type[Service]) -> frozenset[str]:
         tree = ast.parse(file.read_text())
         decorators = [d for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for d in node.decorator_list]
         declaring = {id(node) for decorator in decorators for node in ast.walk(decorator)}
+        declaring |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
         found |= {
-            node.value
+            word
             for node in ast.walk(tree)
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in declaring
+            for word in node.value.split()
         }
     return frozenset(found)
 

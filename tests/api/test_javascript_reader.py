@@ -245,7 +245,7 @@ REFUSED = [
     ec2("CreateSubnet", VpcId="$vpc.Vpc.VpcId", CidrBlock="10.0.0.0/24"),
     ec2("CreateVpc", CidrBlock=ODD),
     ec2("CreateVpc", CidrBlock="10.0.0.0/16", Ipv4NetmaskLength=16),
-    ec2("DescribeTransitGateways"),
+    ec2("DescribeFleets"),
 ]
 
 

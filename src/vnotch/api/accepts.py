@@ -6,7 +6,7 @@ Names are the model's; `Outer.Inner` is a member of a structure, or of each stru
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Accepts:
     honours: frozenset[str] | None = None
     unsupported: tuple[str, ...] = ()
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    filters: Collection[str] | None = None
+    filters: Container[str] | None = None
     note: str = ""
 
     @property
@@ -77,6 +77,15 @@ class Accepts:
             inner = structure.members if structure is not None else ()
             found += [f"{outer}.{name}" for name in inner if f"{outer}.{name}" not in self.honours]
         return found
+
+
+class _Every(Container[str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+EVERY_FILTER: Container[str] = _Every()
+"""All that AWS's documentation names."""
 
 
 def is_asked(value: object) -> bool:

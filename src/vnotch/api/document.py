@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html.parser import HTMLParser
 
 import botocore
 from botocore.model import OperationModel
@@ -19,7 +18,7 @@ from vnotch.api.iam import Iam
 from vnotch.api.logs import Logs
 from vnotch.api.service import Service
 from vnotch.api.sts import Sts
-from vnotch.api.wire.models import service_model
+from vnotch.api.wire.models import documented_filters, service_model
 
 SERVICES: tuple[type[Service], ...] = (Ec2, Logs, CloudWatch, Iam, Sts)
 
@@ -85,43 +84,6 @@ def row_of(operation: OperationModel, accepts: Accepts) -> Row:
         tuple(name for name in documented_filters(operation) if name not in (accepts.filters or ())),
         accepts.note,
     )
-
-
-def documented_filters(operation: OperationModel) -> list[str]:
-    """The names of filters in the model's own documentation, without those by a tag's key."""
-    members = operation.input_shape.members if operation.input_shape else {}
-    for member in ("Filters", "Filter"):
-        if member in members:
-            listed = _Listed()
-            listed.feed(members[member].documentation)
-            return [name for name in dict.fromkeys(listed.names) if name.partition(":")[0] != "tag"]
-    return []
-
-
-class _Listed(HTMLParser):
-    """The words in code type with which the items of the outermost list begin; lists within them are of values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self._depth = 0
-        self._begins = False
-        self._is_code = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._depth += tag == "ul"
-        if tag == "li":
-            self._begins = self._depth == 1
-        self._is_code = tag == "code"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._depth -= tag == "ul"
-
-    def handle_data(self, data: str) -> None:
-        if data.strip():
-            if self._begins and self._is_code:
-                self.names.append(data.strip())
-            self._begins = False
 
 
 def page() -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from vnotch.api.ec2.absent_kinds import AbsentKinds
+from vnotch.api.ec2.account_attributes import AccountAttributes
 from vnotch.api.ec2.attachments import Attachments
 from vnotch.api.ec2.condition_keys import Keys, resource_keys
 from vnotch.api.ec2.default_vpc import DefaultVpc
 from vnotch.api.ec2.elastic_addresses import ElasticAddresses
 from vnotch.api.ec2.flow_logs import FlowLogs
 from vnotch.api.ec2.images import Images
+from vnotch.api.ec2.instance_types import InstanceTypes
 from vnotch.api.ec2.instances import Instances
 from vnotch.api.ec2.integration_templates import IntegrationTemplates
 from vnotch.api.ec2.interface_addresses import InterfaceAddresses
@@ -46,6 +49,7 @@ class Ec2(
     NetworkInterfaces,
     InterfaceAddresses,
     Images,
+    InstanceTypes,
     RunInstances,
     Instances,
     Attachments,
@@ -63,6 +67,8 @@ class Ec2(
     IntegrationTemplates,
     Tags,
     Zones,
+    AccountAttributes,
+    AbsentKinds,
 ):
     """`Ec2(state, accounts, any_interval=False, quotas=Quotas())`: `any_interval` allows aggregation intervals of 1 to
     900 s. A state of a release without security groups, network ACLs and route tables gets the default ones."""

@@ -38,8 +38,21 @@ from vnotch.store.shown_rows import ShownRows
 IDS_MAX = 1000
 """Instances that one call may name (API TerminateInstances)."""
 
-ATTRIBUTES = ("disableApiTermination", "groupSet", "instanceType", "sourceDestCheck")
-"""Of API DescribeInstanceAttribute: those that an instance here has."""
+ATTRIBUTES: dict[str, Callable[[Instance], tuple[str, Any]]] = {
+    "blockDeviceMapping": lambda row: ("BlockDeviceMappings", []),
+    "disableApiStop": lambda row: ("DisableApiStop", {"Value": False}),
+    "disableApiTermination": lambda row: ("DisableApiTermination", {"Value": row.protected}),
+    "ebsOptimized": lambda row: ("EbsOptimized", {"Value": False}),
+    "groupSet": lambda row: ("Groups", group_set(_groups_of(row))),
+    "instanceType": lambda row: ("InstanceType", {"Value": row.instance_type} if row.instance_type else {}),
+    "kernel": lambda row: ("KernelId", {}),
+    "productCodes": lambda row: ("ProductCodes", []),
+    "ramdisk": lambda row: ("RamdiskId", {}),
+    "sourceDestCheck": lambda row: ("SourceDestCheck", {"Value": True}),
+    "userData": lambda row: ("UserData", {}),
+}
+"""Of API DescribeInstanceAttribute, name -> member and value: a namespace has no disk, no kernel of its own and no user
+data. What it would do when it shuts itself down, it cannot."""
 
 
 def _interfaces(value: Any) -> Filter:
@@ -137,20 +150,17 @@ class Instances(Ec2Part):
             forget_old(session, call.now_ms)
         return {"TerminatingInstances": answer}
 
-    @ec2_operation("DescribeInstanceAttribute", "InstanceId Attribute", arns("instance:InstanceId"))
+    @ec2_operation(
+        "DescribeInstanceAttribute",
+        "InstanceId Attribute",
+        arns("instance:InstanceId"),
+        only={"Attribute": tuple(ATTRIBUTES)},
+    )
     def describe_instance_attribute(self, call: Call) -> dict[str, Any]:
         name = required(call, "Attribute")
-        if name not in ATTRIBUTES:
-            raise invalid_value(name, "attribute", f"It is one of {', '.join(ATTRIBUTES)}.")
         with self.state.read() as session:
             row: Instance = INSTANCE.find(session, required(call, "InstanceId"))
-            shown_as: dict[str, tuple[str, Any]] = {
-                "disableApiTermination": ("DisableApiTermination", {"Value": row.protected}),
-                "groupSet": ("Groups", group_set(_groups_of(row))),
-                "instanceType": ("InstanceType", {"Value": row.instance_type} if row.instance_type else {}),
-                "sourceDestCheck": ("SourceDestCheck", {"Value": True}),
-            }
-            member, value = shown_as[name]
+            member, value = ATTRIBUTES[name](row)
             return {"InstanceId": row.instance_id, member: value}
 
     @ec2_operation(

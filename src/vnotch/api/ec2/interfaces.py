@@ -22,7 +22,6 @@ from vnotch.api.ec2.part import (
     arns,
     ec2_operation,
     group_set,
-    invalid_value,
     only_attribute,
     required,
     tag_set,
@@ -199,7 +198,11 @@ class NetworkInterfaces(Ec2Part):
                 _change_attachment(interface, call.params["Attachment"])
         return {}
 
-    @ec2_operation("DescribeNetworkInterfaceAttribute", "NetworkInterfaceId Attribute")
+    @ec2_operation(
+        "DescribeNetworkInterfaceAttribute",
+        "NetworkInterfaceId Attribute",
+        only={"Attribute": ("description", "groupSet", "sourceDestCheck", "attachment")},
+    )
     def describe_network_interface_attribute(self, call: Call) -> dict[str, Any]:
         name = required(call, "Attribute")
         with self.state.read() as session:
@@ -210,8 +213,6 @@ class NetworkInterfaces(Ec2Part):
                 "sourceDestCheck": ("SourceDestCheck", {"Value": True}),
                 "attachment": ("Attachment", describe_attachment(interface, call)),
             }
-            if name not in shown:
-                raise invalid_value(name, "attribute", f"It is one of {', '.join(shown)}.")
             member, value = shown[name]
             return {"NetworkInterfaceId": interface.interface_id} | ({} if value is None else {member: value})
 

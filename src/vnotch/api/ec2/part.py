@@ -6,7 +6,7 @@ default is refused with UnsupportedOperation: what is not understood is an error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial, wraps
@@ -121,7 +121,7 @@ def ec2_operation(
     dry_run: bool = True,
     unsupported: str = "",
     only: Mapping[str, tuple[Any, ...]] | None = None,
-    filters: Collection[str] | None = None,
+    filters: Container[str] | None = None,
     note: str = "",
 ) -> Callable[[F], Handler]:
     """Marks the handler of an operation that honours the parameters in `honours` (names, separated by spaces);

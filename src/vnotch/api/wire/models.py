@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from html.parser import HTMLParser
 
 from botocore.model import OperationModel, ServiceModel, Shape
 
@@ -52,3 +53,40 @@ def own_name(name: str, shape: Shape) -> str:
     """The name that a member goes by in XML and JSON: its locationName, else the member's own."""
     location_name = shape.serialization.get("name")
     return str(location_name) if location_name else name
+
+
+def documented_filters(operation: OperationModel) -> list[str]:
+    """The names of filters in the model's own documentation, without those by a tag's key."""
+    members = operation.input_shape.members if operation.input_shape else {}
+    for member in ("Filters", "Filter"):
+        if member in members:
+            listed = _Listed()
+            listed.feed(members[member].documentation)
+            return [name for name in dict.fromkeys(listed.names) if name.partition(":")[0] != "tag"]
+    return []
+
+
+class _Listed(HTMLParser):
+    """The words in code type with which the items of the outermost list begin; lists within them are of values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self._depth = 0
+        self._begins = False
+        self._is_code = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._depth += tag == "ul"
+        if tag == "li":
+            self._begins = self._depth == 1
+        self._is_code = tag == "code"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._depth -= tag == "ul"
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            if self._begins and self._is_code:
+                self.names.append(data.strip())
+            self._begins = False
