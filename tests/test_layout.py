@@ -38,6 +38,7 @@ ORDER = [
     "address",
     "service_ranges",
     "paths",
+    "coded",
     "line",
     "columns",
     "bucket_keys",

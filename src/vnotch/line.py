@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.address import Values
+from vnotch.coded import coded, is_coded
 from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Field, Format
 
@@ -27,6 +28,8 @@ _PARSE_ROWS = 262_144
 
 _LOOKUP_VALUES = 65_536
 _LOOKUP_ROWS = 4_096
+_FEW_TEXTS = 8
+"""So many texts are looked at in Python, which takes less than calls of Arrow do."""
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
 _PRINTABLE = r"^[!-~]+$"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
@@ -272,19 +275,24 @@ def _parse_integers(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Ar
 
 def check_values(item: Field, values: pa.Array | pa.ChunkedArray, format: Format) -> None:
     """Raises InputError where a column has a value that no line of the format has: such a record's line would not be
-    parsed back to it."""
+    parsed back to it. Text may be coded (`vnotch.coded`); then a text that no row has is looked at too."""
     if item.required and values.null_count:
         raise _wrong(item, ABSENT, "this field is never absent")
     if pa.types.is_integer(item.type):
-        bounds = pc.min_max(values)
-        low, high = bounds["min"].as_py(), bounds["max"].as_py()
+        bounds = pc.min_max(values).as_py()
+        low, high = bounds["min"], bounds["max"]
         if low is not None and low < 0:
             raise _wrong(item, str(low), "a decimal number")
         if item.name == "version" and low is not None and (low, high) != (format.version, format.version):
             other = high if low == format.version else low
             raise _wrong(item, str(other), f"lines of this format have version {format.version}")
         return
-    distinct = pc.unique(values).drop_null()
+    distinct = pc.unique(values).drop_null() if not is_coded(values.type) else coded(values).dictionary
+    if len(distinct) <= _FEW_TEXTS:
+        for text in distinct.to_pylist():
+            if text == ABSENT or not _is_right(item, text):
+                raise _wrong(item, text, "the table of fields says which are")
+        return
     right = pc.and_(_right_distinct(item, distinct), pc.not_equal(distinct, ABSENT))
     if not pc.all(right, min_count=0).as_py():
         raise _wrong(item, distinct[pc.index(right, False).as_py()].as_py(), "the table of fields says which are")
@@ -294,6 +302,12 @@ def _right_texts(item: Field, texts: pa.Array) -> pa.Array:
     """Looks at each distinct text once."""
     encoded = texts.dictionary_encode()
     return pc.take(_right_distinct(item, encoded.dictionary), encoded.indices)
+
+
+def _is_right(item: Field, text: str) -> bool:
+    if item.values:
+        return text in item.values
+    return _is_address(text) if item.address else bool(re.fullmatch(_PRINTABLE[1:-1], text))
 
 
 def _right_distinct(item: Field, texts: pa.Array) -> pa.Array:

@@ -74,6 +74,22 @@ def test_records_are_events_as_soon_as_they_are_acknowledged(api: Any, logs: Any
     assert [event["message"] for event in found] == other[:1]
 
 
+def test_text_comes_as_codes_or_as_such_and_is_the_same_batch(api: Any, logs: Any) -> None:
+    plain = records(LINES)
+    texts = ["172.31.16.139", "172.31.9.69", "2001:db8:1234:a100:8d6e:3477:df66:f105", "10.9.9.9"]
+    codes = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, None, 2], pa.int8()), pa.array(texts))
+    coded = plain.set_column(plain.column_names.index("srcaddr"), "srcaddr", codes)
+    named = {"vnotch.format": DEFAULT.text}
+    for body in (
+        stream_of(coded, named),
+        stream_of(plain, named),
+        write_body(plain, DEFAULT),
+        write_body(coded, DEFAULT),
+    ):
+        assert put(api, body, x_vnotch_batch_id="a") == (200, {})
+    assert messages(logs) == LINES
+
+
 def test_a_batch_that_comes_again_counts_once(api: Any, logs: Any) -> None:
     body = write_body(records(LINES), DEFAULT)
     for _ in range(2):
@@ -142,6 +158,12 @@ def stream_of(table: pa.Table, metadata: dict[str, str] | None, **options: Any) 
     return body
 
 
+def coded_at(table: pa.Table, column: str, texts: list[str | None], codes: list[int]) -> pa.Table:
+    """The table with a column as dictionary, right or not."""
+    column_of_codes = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(texts), safe=False)
+    return table.set_column(table.column_names.index(column), column, column_of_codes)
+
+
 def bad_bodies() -> Iterator[tuple[str, bytes]]:
     good = records(LINES)
     named = {"vnotch.format": DEFAULT.text}
@@ -153,11 +175,21 @@ def bad_bodies() -> Iterator[tuple[str, bytes]]:
     yield "another format", stream_of(good, {"vnotch.format": "${srcaddr}"})
     yield "compressed", stream_of(good, named, compression="lz4")
     yield "no rows", write_body(good.slice(0, 0), DEFAULT)
-    encoded = good.set_column(4, "srcaddr", good["srcaddr"].dictionary_encode())
-    yield "dictionary", stream_of(encoded, named)
+    numbers = good.set_column(7, "dstport", good["dstport"].dictionary_encode())
+    yield "coded numbers", stream_of(numbers, named)
+    yield (
+        "compressed texts",
+        stream_of(coded_at(good, "srcaddr", ["10.0.0.1"] * 400, [0] * 5), named, compression="lz4"),
+    )
+    yield "a code of no text", stream_of(coded_at(good, "srcaddr", ["10.0.0.1"], [0, 0, 0, 0, 1]), named)
+    yield "a code below all", stream_of(coded_at(good, "srcaddr", ["10.0.0.1"], [0, 0, 0, 0, -1]), named)
+    yield "a text that is null", stream_of(coded_at(good, "log_status", ["OK", None], [0, 0, 0, 0, 1]), named)
+    yield "a text that is no value", stream_of(coded_at(good, "action", ["ACCEPT", "MAYBE"], [0] * 5), named)
+    long = pa.concat_tables([coded_at(good.slice(0, 1), "interface_id", ["x" * 60_000], [0])] * 2000)
+    yield "lines of 120 MB", stream_of(long.unify_dictionaries().combine_chunks(), named)
     yield "wrong value", write_body(good.set_column(13, "action", pa.array(["MAYBE"] * 5)), DEFAULT)
     # The third offset of the account ids points far outside of them.
-    torn = bytearray(write_body(good, DEFAULT))
+    torn = bytearray(stream_of(good, named))
     place = bytes(torn).index((0).to_bytes(4, "little") + (12).to_bytes(4, "little") + (24).to_bytes(4, "little"))
     torn[place + 8 : place + 12] = (2**30).to_bytes(4, "little")
     yield "torn", bytes(torn)

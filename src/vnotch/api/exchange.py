@@ -49,6 +49,7 @@ class Exchange:
     request_id: str = ""
     body: bytes = b""  # as it came
     content: bytes = b""  # without its Content-Encoding
+    payload_sha256: str = ""  # as the signature covers it, hexadecimal; of a chunked payload its mode
     started_s: float = field(default_factory=time.perf_counter)
     now_s: float = field(default_factory=time.time)
     signature: sigv4.Signature | sigv4.SignatureError | None = None
@@ -95,6 +96,7 @@ class Exchange:
         own, see `unchunk`."""
         chunked = Chunked.of(self.header)
         digest = chunked.mode if chunked else hashlib.sha256(self.body).hexdigest()
+        self.payload_sha256 = digest
         return sigv4.Request(self.request.method, self.path, self.query, self.headers, digest)
 
     def unchunk(self, secret_access_key: str) -> None:

@@ -14,7 +14,7 @@ import asyncio
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from starlette.routing import Route
 from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.logs.part import existing_group, invalid
 from vnotch.api.logs.puts import COMMIT_SECONDS_MAX, NEW_MS, stored, submitted
+from vnotch.coded import coded, codes_of
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.imports.body import STREAM, TIMESTAMP, read_part
@@ -79,7 +80,7 @@ class LogImports:
             _authorise_each(request, "logs:CreateLogStream", name, missing)
             ids |= await request.in_pool(self._make, group, missing, request.now_ms)
         # Bound to the content: a part that comes again is the same in all its bytes.
-        label = f"import {file_id}/{number} {sha256(request.exchange.body).hexdigest()}"
+        label = f"import {file_id}/{number} {request.exchange.payload_sha256}"
         futures, counted = await request.in_pool(
             partial(self._submit, group, ids, runs, records, format, label, request.now_ms)
         )
@@ -147,12 +148,13 @@ class LogImports:
         now_ms: int,
     ) -> tuple[list[Future[Appended]], Counted]:
         oldest_ms = 0 if group.retention_days is None else now_ms - group.retention_days * DAY_MS
-        counted, futures = Counted(), []
+        counted = Counted()
         times = records[TIMESTAMP].to_numpy()
         try:
             rows = self.lake.record_rows(records, format)
         except InputError as error:
             raise invalid(str(error)) from None
+        streams, slices = [], []
         for run in runs:
             begin = run.begin + int(np.searchsorted(times[run.begin : run.end], oldest_ms))
             end = run.begin + int(np.searchsorted(times[run.begin : run.end], now_ms + NEW_MS, side="right"))
@@ -160,13 +162,15 @@ class LogImports:
             counted.too_new += run.end - end
             counted.stored += end - begin
             if begin < end:
-                stream_id = ids[run.stream]
-                key = blake2b(f"{group.id} {stream_id} {label}".encode(), digest_size=16).digest()
-                submit = partial(
-                    self.lake.submit_rows, group.id, stream_id, rows.slice(begin, end - begin), now_ms, key
-                )
-                futures.append(submitted(submit))
-        return futures, counted
+                streams.append((ids[run.stream], end - begin))
+                slices.append(rows.slice(begin, end - begin))
+        if not streams:
+            return [], counted
+        if counted.stored < rows.num_rows:
+            rows = pa.concat_tables(slices).combine_chunks()
+        # One batch: the part is stored as a whole or not at all.
+        key = blake2b(f"{group.id} {label}".encode(), digest_size=16).digest()
+        return [submitted(partial(self.lake.submit_runs, group.id, streams, rows, now_ms, key))], counted
 
     def _stored(self, group_id: int, file_id: str, number: int) -> None:
         with self.state.write() as session:
@@ -184,11 +188,12 @@ class _Run:
 
 def _runs(records: pa.Table) -> list[_Run]:
     """Raises ApiError where a stream comes in several places, or its records are not in order of time."""
-    codes = records[STREAM].combine_chunks().dictionary_encode()
-    places = codes.indices.to_numpy()
+    found = coded(records[STREAM])
+    places = codes_of(found)
     begins = [0, *(np.flatnonzero(places[1:] != places[:-1]) + 1).tolist()]
-    names = codes.dictionary.to_pylist()
-    if len(begins) > len(names):
+    texts = found.dictionary.take(pa.array(places[begins])).to_pylist()
+    names = set(texts)
+    if len(texts) > len(names):
         raise invalid("The records of a stream must follow one another.")
     if len(names) > STREAMS_MAX:
         raise invalid(f"A part has at most {STREAMS_MAX} streams.")
@@ -199,7 +204,7 @@ def _runs(records: pa.Table) -> list[_Run]:
     if any(not name or len(name) > 512 or ":" in name or "*" in name for name in names):
         raise invalid("A stream's name has 1 to 512 characters, and neither : nor *.")
     ends = [*begins[1:], records.num_rows]
-    return [_Run(names[places[begin]], begin, end) for begin, end in zip(begins, ends, strict=True)]
+    return [_Run(text, begin, end) for text, begin, end in zip(texts, begins, ends, strict=True)]
 
 
 def _read(body: bytes) -> tuple[pa.Table, Format]:

@@ -1,17 +1,19 @@
 """The body of a delivery of typed records: one Arrow IPC stream, not compressed.
 
-Its columns are `timestamp` (int64, Unix ms) and those of the flow log's format; the schema's metadata has the format's
-text. Who reads it takes memory for what came and no more: a compressed stream or a dictionary could hold a thousand
-times as much as it says, so both are refused.
+Its columns are `timestamp` (int64, Unix ms) and those of the flow log's format, text as such or coded (`vnotch.coded`);
+the schema's metadata has the format's text. Who reads it takes memory for what came and no more: a compressed stream
+could hold a thousand times as much as it says and is refused, and coded text stays coded.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 
 import pyarrow as pa
 
+from vnotch.coded import coded_table, compacted, is_coded
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.record import flow_log_format
@@ -19,6 +21,8 @@ from vnotch.record import flow_log_format
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 TIMESTAMP = "timestamp"
 _FORMAT_KEY = b"vnotch.format"
+_NARROW = ((pa.int8(), 1 << 7), (pa.int16(), 1 << 15))
+"""A type of codes and how many texts it has room for."""
 
 
 @lru_cache(maxsize=256)
@@ -27,13 +31,26 @@ def body_schema(format: Format) -> pa.Schema:
 
 
 def write_body(records: pa.Table, format: Format) -> bytes:
-    """Records (`body_schema`) -> the body."""
+    """Records (`body_schema`, text coded or not) -> the body."""
+    return write_stream(coded_table(records).select([TIMESTAMP, *format.columns]), {_FORMAT_KEY: format.text})
+
+
+def write_stream(records: pa.Table, metadata: Mapping[bytes, str]) -> bytes:
+    """A coded table as an IPC stream of one batch, its codes as narrow as their texts allow."""
+    columns = [_narrow(column.chunk(0)) if is_coded(column.type) else column for column in records.columns]
+    narrow = pa.table(columns, names=records.column_names).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
-    schema = body_schema(format).with_metadata({_FORMAT_KEY: format.text})
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_table(records.combine_chunks().cast(schema))
+    with pa.ipc.new_stream(sink, narrow.schema) as writer:
+        writer.write_table(narrow)
     body: bytes = sink.getvalue().to_pybytes()
     return body
+
+
+def _narrow(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    column = compacted(column)
+    count = len(column.dictionary)
+    kind = next((kind for kind, most in _NARROW if count <= most), None)
+    return column if kind is None else pa.DictionaryArray.from_arrays(column.indices.cast(kind), column.dictionary)
 
 
 def read_body(body: bytes) -> tuple[pa.Table, Format]:
@@ -45,34 +62,42 @@ def read_body(body: bytes) -> tuple[pa.Table, Format]:
             raise InputError("the schema's metadata has no vnotch.format")
         format = flow_log_format(text.decode())
         wanted = body_schema(format)
-        if not _is_like(reader.schema, wanted):
+        if not is_like(reader.schema, wanted):
             columns = ", ".join(f"{field.name} {field.type}" for field in wanted)
             raise InputError("the columns are not those of the format", f"they must be {columns}")
         if is_compressed(body):
             raise InputError("the stream is compressed", "send it without compression")
         table = reader.read_all()
         table.validate(full=True)  # what came from elsewhere may point outside of itself
+        table = coded_table(table)
     except (pa.ArrowException, UnicodeDecodeError, OSError, struct.error) as error:
         raise InputError(f"it cannot be read: {error}") from None
     return table.replace_schema_metadata(None), format
 
 
-def _is_like(schema: pa.Schema, wanted: pa.Schema) -> bool:
-    """Names and types, whatever is said of nulls."""
-    return bool(schema.names == wanted.names and schema.types == wanted.types)
+def is_like(schema: pa.Schema, wanted: pa.Schema) -> bool:
+    """Names and types, whatever is said of nulls, text coded or not."""
+    return bool(schema.names == wanted.names and [_value_type(kind) for kind in schema.types] == wanted.types)
+
+
+def _value_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if is_coded(type_) and type_.value_type == pa.string() else type_
 
 
 def is_compressed(body: bytes) -> bool:
-    """Whether a record batch says so (Arrow's Message.fbs: RecordBatch.compression)."""
+    """Whether a record batch says so (Arrow's Message.fbs: RecordBatch.compression,
+    DictionaryBatch.data)."""
     messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(body))
     while True:
         try:
             message = messages.read_next_message()
         except StopIteration:
             return False
-        if message.type == "record batch":
+        if message.type in ("record batch", "dictionary"):
             metadata = message.metadata.to_pybytes()
             batch = _follow(metadata, struct.unpack_from("<I", metadata, 0)[0], 2)
+            if message.type == "dictionary" and batch is not None:
+                batch = _follow(metadata, batch, 1)
             if batch is not None and _follow(metadata, batch, 3) is not None:
                 return True
 

@@ -1,7 +1,7 @@
 """The body of a part on its way to the log service: one Arrow IPC stream, not compressed.
 
 Its columns are `stream` (text, each stream's records together), `timestamp_ms` (int64, ascending in a stream) and those
-of the flow log's format; the schema's metadata `vnotch.format` is the format's text.
+of the flow log's format; text may be coded (`vnotch.coded`). `vnotch.format` in the schema's metadata is its text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vnotch.deliver.record_body import is_compressed
+from vnotch.coded import coded_table
+from vnotch.deliver.record_body import is_compressed, is_like, write_stream
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.record import flow_log_format
@@ -30,27 +31,23 @@ def part_schema(format: Format) -> pa.Schema:
 
 
 def write_part(records: pa.Table, format: Format) -> bytes:
-    """Records (`part_schema`) -> the body."""
-    sink = pa.BufferOutputStream()
-    schema = part_schema(format)
-    with pa.ipc.new_stream(sink, schema.with_metadata({_FORMAT_KEY: format.text})) as writer:
-        writer.write_table(records.cast(schema))
-    body: bytes = sink.getvalue().to_pybytes()
-    return body
+    """Records (`part_schema`, text coded or not) -> the body."""
+    return write_stream(coded_table(records).select(part_schema(format).names), {_FORMAT_KEY: format.text})
 
 
 def read_part(body: bytes) -> tuple[pa.Table, Format]:
-    """The body -> (records, their format). Raises InputError for what `write_part` does not write."""
+    """The body -> (records, text coded, their format). Raises InputError for what `write_part` does not write."""
     try:
         reader = pa.ipc.open_stream(pa.BufferReader(body))
         format = flow_log_format((reader.schema.metadata or {}).get(_FORMAT_KEY, b"").decode())
         wanted = part_schema(format)
-        if not reader.schema.remove_metadata().equals(wanted):
+        if not is_like(reader.schema, wanted):
             raise InputError(f"the columns must be {', '.join(f'{item.name} {item.type}' for item in wanted)}")
         if is_compressed(body):
             raise InputError("the stream is compressed", "send it without compression")
-        table = pa.Table.from_batches(_bounded(reader), schema=wanted)
+        table = pa.Table.from_batches(_bounded(reader), schema=reader.schema.remove_metadata())
         table.validate(full=True)  # what came from elsewhere may point outside of itself
+        table = coded_table(table)
         absent = table[STREAM].null_count or table[TIMESTAMP].null_count
         if not table.num_rows or absent or pc.min(table[TIMESTAMP]).as_py() < 0:
             raise InputError("a part has records, each with a stream and a time that is not negative")

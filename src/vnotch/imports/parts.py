@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from vnotch.address import Values, as_numpy
 from vnotch.bucket_files import order_of
 from vnotch.bucket_keys import parse_name
+from vnotch.coded import coded, coded_schema, coded_table, codes_of, compacted, is_coded, plain_table
 from vnotch.errors import InputError
-from vnotch.fields import FIELDS, Format, format_text
+from vnotch.fields import ABSENT, FIELDS, Format, format_text
 from vnotch.imports.body import STREAM, TIMESTAMP
 from vnotch.line import check_values, parse_line, record_lines
 from vnotch.query.files import FileProblem, LogFile
@@ -32,7 +33,7 @@ from vnotch.record import flow_log_format
 
 GATHERED_ROWS = 1 << 19
 """Records that are sorted at a time: the more, the fewer streams are in a part."""
-PART_ROWS = 1 << 16
+PART_ROWS = 1 << 17
 PART_BYTES = 12 << 20
 """Bounds of a part; the service takes bodies of 16 MiB."""
 
@@ -44,7 +45,8 @@ _NAME_OF_COLUMN = {item.column: item.name for item in FIELDS}
 
 @dataclass(frozen=True)
 class Part:
-    """`records` has the stream, the time in Unix ms, and the format's columns; streams follow one another."""
+    """`records` has the stream, the time in Unix ms, and the format's columns, text coded; streams follow one
+    another."""
 
     number: int
     format: Format
@@ -105,7 +107,8 @@ class FileParts:
         first = file_format(self._file, self._given)
         if first is None:
             return
-        reader = TextReader(self._file, first.columns, frozenset(first.columns), self._given, self._problems)
+        columns = first.columns
+        reader = TextReader(self._file, columns, frozenset(columns), self._given, self._problems, coded=True)
         for table, format in reader.tables(self._counted()):
             if format != first:
                 # Files that were joined into one: the reader gives the columns of the first.
@@ -136,16 +139,16 @@ class FileParts:
                 self._progress.add_bytes(self._file.size)
 
     def _parts(self, tables: list[pa.Table], format: Format) -> Iterator[Part]:
-        records = pa.concat_tables(tables).combine_chunks() if tables else None
-        if records is None or not records.num_rows:
+        tables = [coded_table(table.select(list(format.columns))) for table in tables if table.num_rows]
+        if not tables:
             return
-        records = self._right(records.select(list(format.columns)), format)
+        records = self._right(pa.concat_tables(tables).combine_chunks(), format)
         if not records.num_rows:
             return
         streams, codes = self._streams(records, format)
         times = self._times(records)
         whole = pa.table(
-            [pc.take(streams, pa.array(codes)), pa.array(times * 1000), *records.columns],
+            [pa.DictionaryArray.from_arrays(codes, streams), pa.array(times * 1000), *records.columns],
             names=[STREAM, TIMESTAMP, *format.columns],
         )
         order = order_of([codes, times - times.min()])
@@ -160,7 +163,7 @@ class FileParts:
     def _right(self, records: pa.Table, format: Format) -> pa.Table:
         """The records that a line of the format could have given; the others are counted."""
         try:
-            records = records.cast(pa.schema([(item.column, item.type) for item in format.fields]))
+            records = records.cast(coded_schema([(item.column, item.type) for item in format.fields]))
         except pa.ArrowInvalid as error:
             raise FileProblem(Problem.COLUMN_TYPE, str(error).partition("\n")[0]) from None
         records = _without_dashes(records)
@@ -169,7 +172,8 @@ class FileParts:
                 check_values(item, records[item.column], format)
             return records
         except InputError:
-            return records.filter(pa.array([self._is_right(line, format) for line in record_lines(records, format)]))
+            lines = record_lines(plain_table(records), format)
+            return coded_table(records.filter(pa.array([self._is_right(line, format) for line in lines])))
 
     def _is_right(self, line: pa.Scalar, format: Format) -> bool:
         try:
@@ -186,11 +190,11 @@ class FileParts:
             name = parse_name(self._file.key)
             rest = name.flow_log_id if name else Path(self._file.key).name.partition(".")[0]
             return pa.array([self._stream or _stream_name(rest) + _SUFFIX]), np.zeros(records.num_rows, np.int32)
-        found = pc.fill_null(records["interface_id"], "unknown").combine_chunks().dictionary_encode()
-        names = [_stream_name(text) + _SUFFIX for text in found.dictionary.to_pylist()]
-        streams = sorted(set(names))
-        places = np.array([streams.index(name) for name in names], np.int32)
-        return pa.array(streams), places[as_numpy(found.indices)]
+        found = compacted(coded(records["interface_id"]))
+        names = [_stream_name(text) + _SUFFIX for text in [*found.dictionary.to_pylist(), "unknown"]]
+        streams = sorted(set(names if found.null_count else names[:-1]))
+        places = {name: place for place, name in enumerate(streams)}
+        return pa.array(streams), np.array([places.get(name, 0) for name in names], np.int32)[codes_of(found)]
 
     def _times(self, records: pa.Table) -> Values:
         """Unix seconds."""
@@ -214,9 +218,13 @@ def record_format(columns: tuple[str, ...]) -> Format:
 def _without_dashes(records: pa.Table) -> pa.Table:
     """Parquet of others may have the text `-` for what is absent."""
     for number, item in enumerate(records.schema):
-        if item.type == pa.string() and pc.any(pc.equal(records[item.name], "-")).as_py():
-            column = records[item.name]
-            kept = pc.if_else(pc.equal(column, "-"), pa.scalar(None, pa.string()), column)
+        if not is_coded(item.type):
+            continue
+        column = coded(records[item.name])
+        dash = pc.index(column.dictionary, ABSENT).as_py()
+        if dash >= 0:
+            indices = pc.if_else(pc.equal(column.indices, dash), pa.scalar(None, pa.int32()), column.indices)
+            kept = compacted(pa.DictionaryArray.from_arrays(indices, column.dictionary))
             records = records.set_column(number, item.name, kept)
     return records
 

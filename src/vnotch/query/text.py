@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from isal import isal_zlib
 
+from vnotch.coded import TEXT_CODES
 from vnotch.fields import ABSENT, FIELDS, SEPARATOR, column_name
 from vnotch.query.columns import COLUMN_TYPES, column_type
 from vnotch.query.files import FileProblem, LogFile
@@ -174,7 +175,7 @@ class TextReader:
     `given` is the format of files without a header line. `table_columns` are all columns that the table has; a file's
     further ones are noted, not lost in silence. With `condition` (columns, expression over them) rows that it excludes
     may be left out: a block is looked through by the condition's columns first, and where none of it is wanted the
-    others are never converted. `rows` counts all rows that were read.
+    others are never converted. With `coded` text is coded (`vnotch.coded`) in most tables. `rows` counts all rows.
     """
 
     def __init__(
@@ -185,8 +186,10 @@ class TextReader:
         given: TextFormat | None,
         problems: Problems,
         condition: tuple[Sequence[str], pc.Expression] | None = None,
+        coded: bool = False,
     ) -> None:
         self.rows = 0
+        self._coded = coded
         self._condition = condition
         self._blocks_wanted = 0
         self._file = file
@@ -243,7 +246,7 @@ class TextReader:
 
     def _convert(self, block: bytes, format: TextFormat, wanted: Sequence[str]) -> pa.Table:
         columns, witness = _read_columns(format, wanted)
-        table = _read(block, format, columns)
+        table = _read(block, format, columns, self._coded)
         if witness is None and _may_have_header(table[columns[0]], format):
             raise pa.ArrowInvalid("a header line")
         return _complete(table, wanted)
@@ -313,13 +316,16 @@ def _complete(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return pa.table(arrays, names=list(columns)) if arrays else table.select([])
 
 
-def _read(block: bytes, format: TextFormat, columns: Sequence[str]) -> pa.Table:
+def _read(block: bytes, format: TextFormat, columns: Sequence[str], coded: bool = False) -> pa.Table:
+    kinds = {column: column_type(column) for column in columns}
+    if coded:
+        kinds = {column: TEXT_CODES if kind == pa.string() else kind for column, kind in kinds.items()}
     return pyarrow.csv.read_csv(
         pa.BufferReader(block),
         pyarrow.csv.ReadOptions(use_threads=False, column_names=format.columns, block_size=len(block) + 1),
         pyarrow.csv.ParseOptions(delimiter=SEPARATOR, quote_char=False, double_quote=False, escape_char=False),
         pyarrow.csv.ConvertOptions(
-            column_types={column: column_type(column) for column in columns},
+            column_types=kinds,
             include_columns=columns,
             null_values=[ABSENT],
             strings_can_be_null=True,

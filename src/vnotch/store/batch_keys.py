@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vnotch.coded import canonical, coded, is_coded
 from vnotch.fields import Format
 from vnotch.store.ducklake import Catalog
 
@@ -36,8 +37,11 @@ def record_batch_key(group_id: int, stream_id: int, batch_id: str, records: pa.T
     digest = hashlib.sha256(_about(group_id, stream_id, batch_id))
     digest.update(format.text.encode())
     for column in records.columns:
-        if pa.types.is_string(column.type):
-            _add_texts(digest, pc.fill_null(column, ""))  # no value of a record is empty
+        if is_coded(column.type) or pa.types.is_string(column.type):
+            texts, codes = canonical(coded(column))
+            _add_texts(digest, pa.chunked_array([texts]))
+            if codes is not None:
+                digest.update(codes.data)
         else:
             digest.update(pc.fill_null(column, -1).to_numpy())
     return digest.digest()[:16]

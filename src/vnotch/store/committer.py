@@ -11,9 +11,10 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import duckdb
@@ -72,29 +73,48 @@ class Appended:
     duplicate: bool
 
 
-@dataclass
-class Put:
-    group_id: int
+@dataclass(frozen=True)
+class Run:
+    """Rows of a batch that follow one another: of one stream, in order of time. Bytes as StreamDelta has them."""
+
     stream_id: int
-    rows: pa.Table  # see event_rows: timestamp_ms, message_bytes, and message or the columns of records
-    ingestion_ms: int
-    key: bytes | None
+    rows: int
     first_ms: int
     last_ms: int
     bytes: int
+
+
+@dataclass
+class Put:
+    """A batch: stored as a whole or not at all, under one key."""
+
+    group_id: int
+    runs: Sequence[Run]
+    rows: pa.Table  # see event_rows: timestamp_ms, message_bytes, and message or the columns of records
+    ingestion_ms: int
+    key: bytes | None
     format_ids: list[int] = field(default_factory=list)
     future: Future[Appended] = field(default_factory=Future)
 
-    def delta(self) -> StreamDelta:
-        return StreamDelta(
-            self.group_id,
-            self.stream_id,
-            self.first_ms,
-            self.last_ms,
-            self.ingestion_ms,
-            self.rows.num_rows,
-            self.bytes,
-        )
+    @cached_property
+    def size(self) -> int:
+        """What it counts in the queue, in bytes: of records, which are coded, the memory that they take."""
+        return int(self.rows.nbytes) if self.format_ids else self.bytes
+
+    @cached_property
+    def bytes(self) -> int:
+        return sum(run.bytes for run in self.runs)
+
+    def deltas(self) -> Iterator[StreamDelta]:
+        for run in self.runs:
+            yield StreamDelta(
+                self.group_id, run.stream_id, run.first_ms, run.last_ms, self.ingestion_ms, run.rows, run.bytes
+            )
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where its first row stands among those of other batches."""
+        return self.group_id, self.runs[0].stream_id, self.runs[0].first_ms
 
 
 OnCommit = Callable[[Sequence[StreamDelta], int], None]
@@ -144,11 +164,11 @@ class Committer(threading.Thread):
             if self._closing:
                 raise LakeUnavailable("the log store is being closed")
             # A batch that is larger than the whole queue is taken when nothing else waits, else it could never pass.
-            if self._waiting_bytes and self._waiting_bytes + put.bytes > self._queue_bytes:
+            if self._waiting_bytes and self._waiting_bytes + put.size > self._queue_bytes:
                 self.counters["throttled_batches"] += 1
                 self.counters["throttled_events"] += put.rows.num_rows
                 raise LakeFull("the log store's queue is full")
-            self._waiting_bytes += put.bytes
+            self._waiting_bytes += put.size
             self._queue.append(put)
             self._wake.notify()
 
@@ -205,8 +225,8 @@ class Committer(threading.Thread):
     def _take(self) -> list[Put]:
         taken: list[Put] = []
         size = 0
-        while self._queue and (not taken or size + self._queue[0].bytes <= self._commit_bytes):
-            size += self._queue[0].bytes
+        while self._queue and (not taken or size + self._queue[0].size <= self._commit_bytes):
+            size += self._queue[0].size
             taken.append(self._queue.popleft())
         return taken
 
@@ -226,7 +246,7 @@ class Committer(threading.Thread):
                 log.exception("unexpected failure of the committer")
         finally:
             with self._wake:
-                self._waiting_bytes -= sum(put.bytes for put in puts)
+                self._waiting_bytes -= sum(put.size for put in puts)
         for put, answer in zip(puts, answers, strict=True):
             if isinstance(answer, Exception):
                 put.future.set_exception(answer)
@@ -238,7 +258,7 @@ class Committer(threading.Thread):
         fresh: list[Put] = []
         keys: set[bytes] = set()
         for put in puts:
-            if (put.group_id, None) in self._dead or (put.group_id, put.stream_id) in self._dead:
+            if self._is_dead(put):
                 answers.append(StreamGone("the group or stream was deleted"))
                 continue
             duplicate = put.key is not None and (put.key in self.keys or put.key in keys)
@@ -252,6 +272,12 @@ class Committer(threading.Thread):
         if fresh:
             self._store(fresh, keys)
         return answers
+
+    def _is_dead(self, put: Put) -> bool:
+        if not self._dead:
+            return False
+        places = [(put.group_id, None), *((put.group_id, run.stream_id) for run in put.runs)]
+        return not self._dead.isdisjoint(places)
 
     def _store(self, puts: list[Put], keys: set[bytes]) -> None:
         now_us = time.time_ns() // 1000
@@ -281,7 +307,7 @@ class Committer(threading.Thread):
         self.counters["stored_bytes"] += sum(put.bytes for put in puts)
         if self.on_commit is not None:
             try:
-                self.on_commit(merged_deltas(put.delta() for put in puts), self.sequence)
+                self.on_commit(merged_deltas(delta for put in puts for delta in put.deltas()), self.sequence)
             except Exception:
                 # The events are durable and the listener catches up from the sequence number; the callers must hear so.
                 log.exception("stream statistics could not be updated")
@@ -311,13 +337,15 @@ def _texts(rows: pa.Table) -> int:
 
 def numbered_rows(puts: list[Put], first_sequence: int) -> pa.Table:
     """The rows of a commit, sorted by group, stream and time; equal times keep the order of arrival."""
-    puts = sorted(puts, key=lambda put: (put.group_id, put.stream_id, put.first_ms))
+    puts = sorted(puts, key=lambda put: put.place)
     counts = [put.rows.num_rows for put in puts]
-    rows = pa.concat_tables([put.rows for put in puts], promote_options="default")
-    for name, kind in (("ingestion_ms", np.int64), ("stream_id", np.int32), ("group_id", np.int32)):
+    rows = pa.concat_tables([put.rows for put in puts], promote_options="default").combine_chunks()
+    streams = [(run.stream_id, run.rows) for put in puts for run in put.runs]
+    ids = np.repeat(*(np.array(values, np.int32) for values in zip(*streams, strict=True)))
+    for name, kind in (("ingestion_ms", np.int64), ("group_id", np.int32)):
         values = np.repeat(np.array([getattr(put, name) for put in puts], dtype=kind), counts)
         rows = rows.add_column(0, name, pa.array(values))
-    rows = sorted_rows(without_empty(rows))
+    rows = sorted_rows(without_empty(rows.add_column(1, "stream_id", pa.array(ids))))
     sequence = np.arange(first_sequence, first_sequence + rows.num_rows, dtype=np.int64)
     return rows.append_column("sequence", pa.array(sequence))
 

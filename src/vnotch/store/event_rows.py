@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vnotch.coded import coded, coded_table, is_coded, of_each, plain_table
+from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Format
 from vnotch.line import check_values, parse_valid, record_lines
 from vnotch.store.formats import Formats
@@ -21,8 +23,11 @@ from vnotch.store.formats import Formats
 PUT_SCHEMA = pa.schema([pa.field("timestamp_ms", pa.int64()), pa.field("message", pa.string())])
 """What a caller hands in as text: event times in Unix milliseconds, messages."""
 
+LINES_BYTES_MAX = 64 << 20
+"""Of the lines of records that come at once: coded text can say much more than it takes itself."""
+
 _NULL = pa.scalar(None, pa.string())
-_WRAPPERS = pa.array(['"', "["])
+_WRAPPERS = ('"', "[")
 
 
 def text_rows(events: pa.Table) -> pa.Table:
@@ -89,25 +94,27 @@ def _spread(parts: dict[str, pa.Array], table: pa.Table, places: np.ndarray) -> 
 
 
 def record_rows(records: pa.Table, format: Format, formats: Formats) -> pa.Table:
-    """Records (`timestamp_ms` and the format's columns) -> rows.
+    """Records (`timestamp_ms` and the format's columns, text coded or not) -> rows, with their text coded.
 
-    Raises InputError where a value is one that no line of the format has.
+    Raises InputError where a value is one that no line of the format has, and where the lines are LINES_BYTES_MAX.
     """
-    table = records.select(list(format.columns))
+    table = coded_table(records.select(list(format.columns)))
     for item in format.fields:
         check_values(item, table[item.column], format)
+    sizes = line_sizes(table, format)
+    if int(sizes.sum(dtype=np.int64)) > LINES_BYTES_MAX:
+        raise InputError(f"the lines of these records are more than {LINES_BYTES_MAX >> 20} MiB", "send fewer at once")
     number = formats.number(format)
     if number is None:
         return text_rows(_as_lines(records, format))
     if _wrapped(table, format) is not None:
         return line_rows(_as_lines(records, format), [format], formats)
-    sizes = line_sizes(table, format)
     first = [records["timestamp_ms"], pa.array(np.full(records.num_rows, number, np.int32)), pa.array(sizes)]
     return pa.table([*first, *table.columns], names=["timestamp_ms", "format_id", "message_bytes", *table.column_names])
 
 
 def _as_lines(records: pa.Table, format: Format) -> pa.Table:
-    return pa.table([records["timestamp_ms"], record_lines(records, format)], schema=PUT_SCHEMA)
+    return pa.table([records["timestamp_ms"], record_lines(plain_table(records), format)], schema=PUT_SCHEMA)
 
 
 def _wrapped(table: pa.Table, format: Format) -> pa.Array | None:
@@ -116,10 +123,12 @@ def _wrapped(table: pa.Table, format: Format) -> pa.Array | None:
     for item in format.fields:
         if not pa.types.is_string(item.type) or item.values or item.address:
             continue
-        column = table[item.column]
-        first = pc.utf8_slice_codeunits(pc.unique(column), 0, 1)
-        if pc.any(pc.is_in(first, value_set=_WRAPPERS)).as_py():
-            here = pc.is_in(pc.utf8_slice_codeunits(column, 0, 1), value_set=_WRAPPERS).combine_chunks()
+        column = coded(table[item.column])
+        if len(column.dictionary) == 1 and column.dictionary[0].as_py()[:1] not in _WRAPPERS:
+            continue
+        wraps = pc.is_in(pc.utf8_slice_codeunits(column.dictionary, 0, 1), value_set=pa.array(_WRAPPERS))
+        if pc.any(wraps).as_py():
+            here = pa.array(of_each(column, wraps.to_numpy(zero_copy_only=False), False))
             found = here if found is None else pc.or_(found, here)
     return found
 
@@ -129,18 +138,26 @@ def line_sizes(table: pa.Table, format: Format) -> np.ndarray:
     sizes = np.full(table.num_rows, len(format.fields) - 1, np.int32)
     for item in format.fields:
         column = table[item.column].combine_chunks()
-        if pa.types.is_string(column.type):
-            lengths = pc.fill_null(pc.binary_length(column), len(ABSENT))
-            sizes += lengths.to_numpy(zero_copy_only=False).astype(np.int32)
-            continue
-        # An absent number is as long as a digit.
-        numbers = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
-        sizes += 1
-        power, largest = 10, int(numbers.max(initial=0))
-        while power <= largest:
-            sizes += numbers >= power
-            power *= 10
+        if is_coded(column.type):
+            sizes += of_each(column, pc.binary_length(column.dictionary).to_numpy(), len(ABSENT))
+        elif pa.types.is_string(column.type):
+            sizes += pc.fill_null(pc.binary_length(column), len(ABSENT)).to_numpy()
+        else:
+            _add_digits(sizes, column)
     return sizes
+
+
+def _add_digits(sizes: np.ndarray, column: pa.Array) -> None:
+    """An absent number is as long as a digit."""
+    numbers = (column.fill_null(0) if column.null_count else column).to_numpy()
+    if not len(numbers):
+        return
+    least, largest = int(numbers.min()), int(numbers.max())
+    sizes += np.int32(max(1, len(str(max(0, least)))))
+    power = 10 ** max(1, len(str(max(0, least))))
+    while power <= largest:
+        sizes += numbers >= power
+        power *= 10
 
 
 def formats_in(rows: pa.Table) -> list[int]:

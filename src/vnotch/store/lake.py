@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,6 +36,7 @@ from vnotch.store.committer import (
     Committer,
     OnCommit,
     Put,
+    Run,
     StreamDelta,
 )
 from vnotch.store.ducklake import Catalog
@@ -192,9 +194,31 @@ class Lake:
     ) -> Future[Appended]:
         times = pc.min_max(rows["timestamp_ms"]).as_py()
         size = stored_bytes(rows, EVENT_OVERHEAD_BYTES)
-        put = Put(
-            group_id, stream_id, rows, ingestion_ms, batch_key, times["min"], times["max"], size, formats_in(rows)
-        )
+        run = Run(stream_id, rows.num_rows, times["min"], times["max"], size)
+        return self._submit(Put(group_id, [run], rows, ingestion_ms, batch_key, formats_in(rows)))
+
+    def submit_runs(
+        self,
+        group_id: int,
+        streams: Sequence[tuple[int, int]],
+        rows: pa.Table,
+        ingestion_ms: int,
+        batch_key: bytes | None = None,
+    ) -> Future[Appended]:
+        """Rows of several streams as one batch: (stream, number of rows), one stream's rows behind the other's, each
+        in order of time."""
+        times = rows["timestamp_ms"].to_numpy()
+        sizes = np.cumsum(rows["message_bytes"].to_numpy(), dtype=np.int64)
+        runs, begin, before = [], 0, 0
+        for stream_id, count in streams:
+            last = begin + count - 1
+            size = int(sizes[last]) - before + EVENT_OVERHEAD_BYTES * count
+            runs.append(Run(stream_id, count, int(times[begin]), int(times[last]), size))
+            begin, before = last + 1, int(sizes[last])
+        assert begin == rows.num_rows
+        return self._submit(Put(group_id, runs, rows, ingestion_ms, batch_key, formats_in(rows)))
+
+    def _submit(self, put: Put) -> Future[Appended]:
         put.future.set_running_or_notify_cancel()  # nobody who waits can take it back
         self._committer.submit(put)
         return put.future
