@@ -7,21 +7,17 @@ content for two days.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from vnotch.errors import VnotchError
-from vnotch.imports.parts import FileParts, Part, file_id
-from vnotch.imports.service import LogService, PartRefused
+from vnotch.imports.parts import FileParts, file_id
+from vnotch.imports.sending import Sending, SentFile
+from vnotch.imports.service import LogService
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
 from vnotch.query.text import TextFormat
 
-SENDERS = 2
-_WAITING_PARTS = 4
 _STATES_AT_ONCE = 500
 
 
@@ -60,16 +56,30 @@ class Import:
     def run(self, files: Sequence[LogFile]) -> Result:
         """Raises Refused or NoAnswer where the service will have nothing; a repeat takes up where it ended."""
         service = self._connect()
+        sending = Sending(self._connect, self._progress.add_rows)
+        begun: list[SentFile] = []
         self._progress.doing = "looking what is there"
-        for begin in range(0, len(files), _STATES_AT_ONCE):
-            some = self._identified(files[begin : begin + _STATES_AT_ONCE])
-            for (file, identity), state in zip(some, service.states([item for _, item in some]), strict=True):
-                self._progress.doing = "importing"
-                if state.complete:
-                    self.result.files_before += 1
-                    self._progress.add_bytes(file.size)
-                else:
-                    self._file(service, file, identity, state.parts)
+        try:
+            for begin in range(0, len(files), _STATES_AT_ONCE):
+                some = self._identified(files[begin : begin + _STATES_AT_ONCE])
+                for (file, identity), state in zip(some, service.states([item for _, item in some]), strict=True):
+                    self._progress.doing = "importing"
+                    if state.complete:
+                        self.result.files_before += 1
+                        self._progress.add_bytes(file.size)
+                    else:
+                        begun.append(SentFile(file, identity))
+                        self._file(sending, begun[-1], state.parts)
+        finally:
+            sending.end()
+        sending.check()
+        for item in begun:
+            if item.refused is not None:
+                self.result.refused.append(item.file.name)
+                said = f"the service refuses a part: {item.refused.message}"
+                self._problems.add(Problem.UNREADABLE, item.file.name, sample=said)
+        for name, count in asdict(sending.sent).items():
+            setattr(self.result, name, count)
         return self.result
 
     def _identified(self, files: Sequence[LogFile]) -> list[tuple[LogFile, str]]:
@@ -81,70 +91,13 @@ class Import:
                 self._problems.add(problem.problem, file.name, sample=problem.detail)
         return found
 
-    def _file(self, service: LogService, file: LogFile, identity: str, parts_before: frozenset[int]) -> None:
+    def _file(self, sending: Sending, item: SentFile, parts_before: frozenset[int]) -> None:
         before = self._problems.files
-        parts = FileParts(file, self._given, self._stream, self._problems, self._progress)
-        sending = _Sending(self._connect, identity, self.result, self._progress)
-        try:
-            for part in parts:
-                if part.number not in parts_before:
-                    sending.put(part)
-        except PartRefused as refused:
-            self.result.refused.append(file.name)
-            self._problems.add(Problem.UNREADABLE, file.name, sample=f"the service refuses a part: {refused.message}")
-            return
-        finally:
-            sending.end()
-        sending.check()
+        for part in FileParts(item.file, self._given, self._stream, self._problems, self._progress):
+            if part.number not in parts_before:
+                sending.put(item, part)
+            if item.refused is not None:
+                break
         # A file with problems is not complete: mended, or read with rights, it may give more.
-        if self._problems.files == before:
-            service.complete(identity, file.name)
-        self.result.files += 1
-
-
-class _Sending:
-    """Threads that send the parts of one file."""
-
-    def __init__(self, connect: Callable[[], LogService], identity: str, result: Result, progress: Progress) -> None:
-        self._identity = identity
-        self._result = result
-        self._progress = progress
-        self._waiting: queue.Queue[Part | None] = queue.Queue(_WAITING_PARTS)
-        self._failure: BaseException | None = None
-        self._lock = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._run, args=(connect(),), name=f"vnotch-import-{number}", daemon=True)
-            for number in range(SENDERS)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def put(self, part: Part) -> None:
-        """Raises what a thread met."""
-        self.check()
-        self._waiting.put(part)
-
-    def end(self) -> None:
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _run(self, service: LogService) -> None:
-        while (part := self._waiting.get()) is not None:
-            if self._failure is not None:
-                continue
-            try:
-                counted = service.put(self._identity, part)
-            except (VnotchError, OSError) as error:
-                self._failure = error
-                continue
-            with self._lock:
-                self._result.records += counted["stored"]
-                self._result.expired += counted["expired"]
-                self._result.too_new += counted["too_new"]
-            self._progress.add_rows(part.records.num_rows)
+        item.whole = self._problems.files == before
+        sending.finish(item)

@@ -33,8 +33,11 @@ log = logging.getLogger(__name__)
 EVENT_OVERHEAD_BYTES = 26
 """What each event counts beyond its message (CloudWatch Logs API reference, PutLogEvents)."""
 
-QUEUE_BYTES = 64 << 20
-COMMIT_BYTES = 32 << 20
+QUEUE_BYTES = 128 << 20
+COMMIT_BYTES = 64 << 20
+BULK_ROWS = 1 << 19
+"""So many records make a file that need not be merged."""
+BULK_SECONDS = 0.2
 LARGE_COMMIT_ROWS = 20_000
 BUSY_SECONDS = 1.0
 """After a commit of so many events more of them are to be expected for so long."""
@@ -94,6 +97,8 @@ class Put:
     ingestion_ms: int
     key: bytes | None
     format_ids: list[int] = field(default_factory=list)
+    bulk: bool = False
+    """More of the same kind follows at once, and nobody waits for it alone."""
     future: Future[Appended] = field(default_factory=Future)
 
     @cached_property
@@ -206,6 +211,7 @@ class Committer(threading.Thread):
             with self._wake:
                 if not self._queue and not self._tasks and not self._closing:
                     self._wake.wait(self._idle_seconds)
+                self._await_bulk()
                 puts = self._take()
                 tasks = list(self._tasks)
                 self._tasks.clear()
@@ -221,6 +227,17 @@ class Committer(threading.Thread):
             except Exception as error:  # upkeep is repeated; a failure of it must not stop the commits
                 self.counters["upkeep_failures"] += 1
                 log.warning("log store upkeep failed, it is tried again: %s", error)
+
+    def _await_bulk(self) -> None:
+        """Parts of an import come one after another. Where nothing else waits, a moment more makes one large file of
+        several of them, instead of files that must be merged."""
+        while self._queue and not self._tasks and not self._closing and all(put.bulk for put in self._queue):
+            waiting = len(self._queue)
+            if sum(put.rows.num_rows for put in self._queue) >= BULK_ROWS or self._waiting_bytes >= self._commit_bytes:
+                return
+            self._wake.wait(BULK_SECONDS)
+            if len(self._queue) == waiting:
+                return
 
     def _take(self) -> list[Put]:
         taken: list[Put] = []

@@ -205,8 +205,8 @@ class Lake:
         ingestion_ms: int,
         batch_key: bytes | None = None,
     ) -> Future[Appended]:
-        """Rows of several streams as one batch: (stream, number of rows), one stream's rows behind the other's, each
-        in order of time."""
+        """Rows of several streams as one batch, of many that follow: (stream, number of rows), one stream's rows
+        behind the other's, each in order of time."""
         times = rows["timestamp_ms"].to_numpy()
         sizes = np.cumsum(rows["message_bytes"].to_numpy(), dtype=np.int64)
         runs, begin, before = [], 0, 0
@@ -216,7 +216,7 @@ class Lake:
             runs.append(Run(stream_id, count, int(times[begin]), int(times[last]), size))
             begin, before = last + 1, int(sizes[last])
         assert begin == rows.num_rows
-        return self._submit(Put(group_id, runs, rows, ingestion_ms, batch_key, formats_in(rows)))
+        return self._submit(Put(group_id, runs, rows, ingestion_ms, batch_key, formats_in(rows), bulk=True))
 
     def _submit(self, put: Put) -> Future[Appended]:
         put.future.set_running_or_notify_cancel()  # nobody who waits can take it back
