@@ -58,4 +58,4 @@ docs: setup ## remake the generated reference pages
 	@$(RUN)/python -m vnotch.api.document > docs/api.md
 
 clean: ## remove what setup made
-	rm -rf $(VENV) src/vnotch/capture/native
+	rm -rf $(VENV) src/vnotch/capture/native src/vnotch/native

@@ -1,4 +1,4 @@
-"""Compile the datapath: the eBPF programs and the native library, all with the zig that PyPI's `ziglang` brings.
+"""Compile the datapath (eBPF programs, native library) and the parser of lines with the zig that `ziglang` brings.
 
 Hatchling calls `CustomBuildHook` when a wheel is built, editable installs included. `python hatch_build.py` does the
 same in place, for work in a checkout; `python hatch_build.py --force` rebuilds what looks up to date.
@@ -6,6 +6,7 @@ same in place, for work in a checkout; `python hatch_build.py --force` rebuilds 
     bpf/vnotch.bpf.c   -> src/vnotch/capture/native/vnotch.bpf.o      loaded by capture/loaded.py
     bpf/firewall.bpf.c -> src/vnotch/capture/native/firewall.bpf.o    loaded by capture/host_firewall.py
     bpf/pcap.c         -> src/vnotch/capture/native/libvnotch.so      loaded by capture/pcap.py
+    native/lines.c     -> src/vnotch/native/liblines.so               loaded by line_parser.py
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ except ImportError:  # run by hand, where hatchling need not be installed
     BuildHookInterface = object
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = ROOT / "bpf"
-OUTPUTS = ROOT / "src" / "vnotch" / "capture" / "native"
+PACKAGE = ROOT / "src" / "vnotch"
+OUTPUTS = PACKAGE / "capture" / "native"
 
 GLIBC = "2.36"
 """The oldest C library that the native library runs on: Debian 12's."""
@@ -42,16 +43,16 @@ def machine() -> str:
     return MACHINES[name]
 
 
-def targets() -> dict[str, tuple[str, list[str]]]:
-    """Output name -> (source name, compiler arguments)."""
+def targets() -> dict[Path, tuple[Path, list[str]]]:
+    """Output -> (source, compiler arguments)."""
+    datapath = ROOT / "bpf"
     to_bpf = ["-target", "bpfel-freestanding", "-mcpu=v3", "-O2", "-g", "-fno-asynchronous-unwind-tables", "-c"]
+    to_library = ["-target", f"{machine()}-linux-gnu.{GLIBC}", "-O3", "-shared", "-fPIC"]
     return {
-        "vnotch.bpf.o": ("vnotch.bpf.c", [*to_bpf, *WARNINGS]),
-        "firewall.bpf.o": ("firewall.bpf.c", [*to_bpf, *WARNINGS]),
-        "libvnotch.so": (
-            "pcap.c",
-            ["-target", f"{machine()}-linux-gnu.{GLIBC}", "-O3", "-shared", "-fPIC", *WARNINGS],
-        ),
+        OUTPUTS / "vnotch.bpf.o": (datapath / "vnotch.bpf.c", [*to_bpf, *WARNINGS]),
+        OUTPUTS / "firewall.bpf.o": (datapath / "firewall.bpf.c", [*to_bpf, *WARNINGS]),
+        OUTPUTS / "libvnotch.so": (datapath / "pcap.c", [*to_library, *WARNINGS]),
+        PACKAGE / "native" / "liblines.so": (ROOT / "native" / "lines.c", [*to_library, *WARNINGS]),
     }
 
 
@@ -75,12 +76,11 @@ def compile_with_zig(source: Path, output: Path, arguments: list[str]) -> None:
 def build(force: bool = False) -> list[Path]:
     """Bring the outputs up to date; returns those that were made."""
     made = []
-    headers = sorted(SOURCES.glob("*.h"))
-    for name, (source_name, arguments) in targets().items():
-        source, output = SOURCES / source_name, OUTPUTS / name
+    for output, (source, arguments) in targets().items():
         if not source.exists():
-            print(f"{source_name} is not there, {name} is not built", file=sys.stderr)
+            print(f"{source.name} is not there, {output.name} is not built", file=sys.stderr)
             continue
+        headers = source.parent.glob("*.h")
         newest = max(path.stat().st_mtime_ns for path in (source, Path(__file__), *headers))
         if force or not output.exists() or output.stat().st_mtime_ns < newest:
             compile_with_zig(source, output, arguments)

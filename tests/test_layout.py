@@ -39,6 +39,7 @@ ORDER = [
     "service_ranges",
     "paths",
     "coded",
+    "line_parser",
     "line",
     "columns",
     "bucket_keys",

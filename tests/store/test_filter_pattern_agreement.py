@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vnotch.coded import plain_table
 from vnotch.fields import DEFAULT_FORMAT, Format, format_text, parse_format
 from vnotch.store.event_rows import PUT_SCHEMA, line_rows
 from vnotch.store.event_table import RECORD_COLUMNS
@@ -202,7 +203,8 @@ def test_records_in_typed_columns(
     ]
     for format_id, lines in ((1, first), (2, second)):
         events = pa.table([pa.array([0] * len(lines), pa.int64()), pa.array(lines)], schema=PUT_SCHEMA)
-        tables.append(line_rows(events, [FORMATS[format_id]], Formats([(n, 1, f.text) for n, f in FORMATS.items()])))
+        rows = line_rows(events, [FORMATS[format_id]], Formats([(n, 1, f.text) for n, f in FORMATS.items()]))
+        tables.append(plain_table(rows))
     tables.append(RECORD_COLUMNS.empty_table())
     events = pa.concat_tables(tables, promote_options="default")
     connection.register("events", events.append_column("number", pa.array(range(events.num_rows))))

@@ -12,7 +12,7 @@ from vnotch.imports.parts import Part
 from vnotch.imports.service import LogService, PartRefused
 from vnotch.query.files import LogFile
 
-SENDERS = 6
+SENDERS = 4
 """The service stores what comes at about the same time in one commit, and the fewer commits the larger its files."""
 _WAITING_PARTS = 2
 

@@ -19,6 +19,7 @@ from isal import isal_zlib
 
 from vnotch.coded import TEXT_CODES
 from vnotch.fields import ABSENT, FIELDS, SEPARATOR, column_name
+from vnotch.line_parser import LineParser
 from vnotch.query.columns import COLUMN_TYPES, column_type
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
@@ -190,6 +191,7 @@ class TextReader:
     ) -> None:
         self.rows = 0
         self._coded = coded
+        self._parsers: dict[TextFormat, LineParser] = {}
         self._condition = condition
         self._blocks_wanted = 0
         self._file = file
@@ -246,10 +248,23 @@ class TextReader:
 
     def _convert(self, block: bytes, format: TextFormat, wanted: Sequence[str]) -> pa.Table:
         columns, witness = _read_columns(format, wanted)
-        table = _read(block, format, columns, self._coded)
+        table = self._as_records(block, format, columns) if self._coded and witness is not None else None
+        if table is None:
+            table = _read(block, format, columns, self._coded)
         if witness is None and _may_have_header(table[columns[0]], format):
             raise pa.ArrowInvalid("a header line")
         return _complete(table, wanted)
+
+    def _as_records(self, block: bytes, format: TextFormat, columns: Sequence[str]) -> pa.Table | None:
+        """The block by the parser of record lines, where all columns are wanted and all lines are as vnotch and AWS
+        write them; Arrow takes more."""
+        if list(columns) != list(format.columns):
+            return None
+        if format not in self._parsers:
+            types = [column_type(column) for column in columns]
+            self._parsers[format] = LineParser(types, [False] * len(types))
+        arrays = self._parsers[format].block(block)
+        return None if arrays is None else pa.table(arrays, names=list(columns))
 
     def _runs(self, block: bytes, format: TextFormat) -> Iterator[tuple[list[bytes], TextFormat]]:
         """The lines of a block that have as many values as their format, cut where the format changes."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from vnotch.coded import coded, coded_table, is_coded, of_each, plain_table
 from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Format
-from vnotch.line import check_values, parse_valid, record_lines
+from vnotch.line import check_values, parse_coded, record_lines
 from vnotch.store.formats import Formats
 
 PUT_SCHEMA = pa.schema([pa.field("timestamp_ms", pa.int64()), pa.field("message", pa.string())])
@@ -37,7 +37,7 @@ def text_rows(events: pa.Table) -> pa.Table:
 
 
 def line_rows(events: pa.Table, candidates: Iterable[Format], formats: Formats) -> pa.Table:
-    """PUT_SCHEMA -> rows, typed where a message is a record line of one of the `candidates`.
+    """PUT_SCHEMA -> rows, typed with their text coded where a message is a record line of one of the `candidates`.
 
     A line that fits two of them is left as text: what its values mean cannot be told.
     """
@@ -50,15 +50,12 @@ def line_rows(events: pa.Table, candidates: Iterable[Format], formats: Formats) 
             widths = pc.count_substring(lines, SEPARATOR)
         if not pc.any(pc.equal(widths, len(format.fields) - 1)).as_py():
             continue
-        table, valid = parse_valid(lines, format)
+        table, mask = parse_coded(lines, format)
         wrapped = _wrapped(table, format)
         if wrapped is not None:
-            valid = pc.and_(valid, pc.invert(pc.replace_with_mask(valid, valid, wrapped)))
             table = table.filter(pc.invert(wrapped))
-        mask = valid.to_numpy(zero_copy_only=False)
+            mask[mask] = ~wrapped.to_numpy(zero_copy_only=False)
         if table.num_rows:
-            same = pc.equal(record_lines(table, format), lines if mask.all() else lines.filter(valid))
-            assert pc.all(same).as_py(), "a parsed line is not what it was parsed from"
             found.append((format, table, mask))
     counts = sum((mask.astype(np.int8) for _, _, mask in found), np.zeros(len(lines), np.int8))
     numbers = np.zeros(len(lines), np.int32)
@@ -69,13 +66,16 @@ def line_rows(events: pa.Table, candidates: Iterable[Format], formats: Formats) 
             continue
         alone = mask & (counts == 1)
         numbers[alone] = number
-        if not alone.all():
+        if not alone[mask].all():
             table = table.filter(pa.array(alone[mask]))
+        sizes = line_sizes(table, format)
+        assert bool((sizes == rows["message_bytes"].to_numpy()[alone]).all()), "a record's line is another than it was"
         _spread(parts, table, alone)
     if not numbers.any():
         return rows
     typed = numbers > 0
-    rows = rows.set_column(1, "message", pc.if_else(pa.array(typed), _NULL, lines))
+    texts = pa.nulls(len(lines), pa.string()) if typed.all() else pc.if_else(pa.array(typed), _NULL, lines)
+    rows = rows.set_column(1, "message", texts)
     rows = rows.append_column("format_id", pa.array(numbers, mask=~typed))
     for name, column in parts.items():
         rows = rows.append_column(name, column)
@@ -90,7 +90,11 @@ def _spread(parts: dict[str, pa.Array], table: pa.Table, places: np.ndarray) -> 
         values = column.combine_chunks()
         if indices is not None:
             values = values.take(indices)
-        parts[name] = values if name not in parts else pc.coalesce(parts[name], values)
+        if name in parts and is_coded(values.type):
+            kinds = (parts[name].cast(pa.string()), values.cast(pa.string()))
+            parts[name] = coded(pc.coalesce(*kinds))
+        else:
+            parts[name] = values if name not in parts else pc.coalesce(parts[name], values)
 
 
 def record_rows(records: pa.Table, format: Format, formats: Formats) -> pa.Table:

@@ -1,0 +1,146 @@
+"""The native parser of lines is held to the two in Python: what it takes, they take, with the same values."""
+
+from __future__ import annotations
+
+import random
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vnotch.coded import plain_table
+from vnotch.errors import InputError
+from vnotch.fields import DEFAULT_FORMAT, FIELDS, Format, format_text, parse_format
+from vnotch.line import parse_coded, parse_line, parse_valid, record_lines
+from vnotch.line_parser import LineParser
+
+DEFAULT = parse_format(DEFAULT_FORMAT)
+CUSTOM = parse_format("${x-process} ${srcport} ${bytes} ${start} ${end} ${srcaddr}")
+GOOD = (
+    "2 123456789010 eni-1235b8ca1234567 172.31.16.139 172.31.16.21 20641 22 6 20 4249 1418530010 1418530070 ACCEPT OK"
+)
+NODATA = "2 123456789010 eni-1235b8ca1234567 - - - - - - - 1431280876 1431280934 - NODATA"
+NUMBERS = ["0", "00", "01", "-", "--", "-1", "+1", "9", "99999999", "100000000", "2147483647", "2147483648",
+           "4294967296", "9223372036854775807", "9223372036854775808", "18446744073709551615", "18446744073709551616",
+           "1" * 19, "9" * 19, "9" * 20, "1" * 40, "12a", "a", "", " ", "１"]  # fmt: skip
+TEXTS = ["a", "-", "--", "~", "!", "", " ", "\x7f", "\x1f", "é", "x" * 7, "x" * 8, "x" * 9, "x" * 300, "x" * 7 + "\x7f",
+         "x" * 8 + "\t", "10.0.0.1", "10.0.0.01", "2001:db8::1", "ACCEPT", "OK", "a\nb", "\r"]  # fmt: skip
+
+
+def agreed(lines: list[str], format: Format) -> pa.Table:
+    """What the parsers agree on; the native one sees the lines as a slice of a larger array too."""
+    table, mask = parse_coded(pa.array(lines, pa.string()), format)
+    wanted, right = parse_valid(pa.array(lines, pa.string()), format)
+    assert mask.tolist() == right.to_pylist()
+    assert plain_table(table).cast(wanted.schema).equals(wanted)
+    sliced, mask = parse_coded(pa.array(["é 1", *lines, GOOD]).slice(1, len(lines)), format)
+    assert mask.tolist() == right.to_pylist()
+    assert plain_table(sliced).equals(plain_table(table))
+    if table.num_rows:
+        kept = [line for line, taken in zip(lines, right.to_pylist(), strict=True) if taken]
+        assert record_lines(plain_table(table), format).to_pylist() == kept
+    return table
+
+
+def with_value(line: str, place: int, value: str) -> str:
+    values = line.split(" ")
+    values[place] = value
+    return " ".join(values)
+
+
+@pytest.mark.parametrize("place", range(14))
+@pytest.mark.parametrize("base", [GOOD, NODATA])
+def test_odd_values_are_taken_where_both_take_them(base: str, place: int) -> None:
+    agreed([with_value(base, place, value) for value in [*NUMBERS, *TEXTS]], DEFAULT)
+
+
+def test_lines_with_odd_shapes_are_none() -> None:
+    odd = ["", " ", "-", GOOD + " ", " " + GOOD, GOOD.replace(" ", "  ", 1), GOOD + "\n", GOOD + "\r", GOOD + " x",
+           GOOD[:-3], GOOD.replace(" ", "\t"), GOOD * 2, "\0", GOOD + "\0"]  # fmt: skip
+    assert agreed([*odd, GOOD], DEFAULT).num_rows == 1
+    assert agreed([], DEFAULT).num_rows == 0
+    assert agreed([""], DEFAULT).num_rows == 0
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*NUMBERS, *TEXTS]) | st.text(max_size=12), min_size=4, max_size=7).map(" ".join),
+        max_size=12,
+    )
+)
+def test_any_text_gives_what_the_parser_in_python_gives(lines: list[str]) -> None:
+    agreed(lines, CUSTOM)
+
+
+def test_damaged_lines_give_what_the_line_parser_gives() -> None:
+    """Held to `parse_line` too, which reads one line and shares nothing with the others."""
+    chance = random.Random(3)
+    lines = []
+    for _ in range(3000):
+        line = list(chance.choice((GOOD, NODATA)))
+        for _ in range(chance.randrange(3)):
+            place = chance.randrange(len(line))
+            line[place : place + chance.randrange(2)] = chance.choice([*"0123456789 -.:~!aé\x7f", ""])
+        lines.append("".join(line))
+    _, mask = parse_coded(pa.array(lines), DEFAULT)
+    assert 0 < mask.sum() < len(lines)
+    for line, taken in zip(lines, mask.tolist(), strict=True):
+        try:
+            parse_line(line, DEFAULT)
+        except InputError:
+            assert not taken, line
+        else:
+            assert taken, line
+    agreed(lines, DEFAULT)
+
+
+def test_every_field_in_one_format() -> None:
+    tags = {"instance": ("a", "b"), "network-interface": ("a", "b"), "auto-scaling-group": ("a", "b")}
+    every = parse_format(format_text([item.name for item in FIELDS]), tags)
+    values = [
+        str(every.version) if item.name == "version"
+        else (item.values[0] if item.values else "2001:db8::1" if item.address else "x/1%2D")
+        if item.type == pa.string() else "7"
+        for item in FIELDS
+    ]  # fmt: skip
+    absent = [value if item.required else "-" for item, value in zip(FIELDS, values, strict=True)]
+    assert agreed([" ".join(values), " ".join(absent)], every).num_rows == 2
+
+
+def test_many_distinct_texts_keep_theirs() -> None:
+    lines = [
+        f"p/{number} {number % 65536} {number} {number} {number} 10.{number % 200}.1.2" for number in range(100_000)
+    ]
+    table = agreed(lines, CUSTOM)
+    assert len(table["x_process"].chunk(0).dictionary) == 100_000
+    assert len(table["srcaddr"].chunk(0).dictionary) == 200
+
+
+def parser(format: Format) -> LineParser:
+    return LineParser([item.type for item in format.fields], [item.required for item in format.fields])
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\n"])
+def test_a_block_of_lines_is_the_same_as_its_lines(end: str) -> None:
+    lines = [GOOD, NODATA, *(with_value(GOOD, 3, f"10.0.0.{number}") for number in range(200))]
+    reader = parser(DEFAULT)
+    for separator in ("\n", "\n\n"):
+        columns = reader.block((separator.join(lines) + end).encode())
+        assert columns is not None
+        assert plain_table(pa.table(columns, names=DEFAULT.columns)).equals(plain_table(agreed(lines, DEFAULT)))
+    assert [len(column) for column in reader.block(b"") or []] == [0] * 14
+    shortest = parser(parse_format("${srcport} ${bytes}"))
+    assert [column.to_pylist() for column in shortest.block(b"1 2\n3 4\n5 6") or []] == [[1, 3, 5], [2, 4, 6]]
+
+
+@pytest.mark.parametrize(
+    "odd", [GOOD + " ", "x", with_value(GOOD, 5, "020641"), GOOD + "\r", with_value(GOOD, 0, "é"), " "]
+)
+def test_a_block_with_an_odd_line_is_none(odd: str) -> None:
+    reader = parser(DEFAULT)
+    for lines in ([odd], [GOOD, odd], [odd, GOOD]):
+        assert reader.block("\n".join(lines).encode()) is None
+    columns = reader.block(GOOD.encode())
+    assert columns is not None, "what was refused leaves nothing behind"
+    assert [len(column.dictionary) for column in columns if pa.types.is_dictionary(column.type)] == [1] * 6
