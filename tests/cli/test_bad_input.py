@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import re
 import shutil
@@ -161,6 +161,20 @@ def test_another_users_folder(server: RunningServer, tmp_path: Path) -> None:
     refused(done, "is readable by its owner alone", "sudo")
 
 
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+)
+
+
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     folder.mkdir()
@@ -179,6 +193,20 @@ def test_a_disk_without_room_is_refused_at_the_start(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == []
 
 
+def a_flow_log(server: RunningServer, vpc: str) -> str:
+    role = server.endpoint.client("iam").create_role(RoleName="flow", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
+    made = server.endpoint.client("ec2").create_flow_logs(
+        ResourceType="VPC",
+        ResourceIds=[vpc],
+        TrafficType="ALL",
+        LogDestinationType="cloud-watch-logs",
+        LogGroupName="g",
+        DeliverLogsPermissionArn=role,
+    )
+    assert made["Unsuccessful"] == []
+    return str(made["FlowLogIds"][0])
+
+
 @pytest.mark.root
 def test_a_disk_that_fills_up_stops_writes_and_nothing_else(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "100m") as disk:
@@ -190,6 +218,7 @@ def test_a_disk_that_fills_up_stops_writes_and_nothing_else(tmp_path: Path) -> N
         logs.create_log_stream(**stream)
         now_ms = int(time.time() * 1000)
         logs.put_log_events(**stream, logEvents=[{"timestamp": now_ms, "message": "before"}])
+        flow_log = a_flow_log(server, first)
         fill = disk / "fill"
         subprocess.run(["dd", "if=/dev/zero", f"of={fill}", "bs=64K"], check=False, capture_output=True)
         assert shutil.disk_usage(disk).free == 0
@@ -197,12 +226,21 @@ def test_a_disk_that_fills_up_stops_writes_and_nothing_else(tmp_path: Path) -> N
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert [vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"]] == [first]
-        assert [found["logStreamName"] for found in logs.describe_log_streams(logGroupName="g")["logStreams"]] == ["s"]
         for _ in range(20):  # on each of the server's threads
             with pytest.raises(ClientError, match="ServiceUnavailableException"):
                 logs.put_log_events(**stream, logEvents=[{"timestamp": now_ms, "message": "not stored"}])
-            with contextlib.suppress(ClientError):  # the catalog of the events cannot be opened without any room
-                assert [event["message"] for event in logs.get_log_events(**stream)["events"]] == ["before"]
+            assert [event["message"] for event in logs.get_log_events(**stream)["events"]] == ["before"]
+        # Everything that is asked is answered, and what would have to be written is refused by name.
+        (described,) = ec2.describe_flow_logs()["FlowLogs"]
+        assert (described["FlowLogId"], described["FlowLogStatus"]) == (flow_log, "ACTIVE")
+        assert [found["logStreamName"] for found in logs.describe_log_streams(logGroupName="g")["logStreams"]] == ["s"]
+        assert [group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]] == ["g"]
+        found = logs.filter_log_events(logGroupName="g", filterPattern="before")["events"]
+        assert [event["message"] for event in found] == ["before"]
+        done = run("insights", "fields @message", "--log-group", "g", "--output", "csv", "--data-dir", server.data_dir)
+        assert "before" in done.stdout, done.stderr
+        with pytest.raises(ClientError, match="ServiceUnavailable"):
+            logs.create_log_group(logGroupName="another")
         fill.unlink()
         second = ec2.create_vpc(CidrBlock="10.2.0.0/16")["Vpc"]["VpcId"]
         assert {vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"]} == {first, second}
