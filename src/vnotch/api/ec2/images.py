@@ -24,6 +24,13 @@ _SHOWN: dict[str, Any] = {
     "RootDeviceType": "instance-store",
     "BlockDeviceMappings": [],
 }
+IMAGE_KEYS = {
+    "ec2:imagetype": str(_SHOWN["ImageType"]),
+    "ec2:public": str(_SHOWN["Public"]).lower(),
+    "ec2:rootdevicetype": str(_SHOWN["RootDeviceType"]),
+}
+"""Its condition keys (service authorization reference, Amazon EC2), beside its id and owner."""
+
 _FILTERS = {
     "architecture": Filter(lambda image: (image["Architecture"],)),
     "image-id": Filter(lambda image: (image["ImageId"],)),

@@ -149,7 +149,7 @@ class RunInstances(Ec2Part):
                 for item in given
             ]
         with self.state.read() as session:
-            subnet_id = call.params.get("SubnetId") or _default_subnet(session) or ""
+            subnet_id = call.params.get("SubnetId") or default_subnet(session) or ""
             vpc_id = session.scalar(select(network.Subnet.vpc_id).where(network.Subnet.subnet_id == subnet_id))
             by_name = _groups_by_name(session, vpc_id or "") if call.params.get("SecurityGroups") else {}
         names = [by_name.get(name, "*") for name in call.params.get("SecurityGroups") or ()]
@@ -173,7 +173,7 @@ class RunInstances(Ec2Part):
         return sorted(found, key=lambda each: each.device_index)
 
     def _only(self, session: Session, call: Call) -> Asked:
-        subnet_id = call.params.get("SubnetId") or _default_subnet(session)
+        subnet_id = call.params.get("SubnetId") or default_subnet(session)
         if subnet_id is None:
             raise ApiError("VPCIdNotSpecified", "No default VPC for this user. Name a subnet with SubnetId.")
         groups = [*(call.params.get("SecurityGroupIds") or ()), *_by_name(session, call, subnet_id)]
@@ -287,7 +287,7 @@ def _is_single(asked: Asked) -> bool:
     return bool(asked.interface_id) or any(asked.addresses.get(name) for name in named)
 
 
-def _default_subnet(session: Session) -> str | None:
+def default_subnet(session: Session) -> str | None:
     row = network.Subnet
     return session.scalar(select(row.subnet_id).where(row.default_for_zone).order_by(row.zone))
 
