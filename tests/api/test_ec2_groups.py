@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from test_iam import allow, user_key
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
@@ -176,6 +177,28 @@ def test_no_vpc_is_a_default_vpc(ec2: Any) -> None:
     assert refused(ec2.describe_security_groups, GroupNames=["web"])[0] == "VPCIdNotSpecified"
     assert refused(ec2.delete_security_group, GroupName="web")[0] == "VPCIdNotSpecified"
     assert refused(ec2.delete_security_group)[0] == "MissingParameter"
+
+
+def test_a_default_vpc_has_groups_by_name(api: Any) -> None:
+    """API DescribeSecurityGroups, GroupNames, and CreateSecurityGroup, VpcId: the default VPC's."""
+    api.serve(Ec2(api.state, api.accounts))
+    ec2 = api.client("ec2")
+    other = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    ec2.create_security_group(GroupName="web", Description="w", VpcId=other)
+    vpc_id = ec2.create_default_vpc()["Vpc"]["VpcId"]
+    group_id = ec2.create_security_group(GroupName="web", Description="w")["GroupId"]
+    [group] = ec2.describe_security_groups(GroupNames=["web"])["SecurityGroups"]
+    assert (group["GroupId"], group["VpcId"]) == (group_id, vpc_id)
+    rule = {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "CidrIp": "0.0.0.0/0"}
+    ec2.authorize_security_group_ingress(GroupName="web", **rule)
+    ec2.revoke_security_group_ingress(GroupName="web", **rule)
+    missing = ("InvalidGroup.NotFound", f"The security group 'app' does not exist in default VPC '{vpc_id}'")
+    assert refused(ec2.describe_security_groups, GroupNames=["web", "app"]) == missing
+    assert refused(ec2.delete_security_group, GroupName="app") == missing
+    # Who may do it to this group alone may name it either way.
+    arn = f"arn:aws:ec2:us-east-1:{ACCOUNT}:security-group/{group_id}"
+    theirs = api.client("ec2", user_key(api, "ana", allow("ec2:DeleteSecurityGroup", arn)))
+    assert theirs.delete_security_group(GroupName="web")["GroupId"] == group_id
 
 
 def test_a_name_is_there_once_in_a_vpc_whatever_its_case(ec2: Any, vpc: str, group: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, UniqueConstraint, false, func, select, text, true
-from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, column_property, mapped_column, relationship
 
 from vnotch.inventory import RESERVED_NONE, RESERVED_TAG
 from vnotch.store.state import Base
@@ -72,6 +72,10 @@ class Vpc(Base):
     def cidrs_of(self, family: int) -> list[VpcCidr]:
         """The associations of one family in the order they were made; for IPv4 the primary block is the first."""
         return [cidr for cidr in self.cidrs if cidr.family == family]
+
+
+def default_vpc_id(session: Session) -> str | None:
+    return session.scalar(select(Vpc.vpc_id).where(Vpc.is_default))
 
 
 class VpcCidr(Base):

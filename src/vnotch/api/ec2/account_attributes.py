@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
-
 from vnotch.api.ec2.filters import Filter, constant
 from vnotch.api.ec2.part import VPC, Describe, Ec2Part, ec2_operation, tag_set
 from vnotch.api.service import Call
@@ -28,7 +26,7 @@ class AccountAttributes(Ec2Part):
     @ec2_operation("DescribeAccountAttributes", "AttributeNames")
     def describe_account_attributes(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
-            default = session.scalar(select(network.Vpc.vpc_id).where(network.Vpc.is_default))
+            default = network.default_vpc_id(session)
         quotas = self.quotas
         attributes = {
             "supported-platforms": "VPC",

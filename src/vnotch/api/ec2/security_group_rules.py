@@ -18,14 +18,12 @@ from vnotch.api.ec2.part import (
     Describe,
     Ec2Part,
     arn,
-    arns,
     ec2_operation,
     required,
     tag_set,
 )
 from vnotch.api.ec2.permissions import (
     Permission,
-    no_default_vpc,
     permission_of,
     permissions_of,
     protocol_text,
@@ -40,11 +38,13 @@ from vnotch.store.rule_book import agents_with_groups
 from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
 
-FLAT = "IpProtocol FromPort ToPort CidrIp SourceSecurityGroupName SourceSecurityGroupOwnerId"
+FLAT = "IpProtocol FromPort ToPort CidrIp"
 """The members of a single inbound rule, beside `IpPermissions` (API AuthorizeSecurityGroupIngress)."""
 
 PEERING = "IpPermissions.UserIdGroupPairs.PeeringStatus IpPermissions.UserIdGroupPairs.VpcId"
 """Of a group on the other side of a peering connection, of which there is none."""
+
+BY_ID = "groups in `UserIdGroupPairs` are named by `GroupId`, not by name alone"
 
 DESCRIBE = Describe(
     SECURITY_GROUP_RULE,
@@ -79,8 +79,9 @@ class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "AuthorizeSecurityGroupIngress",
         f"GroupId GroupName IpPermissions TagSpecifications {FLAT}",
-        arns("security-group:GroupId"),
+        "named_group",
         unsupported=PEERING,
+        note=BY_ID,
     )
     def authorize_security_group_ingress(self, call: Call) -> dict[str, Any]:
         return self._authorize(call, egress=False)
@@ -88,8 +89,9 @@ class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "AuthorizeSecurityGroupEgress",
         "GroupId IpPermissions TagSpecifications",
-        arns("security-group:GroupId"),
+        "named_group",
         unsupported=PEERING,
+        note=BY_ID,
     )
     def authorize_security_group_egress(self, call: Call) -> dict[str, Any]:
         return self._authorize(call, egress=True)
@@ -125,8 +127,9 @@ class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "RevokeSecurityGroupIngress",
         f"GroupId GroupName IpPermissions SecurityGroupRuleIds {FLAT}",
-        arns("security-group:GroupId"),
+        "named_group",
         unsupported=PEERING,
+        note=BY_ID,
     )
     def revoke_security_group_ingress(self, call: Call) -> dict[str, Any]:
         return self._revoke(call, egress=False)
@@ -134,8 +137,9 @@ class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "RevokeSecurityGroupEgress",
         "GroupId IpPermissions SecurityGroupRuleIds",
-        arns("security-group:GroupId"),
+        "named_group",
         unsupported=PEERING,
+        note=BY_ID,
     )
     def revoke_security_group_egress(self, call: Call) -> dict[str, Any]:
         return self._revoke(call, egress=True)
@@ -183,8 +187,9 @@ class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "UpdateSecurityGroupRuleDescriptionsIngress",
         "GroupId GroupName IpPermissions SecurityGroupRuleDescriptions",
-        arns("security-group:GroupId"),
+        "named_group",
         unsupported=PEERING,
+        note=BY_ID,
     )
     def update_security_group_rule_descriptions_ingress(self, call: Call) -> dict[str, Any]:
         return self._update_descriptions(call, egress=False)
@@ -192,8 +197,9 @@ class SecurityGroupRules(Ec2Part):
     @ec2_operation(
         "UpdateSecurityGroupRuleDescriptionsEgress",
         "GroupId GroupName IpPermissions SecurityGroupRuleDescriptions",
-        arns("security-group:GroupId"),
+        "named_group",
         unsupported=PEERING,
+        note=BY_ID,
     )
     def update_security_group_rule_descriptions_egress(self, call: Call) -> dict[str, Any]:
         return self._update_descriptions(call, egress=True)
@@ -238,8 +244,6 @@ def _permissions(call: Call) -> list[Permission]:
         raise ApiError(  # memory
             "InvalidParameterCombination", f"The parameter ipPermissions may not be used in combination with {flat[0]}"
         )
-    if "SourceSecurityGroupName" in flat or "SourceSecurityGroupOwnerId" in flat:
-        raise no_default_vpc()
     item = {name: call.params[name] for name in flat if name != "CidrIp"}
     return permissions_of([item | ({"IpRanges": [{"CidrIp": call.params["CidrIp"]}]} if "CidrIp" in flat else {})])
 

@@ -25,7 +25,7 @@ from vnotch.api.ec2.permissions import TEXT_RIGHT, fits_text, no_default_vpc, pr
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.rules import ICMP_PROTOCOLS, PORT_PROTOCOLS
-from vnotch.store import firewall
+from vnotch.store import firewall, network
 from vnotch.store.firewall import SecurityGroupRule
 from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
@@ -81,16 +81,15 @@ FOR_VPC = Describe(
 
 
 class SecurityGroups(Ec2Part):
-    @ec2_operation(
-        "CreateSecurityGroup", "Description GroupName VpcId TagSpecifications", arns("security-group", "vpc:VpcId")
-    )
+    @ec2_operation("CreateSecurityGroup", "Description GroupName VpcId TagSpecifications", "places_of_group")
     def create_security_group(self, call: Call) -> dict[str, Any]:
         name, description = _name(call), _description(call)
-        if not call.params.get("VpcId"):
-            raise ApiError("VPCIdNotSpecified", "No default VPC for this user")
         tags = tags_at_creation(self, call, SECURITY_GROUP)
         with self.state.write() as session:
-            vpc = VPC.find(session, call.params["VpcId"], lock=True)
+            vpc_id = call.params.get("VpcId") or network.default_vpc_id(session)
+            if vpc_id is None:
+                raise ApiError("VPCIdNotSpecified", "No default VPC for this user")
+            vpc = VPC.find(session, vpc_id, lock=True)
             self._refuse_more_groups(session, vpc.vpc_id, name)
             group = firewall.SecurityGroup(
                 group_id=new_id("sg"),
@@ -121,10 +120,11 @@ class SecurityGroups(Ec2Part):
 
     @ec2_operation("DescribeSecurityGroups", "GroupIds GroupNames Filters MaxResults NextToken", filters=FILTER_NAMES)
     def describe_security_groups(self, call: Call) -> dict[str, Any]:
-        if call.params.get("GroupNames"):
-            raise no_default_vpc()
+        row = firewall.SecurityGroup
         with self.state.read() as session:
-            rows, more = self._describe_groups(session, call).rows(session, call)
+            ids = [_named_id(session, name) for name in call.params.get("GroupNames") or ()]
+            within = [row.group_id.in_(ids)] if ids else []
+            rows, more = self._describe_groups(session, call).rows(session, call, *within)
             return {"SecurityGroups": [_describe(group, call) for group in rows], **more}
 
     def _describe_groups(self, session: Session, call: Call) -> Describe:
@@ -136,7 +136,20 @@ class SecurityGroups(Ec2Part):
         by_rule = _rule_filters(call.account, names, False) | _rule_filters(call.account, names, True)
         return Describe(SECURITY_GROUP, "GroupIds", {**FILTERS, **by_rule}, SHOWN)
 
-    @ec2_operation("DeleteSecurityGroup", "GroupId GroupName", arns("security-group:GroupId"))
+    def places_of_group(self, call: Call) -> list[str]:
+        """CreateSecurityGroup is authorised on the group and on the VPC that it will be in."""
+        named = select(network.Vpc.vpc_id).where(
+            network.Vpc.is_default if not (vpc_id := call.params.get("VpcId")) else network.Vpc.vpc_id == vpc_id
+        )
+        return [arn(call, SECURITY_GROUP.name), *self.arns_of(call, (VPC, named))]
+
+    def named_group(self, call: Call) -> list[str]:
+        """The group by its id, or by its name in the default VPC."""
+        if group_id := call.params.get("GroupId"):
+            return [arn(call, SECURITY_GROUP.name, group_id)]
+        return self.arns_of(call, (SECURITY_GROUP, _by_name(call.params.get("GroupName") or "")))
+
+    @ec2_operation("DeleteSecurityGroup", "GroupId GroupName", "named_group")
     def delete_security_group(self, call: Call) -> dict[str, Any]:
         with self.state.write() as session:
             group = find_group(session, call, lock=True)
@@ -183,14 +196,30 @@ class SecurityGroups(Ec2Part):
 
 
 def find_group(session: Session, call: Call, lock: bool = False) -> firewall.SecurityGroup:
-    """The group that a call names by GroupId; by GroupName there is none, since no VPC is a default VPC."""
-    group_id = call.params.get("GroupId")
+    """The group that a call names by GroupId or, in the default VPC, by GroupName."""
+    group_id, name = call.params.get("GroupId"), call.params.get("GroupName")
+    if not group_id and name:
+        group_id = _named_id(session, name)
     if not group_id:
-        if call.params.get("GroupName"):
-            raise no_default_vpc()
         raise ApiError("MissingParameter", "The request must contain the parameter groupName or groupId")  # memory
     found: firewall.SecurityGroup = SECURITY_GROUP.find(session, group_id, lock=lock)
     return found
+
+
+def _by_name(name: str) -> Select[Any]:
+    row = firewall.SecurityGroup
+    vpc = network.Vpc
+    return select(row.group_id).join(vpc, vpc.vpc_id == row.vpc_id).where(vpc.is_default, row.name_key == name.lower())
+
+
+def _named_id(session: Session, name: str) -> str:
+    vpc_id, group_id = network.default_vpc_id(session), session.scalar(_by_name(name))
+    if vpc_id is None:
+        raise no_default_vpc()
+    if group_id is None:
+        text = f"The security group '{name}' does not exist in default VPC '{vpc_id}'"
+        raise ApiError("InvalidGroup.NotFound", text)
+    return str(group_id)
 
 
 @cache
