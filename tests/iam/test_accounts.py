@@ -15,6 +15,7 @@ from sqlalchemy import event, text
 from state_database import open_state
 
 from vnotch.errors import InputError
+from vnotch.store import schema
 from vnotch.store.accounts import Accounts
 from vnotch.store.administrator import ensure_administrator
 from vnotch.store.principals import AccessKey, InlinePolicy, Role
@@ -167,9 +168,12 @@ def test_another_process_is_seen_within_the_caches_time(state: State, monkeypatc
     assert accounts.identity(key_id) is None
 
 
-def test_a_state_without_boundaries_and_groups_is_opened(state: State) -> None:
+def test_a_state_without_boundaries_and_groups_is_opened(tmp_path: Path) -> None:
     """Of before revisions: users and roles had neither boundaries nor groups, and there were no managed policies."""
-    accounts = Accounts(state)
+    state = open_state(tmp_path / "before")
+    with state.engine.begin() as connection:
+        schema.run_revisions(connection, "0001")
+    accounts = Accounts(state, "123456789012", "us-east-1")
     role = new_role(accounts)
     with accounts.write() as session:
         user = accounts.make_user(session, "ana")
@@ -190,6 +194,7 @@ def test_a_state_without_boundaries_and_groups_is_opened(state: State) -> None:
     session_of = opened.identity(made.access_key_id, made.session_token)
     assert session_of is not None
     assert [policy.name for policy in session_of.policies] == ["p"]
+    state.close()
 
 
 def test_a_state_made_anew_takes_the_key_of_the_file(tmp_path: Path) -> None:
