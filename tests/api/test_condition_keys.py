@@ -4,12 +4,13 @@ reference)."""
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from lakes import new_lake
-from test_iam import allow, user_key
+from test_iam import allow, session_key, user_key
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.logs import Logs
@@ -158,3 +159,80 @@ def test_the_line_of_a_call_names_its_further_permissions(world: Any, vpcs: tupl
     entry = world.access_log.recent()[-1]
     assert (entry.action, entry.decision) == ("ec2:CreateSubnet", "allowed")
     assert [(item["action"], item["decision"]) for item in entry.further] == [("ec2:CreateTags", "allowed")]
+
+
+USER_ARN = f"arn:aws:iam::{ACCOUNT}:user/staff/kim"
+ROLE_ARN = f"arn:aws:iam::{ACCOUNT}:role/kims"
+ABSENT, PRESENT = "true", "false"
+
+# Source: IAM user guide, "AWS global condition context keys". Key, operator, its value for a user's own key, for the
+# session of a role, and for the user's session (GetSessionToken).
+CALLERS = [
+    ("aws:username", "StringEquals", "kim", None, "kim"),
+    ("aws:userid", "StringEquals", "{user_id}", "{role_id}:night", "{user_id}"),
+    ("aws:PrincipalArn", "ArnEquals", USER_ARN, ROLE_ARN, USER_ARN),
+    ("aws:PrincipalType", "StringEquals", "User", "AssumedRole", "User"),
+    ("aws:PrincipalAccount", "StringEquals", ACCOUNT, ACCOUNT, ACCOUNT),
+    ("aws:PrincipalTag/Team", "StringEquals", "net", "ops", "net"),
+    ("aws:PrincipalIsAWSService", "Bool", "false", "false", "false"),
+    ("aws:ViaAWSService", "Bool", "false", "false", "false"),
+    ("aws:TokenIssueTime", "DateLessThanEquals", None, "{now}", "{now}"),
+    ("aws:MultiFactorAuthPresent", "Bool", None, "false", "false"),
+    ("aws:MultiFactorAuthAge", "NumericLessThan", None, None, None),
+    ("aws:CurrentTime", "DateLessThanEquals", "{now}", "{now}", "{now}"),
+    ("aws:EpochTime", "NumericGreaterThan", "1790000000", "1790000000", "1790000000"),
+    ("aws:UserAgent", "StringLike", "Boto3/*", "Boto3/*", "Boto3/*"),
+    ("aws:SourceIp", "IpAddress", "127.0.0.1", "127.0.0.1", "127.0.0.1"),
+    ("aws:SecureTransport", "Bool", "false", "false", "false"),
+    ("aws:RequestedRegion", "StringEquals", "us-east-1", "us-east-1", "us-east-1"),
+    ("aws:SourceArn", "ArnLike", None, None, None),
+    ("aws:SourceVpce", "StringLike", None, None, None),
+    ("aws:PrincipalOrgID", "StringLike", None, None, None),
+]
+
+
+@pytest.fixture(scope="module")
+def callers(world: Any) -> dict[str, tuple[Any, str, str]]:
+    """Clients of EC2 of a user, of a session of a role and of the user's own session; each by who has its policy."""
+    iam = world.client("iam")
+    tag = [{"Key": "team", "Value": "net"}]
+    user_id = iam.create_user(UserName="kim", Path="/staff/", Tags=tag)["User"]["UserId"]
+    made = iam.create_access_key(UserName="kim")["AccessKey"]
+    key = (made["AccessKeyId"], made["SecretAccessKey"])
+    trust = {"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": ["sts:AssumeRole", "sts:TagSession"]}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    role_id = iam.create_role(RoleName="kims", AssumeRolePolicyDocument=document)["Role"]["RoleId"]
+    asked = {"RoleArn": ROLE_ARN, "RoleSessionName": "night", "Tags": [{"Key": "Team", "Value": "ops"}]}
+    session = session_key(world.client("sts").assume_role(**asked)["Credentials"])
+    own = session_key(world.client("sts", key).get_session_token()["Credentials"])
+    clients = {name: world.client("ec2", each) for name, each in (("user", key), ("role", session), ("token", own))}
+    return {name: (client, user_id, role_id) for name, client in clients.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "operator", "of_user", "of_role", "of_token"), CALLERS, ids=[row[0] for row in CALLERS]
+)
+def test_a_key_of_the_caller(
+    world: Any,
+    callers: dict[str, tuple[Any, str, str]],
+    key: str,
+    operator: str,
+    of_user: str | None,
+    of_role: str | None,
+    of_token: str | None,
+) -> None:
+    iam = world.client("iam")
+    for name, expected in (("user", of_user), ("role", of_role), ("token", of_token)):
+        client, user_id, role_id = callers[name]
+        if expected is None:
+            condition = {"Null": {key: ABSENT}}
+        else:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))
+            value = expected.replace("{user_id}", user_id).replace("{role_id}", role_id).replace("{now}", now)
+            condition = {operator: {key: value}, "Null": {key: PRESENT}}
+        policy = allow("ec2:DescribeVpcs", Condition=condition)
+        if name == "role":
+            iam.put_role_policy(RoleName="kims", PolicyName="p", PolicyDocument=policy)
+        else:
+            iam.put_user_policy(UserName="kim", PolicyName="p", PolicyDocument=policy)
+        assert may(client.describe_vpcs), name

@@ -104,6 +104,8 @@ def caller_keys(identity: Identity, circumstances: Circumstances, account: str, 
     if identity.expires_s is not None:
         issued = datetime.fromtimestamp(identity.issued_s, UTC)
         keys["aws:tokenissuetime"] = issued.strftime("%Y-%m-%dT%H:%M:%SZ")
+        # Only temporary credentials have the key at all; there are no MFA devices here.
+        keys["aws:multifactorauthpresent"] = "false"
     return keys
 
 

@@ -12,6 +12,7 @@ SUPPLIED_KEYS = frozenset(
     {
         "aws:currenttime",
         "aws:epochtime",
+        "aws:multifactorauthpresent",
         "aws:principalaccount",
         "aws:principalarn",
         "aws:principalisawsservice",
@@ -83,7 +84,6 @@ ABSENT_KEYS = frozenset(
         "aws:ec2instancesourcevpc",
         "aws:federatedprovider",
         "aws:multifactorauthage",
-        "aws:multifactorauthpresent",
         "aws:principalorgid",
         "aws:principalorgpaths",
         "aws:principalservicenameslist",
