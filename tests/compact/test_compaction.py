@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +295,22 @@ def test_a_folder_in_which_another_run_works_is_left_alone(tmp_path: Path):
     result = compacted(FolderTree(tmp_path), owner="another")
     assert result.busy == [DAY]
     assert names_in(tmp_path / DAY) == sorted([*files, REPLACEMENT_NAME])
+
+
+def test_files_that_another_run_merges_after_they_were_listed_are_no_problem(tmp_path: Path):
+    fill(tmp_path / DAY, many(3, 4))
+
+    class Late(FolderTree):
+        def files(self) -> Iterator[Found]:
+            found = list(super().files())
+            compacted(FolderTree(tmp_path))
+            yield from found
+
+    problems = Problems()
+    result = compacted(Late(tmp_path), problems=problems)
+    assert not problems
+    assert (result.gone, result.alone, result.merged) == (3, 0, [])
+    assert len(names_in(tmp_path / DAY)) == 1
 
 
 def test_the_work_of_another_host_is_taken_over_when_its_time_is_over(tmp_path: Path):

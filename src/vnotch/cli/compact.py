@@ -80,6 +80,8 @@ def _print(result: Result, dry_run: bool, span: str) -> None:
     files = sum(merged.files for merged in result.merged)
     verb = "would become" if dry_run else "became"
     out.print(f"{files:,} files {verb} {len(result.merged):,}", highlight=False)
+    if result.gone:
+        out.print(f"{result.gone:,} went meanwhile: another run merged them", highlight=False)
     if result.large_or_new:
         out.print(f"{result.large_or_new:,} stay: large enough, or written too lately", highlight=False)
     if result.alone:

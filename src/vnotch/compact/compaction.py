@@ -75,6 +75,8 @@ class Result:
     large_or_new: int = 0
     alone: int = 0
     """Small files with no other to be merged with."""
+    gone: int = 0
+    """Files that went after they were listed: another run merged them."""
     other: int = 0
     """Files that have no name of AWS's."""
 
@@ -170,14 +172,14 @@ class Compaction:
                 self.result.large_or_new += 1
             elif not is_replacement(file.key):
                 self.result.other += 1
-        taken = 0
+        taken, gone_before = 0, self.result.gone
         for several in candidates(parts, self._settings.span_seconds):
             for format, alike in self._alike(several):
                 for group in groups(alike, self._settings.target_bytes, format):
                     taken += len(group.parts)
                     self._progress.bytes_total += group.size
                     yield group
-        self.result.alone += len(parts) - taken
+        self.result.alone += len(parts) - taken - (self.result.gone - gone_before)
 
     def _alike(self, parts: Sequence[Part]) -> Iterator[tuple[pa.Schema | bytes, list[Part]]]:
         """Parts of one format each. Records without a time are of the time of their file's name, and stay in it."""
@@ -187,7 +189,10 @@ class Compaction:
             try:
                 format = parquet_schema(file) if part.is_parquet else text_header(file)
             except FileProblem as problem:
-                self._problems.add(problem.problem, file.name, sample=problem.detail)
+                if problem.problem is Problem.GONE:
+                    self.result.gone += 1
+                else:
+                    self._problems.add(problem.problem, file.name, sample=problem.detail)
                 continue
             names = format.names if isinstance(format, pa.Schema) else format.decode(errors="replace").split()
             slot = None if {"end", "start"} & set(names) else part.name.slot_s
