@@ -99,7 +99,7 @@ def spine(tmp_path: Path) -> Iterator[FirehoseSpine]:
 def test_exactly_the_packets_sent_arrive_whatever_the_endpoint_answers(spine: FirehoseSpine) -> None:
     until("both interfaces are attached", lambda: spine.binding_states() == {"attached"})
     receiver = spine.receiver
-    receiver.answers = [(503, None), (200, "nothing"), (429, None)]
+    receiver.answers = [(503, None), (200, b""), (429, None)]
     spine.network.link_up()
     spine.send(300)
     until("the first records arrive", lambda: receiver.messages)

@@ -16,7 +16,8 @@ from typing import Any
 
 
 class Receiver:
-    """`answers` are (status, body or None for the right one), taken one a request; without any all is acknowledged."""
+    """`answers` are (status, body), taken one a request: None is the right body, bytes are HTML, and a function makes
+    another of the right one; without any all is acknowledged."""
 
     def __init__(self, folder: Path, key: str = "secret-key") -> None:
         self.key = key
@@ -66,9 +67,11 @@ class Receiver:
             status, request_id, messages = 400, "", []
         self.requests.append({"id": request_id, "status": status, "messages": messages, "headers": given})
         right = {"requestId": request_id, "timestamp": int(time.time() * 1000)}
-        content = json.dumps(right if said is None else said).encode() if said != "nothing" else b""
+        is_json = not isinstance(said, bytes)
+        document = right if said is None else said(right) if callable(said) else said
+        content = json.dumps(document).encode() if is_json else said
         handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Type", "application/json" if is_json else "text/html")
         handler.send_header("Content-Length", str(len(content)))
         if 300 <= status < 400:
             handler.send_header("Location", self.url)

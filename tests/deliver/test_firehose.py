@@ -90,8 +90,14 @@ def test_a_batch_that_comes_again_has_the_same_request_ids(receiver: Receiver):
 @pytest.mark.parametrize(
     ("status", "said", "error"),
     [
-        (200, "nothing", DestinationUnavailable),
+        (200, b"", DestinationUnavailable),
+        (200, b"<html>welcome</html>", DestinationUnavailable),
+        (502, b"<html>bad gateway</html>", DestinationUnavailable),
+        (403, b"<html>who are you</html>", AccessError),
         (200, {"requestId": "another", "timestamp": 1}, DestinationUnavailable),
+        (200, lambda right: {**right, "timestamp": str(right["timestamp"])}, DestinationUnavailable),
+        (200, lambda right: {"requestId": right["requestId"]}, DestinationUnavailable),
+        (200, lambda right: {**right, "padding": "x" * (1 << 20)}, DestinationUnavailable),  # an answer has 1 MiB
         (200, ["no object"], DestinationUnavailable),
         (201, None, DestinationUnavailable),
         (302, None, DestinationUnavailable),

@@ -11,24 +11,20 @@ with it, and what was changed on the way is refused by the bucket.
 
 from __future__ import annotations
 
-import os
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, HTTPClientError
-from botocore.httpsession import URLLib3Session
-
-from vnotch.deliver.endpoint import ACCESS_CODES, CONNECT_TIMEOUT_SECONDS, RATE_CODES, BatchRefused
+from vnotch.deliver.endpoint import ACCESS_CODES, RATE_CODES, BatchRefused
+from vnotch.deliver.https import Https, place_of
 from vnotch.deliver.logs import Delivered
 from vnotch.deliver.outbox import SlotFile
 from vnotch.errors import AccessError, DeliveryError, DestinationUnavailable, RateLimitedError
 
 READ_TIMEOUT_SECONDS = 120.0
-"""Between two bytes of an answer, which comes once the bucket has the whole file."""
+"""The answer comes once the bucket has the whole file."""
 
 CONNECTIONS_MAX = 8
 SAID_BYTES_MAX = 64 << 10
@@ -59,11 +55,8 @@ class Buckets:
     def __init__(self, presign: Presign) -> None:
         self._presign = presign
         self._lock = threading.Lock()
-        # No setting of this host's AWS tools, but for the certificates that a bucket of one's own may have.
-        self._http = URLLib3Session(
-            verify=os.environ.get("AWS_CA_BUNDLE") or True,
-            timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            max_pool_connections=CONNECTIONS_MAX,
+        self._https = Https(
+            read_timeout_seconds=READ_TIMEOUT_SECONDS, connections_max=CONNECTIONS_MAX, answer_bytes_max=SAID_BYTES_MAX
         )
 
     def deliver(self, file: SlotFile) -> Delivered:
@@ -76,14 +69,11 @@ class Buckets:
             raise DestinationUnavailable(f"the server's answer is no request: {error!r}") from error
         try:
             with file.path.open("rb") as body:
-                answer = self._http.send(AWSRequest(method, url, data=body, headers=headers).prepare())
-                status, said = answer.status_code, answer.content[:SAID_BYTES_MAX]
-        except (BotoCoreError, HTTPClientError) as error:
-            raise DestinationUnavailable(f"{_place(url)}: {error}") from error
+                answer = self._https.send(method, url, body, headers)
         except OSError as error:
             raise DestinationUnavailable(f"{file.path.name} cannot be read: {error.strerror}") from error
-        if status >= 300:
-            raise upload_error(_place(url), status, said)
+        if answer.status >= 300:
+            raise upload_error(place_of(url), answer.status, answer.said or b"")
         return Delivered(accepted=file.records)
 
 
@@ -121,8 +111,3 @@ def _code(said: bytes) -> tuple[str, str]:
     except ElementTree.ParseError:
         return "", ""
     return root.findtext("Code") or "", root.findtext("Message") or ""
-
-
-def _place(url: str) -> str:
-    """Without the query, which has the signature."""
-    return url.partition("?")[0]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import threading
 import time
 import uuid
@@ -24,12 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError, HTTPClientError
-from botocore.httpsession import URLLib3Session
 
 from vnotch.deliver.batch import Batch, as_text
-from vnotch.deliver.endpoint import CONNECT_TIMEOUT_SECONDS, BatchRefused
+from vnotch.deliver.endpoint import BatchRefused
+from vnotch.deliver.https import Answer, Https
 from vnotch.deliver.logs import Delivered
 from vnotch.errors import AccessError, DeliveryError, DestinationUnavailable, RateLimitedError
 
@@ -68,10 +65,10 @@ class DeliveryStreams:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._targets: dict[str, tuple[float, Target]] = {}
-        self._http = URLLib3Session(
-            verify=os.environ.get("AWS_CA_BUNDLE") or True,
-            timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            max_pool_connections=CONNECTIONS_MAX,
+        self._https = Https(
+            read_timeout_seconds=READ_TIMEOUT_SECONDS,
+            connections_max=CONNECTIONS_MAX,
+            answer_bytes_max=ANSWER_BYTES_MAX,
         )
 
     def deliver(self, batch: Batch) -> Delivered:
@@ -119,12 +116,7 @@ class DeliveryStreams:
         if target.compress:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, 1, mtime=0)
-        try:
-            answer = self._http.send(AWSRequest("POST", target.url, data=body, headers=headers).prepare())
-            status, said, kind = answer.status_code, answer.content, str(answer.headers.get("content-type", ""))
-        except (BotoCoreError, HTTPClientError) as error:
-            raise DestinationUnavailable(f"{target.url}: {error}") from error
-        _check(target.url, request_id, status, kind, said)
+        _check(target.url, request_id, self._https.send("POST", target.url, body, headers))
 
 
 def requests_of(events: pa.Table) -> Iterator[list[str]]:
@@ -151,11 +143,12 @@ def request_body(request_id: str, timestamp_ms: int, messages: list[str]) -> byt
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _check(url: str, request_id: str, status: int, kind: str, said: bytes) -> None:
+def _check(url: str, request_id: str, answer: Answer) -> None:
     """Raises DeliveryError unless the endpoint has acknowledged this request."""
-    text = f"{url}: HTTP {status} {_error_message(said)}".rstrip()
+    status = answer.status
+    text = f"{url}: HTTP {status} {_error_message(answer)}".rstrip()
     if status == 200:
-        if _acknowledges(request_id, kind, said):
+        if _acknowledges(request_id, answer):
             return
         raise DestinationUnavailable(f"{url} answers 200 without the acknowledgement of the Firehose protocol")
     if status == 413:
@@ -169,21 +162,21 @@ def _check(url: str, request_id: str, status: int, kind: str, said: bytes) -> No
     raise DeliveryError(text)
 
 
-def _acknowledges(request_id: str, kind: str, said: bytes) -> bool:
-    if len(said) > ANSWER_BYTES_MAX or kind.partition(";")[0].strip().lower() != "application/json":
+def _acknowledges(request_id: str, answer: Answer) -> bool:
+    if answer.content_type.partition(";")[0].strip().lower() != "application/json":
         return False
-    try:
-        document = json.loads(said)
-    except ValueError:
-        return False
-    if not isinstance(document, dict) or not isinstance(document.get("timestamp"), int):
-        return False
-    return document.get("requestId") == request_id
+    document = _document(answer)
+    return document.get("requestId") == request_id and type(document.get("timestamp")) is int
 
 
-def _error_message(said: bytes) -> str:
+def _error_message(answer: Answer) -> str:
+    return str(_document(answer).get("errorMessage", ""))[:300]
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    """The JSON object that was answered; empty where that is none, or longer than the protocol allows."""
     try:
-        found = json.loads(said[:ANSWER_BYTES_MAX])
-        return str(found.get("errorMessage", ""))[:300] if isinstance(found, dict) else ""
-    except ValueError:
-        return ""
+        found = json.loads(answer.said or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
