@@ -16,6 +16,7 @@ from test_ec2_instances import heard, run
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.ec2.elastic_addresses import RANGE
+from vnotch.api.ec2.images import IMAGE_ID
 from vnotch.api.lab_hosts import LabHosts
 from vnotch.api.quotas import Quotas
 from vnotch.lab.topology_file import default_topology_path, load_topology
@@ -342,3 +343,63 @@ def test_an_instance_has_the_address_of_its_interface_and_its_host_hears_of_it(
     both = {**named, "NetworkInterfaceId": second}
     assert refused(ec2.associate_address, **both)[0] == "InvalidParameterCombination"
     assert refused(ec2.associate_address, AllocationId=allocation_id)[0] == "MissingParameter"
+
+
+def test_instances_in_a_subnet_that_maps_public_addresses_get_one(api: Any, ec2: Any, place: Place) -> None:
+    """VPC user guide, "Public IPv4 addresses": an address of Amazon's pool, for as long as the instance lives."""
+    heard(api)
+    assert ec2.describe_subnets(SubnetIds=[place.subnet])["Subnets"][0]["MapPublicIpOnLaunch"] is False
+    ec2.modify_subnet_attribute(SubnetId=place.subnet, MapPublicIpOnLaunch={"Value": True})
+    mapping = [{"Name": "map-public-ip-on-launch", "Values": ["true"]}]
+    assert [row["SubnetId"] for row in ec2.describe_subnets(Filters=mapping)["Subnets"]] == [place.subnet]
+    first, second = run(ec2, place.subnet, MinCount=2, MaxCount=2)
+    assert IPv4Address(first["PublicIpAddress"]) in RANGE
+    assert first["PublicIpAddress"] != second["PublicIpAddress"]
+    [interface] = first["NetworkInterfaces"]
+    public = {"IpOwnerId": "amazon", "PublicDnsName": "", "PublicIp": first["PublicIpAddress"]}
+    assert interface["Association"] == interface["PrivateIpAddresses"][0]["Association"] == public
+    named = [{"Name": "association.ip-owner-id", "Values": ["amazon"]}]
+    rows = ec2.describe_network_interfaces(Filters=named)["NetworkInterfaces"]
+    assert [row["Association"] for row in rows] == [public, {**public, "PublicIp": second["PublicIpAddress"]}]
+    assert heard(api)["instances"][0]["interfaces"][0]["public_ipv4"] == first["PublicIpAddress"]
+    assert ec2.describe_addresses()["Addresses"] == []
+    assert ec2.allocate_address()["PublicIp"] not in (first["PublicIpAddress"], second["PublicIpAddress"])
+    attached = {"InternetGatewayId": place.gateway, "VpcId": place.vpc}
+    assert refused(ec2.detach_internet_gateway, **attached)[0] == "DependencyViolation"
+    # An Elastic IP address takes its place, and it is gone.
+    allocation_id = allocated(ec2)
+    ec2.associate_address(AllocationId=allocation_id, InstanceId=first["InstanceId"])
+    [row] = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface["NetworkInterfaceId"]])["NetworkInterfaces"]
+    assert row["Association"]["AllocationId"] == allocation_id
+    ec2.disassociate_address(AssociationId=row["Association"]["AssociationId"])
+    [row] = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface["NetworkInterfaceId"]])["NetworkInterfaces"]
+    assert "Association" not in row
+
+
+def test_a_launch_may_ask_for_a_public_address_or_for_none(api: Any, ec2: Any, place: Place) -> None:
+    """API InstanceNetworkInterfaceSpecification, AssociatePublicIpAddress."""
+    heard(api)
+
+    def launched(*wanted: bool | None) -> dict[str, Any]:
+        interfaces = [
+            {"DeviceIndex": index, "SubnetId": place.subnet}
+            | ({} if public is None else {"AssociatePublicIpAddress": public})
+            for index, public in enumerate(wanted)
+        ]
+        given = {"ImageId": IMAGE_ID, "MinCount": 1, "MaxCount": 1, "NetworkInterfaces": interfaces}
+        return dict(ec2.run_instances(**given)["Instances"][0])
+
+    assert "PublicIpAddress" not in launched(None)
+    assert "PublicIpAddress" in launched(True)
+    ec2.modify_subnet_attribute(SubnetId=place.subnet, MapPublicIpOnLaunch={"Value": True})
+    assert "PublicIpAddress" in launched(None)
+    assert "PublicIpAddress" not in launched(False)
+    assert "PublicIpAddress" not in launched(None, None)
+    with pytest.raises(ClientError, match="multiple network interfaces"):
+        launched(True, None)
+
+
+def test_default_subnets_map_public_addresses(ec2: Any) -> None:
+    """VPC user guide, "Default VPC components"."""
+    ec2.create_default_vpc()
+    assert {row["MapPublicIpOnLaunch"] for row in ec2.describe_subnets()["Subnets"]} == {True}

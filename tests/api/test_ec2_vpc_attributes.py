@@ -118,7 +118,7 @@ def test_interfaces_get_an_ipv6_address_where_their_subnet_gives_one(ec2: Any) -
     assert none["Ipv6Addresses"] == []
 
 
-@pytest.mark.parametrize("member", ["MapPublicIpOnLaunch", "EnableDns64", "MapCustomerOwnedIpOnLaunch"])
+@pytest.mark.parametrize("member", ["EnableDns64", "MapCustomerOwnedIpOnLaunch"])
 def test_what_a_subnet_cannot_give_is_refused_and_what_is_so_already_is_taken(ec2: Any, member: str) -> None:
     subnet_id = ec2.create_subnet(VpcId=vpc_of(ec2), CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
     ec2.modify_subnet_attribute(SubnetId=subnet_id, **{member: {"Value": False}})

@@ -125,9 +125,8 @@ def _take_in(session: Session, host: str, report: Report, now_ms: int) -> None:
 
 
 def _public_address(interface: network.NetworkInterface) -> str | None:
-    """The Elastic IP address of the primary private one."""
-    row = interface.elastic_address(interface.addresses_of(4)[0])
-    return row.public_ip if row else None
+    """Of the primary private one."""
+    return interface.public_addresses.get(interface.addresses_of(4)[0])
 
 
 def _wanted(row: Instance) -> dict[str, Any]:

@@ -48,9 +48,19 @@ def disassociate(session: Session, interface_id: str, private_ips: Collection[st
     session.flush()
 
 
+def taken(session: Session) -> set[str]:
+    """All public addresses: Elastic IP addresses, and those that instances got at their launch."""
+    launched = network.NetworkInterface.public_ip
+    given = session.scalars(select(launched).where(launched.is_not(None)))
+    return {*session.scalars(select(ElasticAddress.public_ip)), *(address for address in given if address)}
+
+
 def is_mapped(session: Session, vpc_id: str) -> bool:
-    """Whether an interface of the VPC has one."""
+    """Whether an interface of the VPC has a public address."""
     interface = network.NetworkInterface
+    launched = select(interface.number).where(interface.vpc_id == vpc_id, interface.public_ip.is_not(None))
+    if session.scalar(launched.limit(1)) is not None:
+        return True
     found = select(ElasticAddress.number).join(interface, interface.interface_id == ElasticAddress.interface_id)
     return session.scalar(found.where(interface.vpc_id == vpc_id).limit(1)) is not None
 

@@ -125,6 +125,7 @@ class Subnet(Base):
     created_ms: Mapped[int] = mapped_column(BigInteger)
     default_for_zone: Mapped[bool] = mapped_column(server_default=false())
     gives_ipv6: Mapped[bool] = mapped_column(server_default=false())  # new interfaces get an IPv6 address
+    maps_public: Mapped[bool] = mapped_column(server_default=false())  # launched instances get a public address
 
     used_ipv4: Mapped[int] = column_property(
         select(func.count(Address.number))
@@ -224,6 +225,7 @@ class NetworkInterface(Base):
     mac: Mapped[str] = mapped_column(unique=True)
     description: Mapped[str]
     created_type: Mapped[str]  # the InterfaceType it was made with
+    public_ip: Mapped[str | None]  # that its instance got at its launch, for the primary address
     created_ms: Mapped[int] = mapped_column(BigInteger)
 
     subnet: Mapped[Subnet] = relationship(lazy="selectin", viewonly=True)
@@ -247,6 +249,13 @@ class NetworkInterface(Base):
     def elastic_address(self, private_ip: str) -> ElasticAddress | None:
         """The one that is associated with a private address of it."""
         return next((row for row in self.elastic_addresses if row.private_ip == private_ip), None)
+
+    @property
+    def public_addresses(self) -> dict[str, str]:
+        """Private address -> its public one."""
+        found = {row.private_ip: row.public_ip for row in self.elastic_addresses if row.private_ip is not None}
+        primary = self.addresses_of(4)[:1] if self.public_ip else []
+        return dict.fromkeys(primary, self.public_ip or "") | found
 
     @property
     def interface_type(self) -> str:

@@ -1,8 +1,7 @@
 """The default VPC and its default subnets, as AWS makes them (VPC user guide, "Default VPC components").
 
 172.31.0.0/16; a /20 in each zone; an internet gateway and a route to it. IAM does not apply to the parts: whoever may
-call CreateDefaultVpc gets all of them. Instances get no public addresses here, so MapPublicIpOnLaunch is false where on
-AWS it is true.
+call CreateDefaultVpc gets all of them. Their subnets map public addresses on launch.
 """
 
 from __future__ import annotations

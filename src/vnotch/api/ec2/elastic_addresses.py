@@ -9,11 +9,10 @@ Texts are those that users have published, unless a comment says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
@@ -33,7 +32,7 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
-from vnotch.store import network, routing
+from vnotch.store import elastic_addresses, network, routing
 from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
@@ -82,11 +81,11 @@ class ElasticAddresses(Ec2Part):
         wanted = _unicast(call.params["Address"]) if call.params.get("Address") else None
         tags = tags_at_creation(self, call, ELASTIC_ADDRESS)
         with self.state.write() as session:
-            taken = set(session.scalars(select(ElasticAddress.public_ip)))
-            if len(taken) >= self.quotas.elastic_addresses:
+            count = session.scalar(select(func.count()).select_from(ElasticAddress)) or 0
+            if count >= self.quotas.elastic_addresses:
                 raise ApiError("AddressLimitExceeded", "The maximum number of addresses has been reached.")
             row = ElasticAddress(
-                allocation_id=new_id("eipalloc"), public_ip=_free(wanted, taken), created_ms=call.now_ms
+                allocation_id=new_id("eipalloc"), public_ip=free_address(session, wanted), created_ms=call.now_ms
             )
             session.add(row)
             session.flush()
@@ -214,7 +213,9 @@ def _unicast(text: str) -> IPv4Address:
     return address
 
 
-def _free(wanted: IPv4Address | None, taken: Collection[str]) -> str:
+def free_address(session: Session, wanted: IPv4Address | None = None) -> str:
+    """The one that is wanted, else the next one of `RANGE`. Raises ApiError where it is taken, or all are."""
+    taken = elastic_addresses.taken(session)
     if wanted is not None:
         if str(wanted) in taken:
             raise ApiError("InvalidAddress.NotFound", f"Address '{wanted}' is allocated already.")
@@ -280,6 +281,8 @@ def _make_room(
         )
     if other is not None:
         other.disassociate()
+    if private_ip == interface.addresses_of(4)[0]:
+        interface.public_ip = None  # that of its launch gives way (EC2 user guide, "Elastic IP addresses")
 
 
 def _check_way_out(session: Session, vpc_id: str) -> None:

@@ -65,6 +65,9 @@ def _elastic(value: Callable[[ElasticAddress], Any]) -> Filter:
     )
 
 
+_PUBLIC = Filter(lambda row: (each for interface in row.interfaces for each in interface.public_addresses.values()))
+
+
 def _groups(attribute: str) -> Filter:
     return Filter(lambda row: (getattr(group, attribute) for group in _groups_of(row)))
 
@@ -96,13 +99,13 @@ DESCRIBE = Describe(
         "ip-address": Filter(lambda row: present(_public_address(row))),
         "network-interface.addresses.association.allocation-id": _elastic(lambda address: address.allocation_id),
         "network-interface.addresses.association.association-id": _elastic(lambda address: address.association_id),
-        "network-interface.addresses.association.public-ip": _elastic(lambda address: address.public_ip),
+        "network-interface.addresses.association.public-ip": _PUBLIC,
         "network-interface.addresses.private-ip-address": Filter(
             lambda row: (address for interface in row.interfaces for address in interface.addresses_of(4))
         ),
         "network-interface.association.allocation-id": _elastic(lambda address: address.allocation_id),
         "network-interface.association.association-id": _elastic(lambda address: address.association_id),
-        "network-interface.association.public-ip": _elastic(lambda address: address.public_ip),
+        "network-interface.association.public-ip": _PUBLIC,
         "network-interface.network-interface-id": _interfaces(lambda interface: interface.interface_id),
         "network-interface.subnet-id": _interfaces(lambda interface: interface.subnet_id),
         "network-interface.vpc-id": _interfaces(lambda interface: interface.vpc_id),
@@ -243,6 +246,7 @@ def end(session: Session, row: Instance, now_ms: int) -> None:
 def release(session: Session, attachment: instances.Attachment, *, keep: bool = False) -> None:
     """Takes the interface from its instance and its device; deletes it where that was asked for, unless `keep`."""
     interface = attachment.interface
+    interface.public_ip = None
     gone = attachment.delete_on_termination and not keep
     session.execute(delete(instances.Attachment).where(instances.Attachment.number == attachment.number))
     if interface.binding is not None:
@@ -262,8 +266,10 @@ def _addresses(row: Instance) -> list[str]:
 
 def _public_address(row: Instance) -> str | None:
     """Of the primary private address."""
-    found = [interface.elastic_address(address) for interface in row.interfaces[:1] for address in _addresses(row)[:1]]
-    return found[0].public_ip if found and found[0] else None
+    found = [
+        interface.public_addresses.get(address) for interface in row.interfaces[:1] for address in _addresses(row)[:1]
+    ]
+    return found[0] if found else None
 
 
 def _groups_of(row: Instance) -> list[firewall.SecurityGroup]:

@@ -38,6 +38,9 @@ from vnotch.store.state import new_id
 CREATED_TYPES = ("interface", "efa", "trunk", "branch")
 """API CreateNetworkInterface; `efa-only` has no addresses and is refused."""
 
+AMAZON = "amazon"
+"""The owner of a public address that is not the account's (API NetworkInterfaceAssociation)."""
+
 SERVICE_TYPES = (
     "api_gateway_managed",
     "aws_codestar_connections_managed",
@@ -77,18 +80,24 @@ def _elastic(value: Callable[[ElasticAddress], Any]) -> Filter:
     return Filter(lambda row: (value(address) for address in row.elastic_addresses))
 
 
+def _owners(account: str) -> Filter:
+    return Filter(lambda row: (account if row.elastic_address(each) else AMAZON for each in row.public_addresses))
+
+
+_PUBLIC = Filter(lambda row: row.public_addresses.values())
+
 DESCRIBE = Describe(
     INTERFACE,
     "NetworkInterfaceIds",
     {
         **TAG_KEY,
-        "addresses.association.public-ip": _elastic(lambda row: row.public_ip),
+        "addresses.association.public-ip": _PUBLIC,
         "addresses.primary": Filter(lambda row: (place == 0 for place, _ in enumerate(row.addresses_of(4)))),
         "addresses.private-ip-address": _addresses(4),
         "association.allocation-id": _elastic(lambda row: row.allocation_id),
         "association.association-id": _elastic(lambda row: row.association_id),
-        "association.public-dns-name": _elastic(lambda row: ""),
-        "association.public-ip": _elastic(lambda row: row.public_ip),
+        "association.public-dns-name": Filter(lambda row: ("" for _ in row.public_addresses)),
+        "association.public-ip": _PUBLIC,
         "attachment.attachment-id": _attached(lambda by: by.attachment_id),
         "attachment.delete-on-termination": _attached(lambda by: getattr(by, "delete_on_termination", False)),
         "attachment.device-index": _attached(lambda by: getattr(by, "device_index", 0)),
@@ -116,8 +125,8 @@ DESCRIBE = Describe(
     ShownRows(network.NetworkInterface, "subnet addresses binding tags groups attachment elastic_addresses"),
     of_account=lambda account, region: {
         "owner-id": constant(account),
-        "addresses.association.owner-id": _elastic(lambda row: account),
-        "association.ip-owner-id": _elastic(lambda row: account),
+        "addresses.association.owner-id": _owners(account),
+        "association.ip-owner-id": _owners(account),
         "attachment.instance-owner-id": _attached(
             lambda by: (by.requester_id if getattr(by, "requester_managed", False) else None) or account
         ),
@@ -384,12 +393,15 @@ def describe_members(interface: network.NetworkInterface, call: Call, *, of_inst
 
 
 def _association(interface: network.NetworkInterface, address: str, call: Call, of_instance: bool) -> dict[str, Any]:
-    """Of a private address that has an Elastic IP address. There is no DNS, so no name of it."""
-    row = interface.elastic_address(address)
-    if row is None:
+    """Of a private address that has a public one. There is no DNS, so no name of it."""
+    public_ip = interface.public_addresses.get(address)
+    if public_ip is None:
         return {}
-    ids = {} if of_instance else {"AllocationId": row.allocation_id, "AssociationId": row.association_id}
-    return {"Association": {**ids, "IpOwnerId": call.account, "PublicDnsName": "", "PublicIp": row.public_ip}}
+    row = interface.elastic_address(address)
+    shown = {"IpOwnerId": call.account if row else AMAZON, "PublicDnsName": "", "PublicIp": public_ip}
+    if row is not None and not of_instance:
+        shown |= {"AllocationId": row.allocation_id, "AssociationId": row.association_id or ""}
+    return {"Association": shown}
 
 
 def describe_attachment(interface: network.NetworkInterface, call: Call) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import func, select
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.attachments import DEVICE_INDEX_MAX, attach
 from vnotch.api.ec2.client_tokens import remember, replay
+from vnotch.api.ec2.elastic_addresses import free_address
 from vnotch.api.ec2.images import check_image
 from vnotch.api.ec2.instances import forget_old, reservations
 from vnotch.api.ec2.interface_addresses import PRIMARY_IPV6
@@ -51,7 +52,7 @@ _HONOURED = (
         for member in (
             *("DeviceIndex", "NetworkInterfaceId", "SubnetId", "Groups", "Description", "DeleteOnTermination"),
             *("PrivateIpAddress", "PrivateIpAddresses", "SecondaryPrivateIpAddressCount"),
-            *("Ipv6Addresses", "Ipv6AddressCount", "InterfaceType"),
+            *("Ipv6Addresses", "Ipv6AddressCount", "InterfaceType", "AssociatePublicIpAddress"),
         )
     )
 )
@@ -68,6 +69,7 @@ class Asked:
     description: str
     delete_on_termination: bool
     addresses: Mapping[str, Any]  # the members of CreateNetworkInterface that give addresses
+    public: bool | None = None  # whether it gets a public address; None: as its subnet says
 
 
 class RunInstances(Ec2Part):
@@ -170,6 +172,14 @@ class RunInstances(Ec2Part):
             raise ApiError(
                 "InvalidParameterValue", "The device indexes of network interfaces are 0, 1, 2 and so on, each once."
             )
+        if len(found) > 1:
+            if any(each.public for each in found):
+                raise ApiError(
+                    "InvalidParameterCombination",
+                    "The associatePublicIPAddress parameter cannot be specified when launching with multiple network "
+                    "interfaces.",
+                )
+            found = [replace(each, public=False) for each in found]
         return sorted(found, key=lambda each: each.device_index)
 
     def _only(self, session: Session, call: Call) -> Asked:
@@ -227,6 +237,8 @@ class RunInstances(Ec2Part):
                 session, subnet, "interface", asked.description, groups, asked.addresses, call.now_ms
             )
             put_tags(session, INTERFACE, interface.interface_id, tags)
+            if subnet.maps_public if asked.public is None else asked.public:
+                interface.public_ip = free_address(session)
         if asked.device_index == 0:
             row.subnet_id = interface.subnet_id
         attach(session, interface, row, asked.device_index, asked.delete_on_termination, call.now_ms)
@@ -263,7 +275,21 @@ def _interface_asked(item: Mapping[str, Any]) -> Asked:
         raise ApiError(
             "InvalidParameterValue", f"Each network interface requires a device index from 0 to {DEVICE_INDEX_MAX}."
         )
-    new = ("SubnetId", "Groups", "Description", "PrivateIpAddress", "PrivateIpAddresses", "Ipv6Addresses")
+    public = item.get("AssociatePublicIpAddress")
+    if public and index > 0:
+        raise ApiError(
+            "InvalidParameterCombination",
+            "The associatePublicIPAddress parameter is only supported for the primary network interface.",
+        )
+    new = (
+        "AssociatePublicIpAddress",
+        "SubnetId",
+        "Groups",
+        "Description",
+        "PrivateIpAddress",
+        "PrivateIpAddresses",
+        "Ipv6Addresses",
+    )
     if interface_id and any(item.get(member) for member in new):
         raise ApiError(
             "InvalidParameterCombination", "A network interface may not specify both a network interface ID and more"
@@ -279,6 +305,7 @@ def _interface_asked(item: Mapping[str, Any]) -> Asked:
         description=item.get("Description") or "",
         delete_on_termination=bool(not interface_id if keeps is None else keeps),
         addresses=item,
+        public=public,
     )
 
 

@@ -56,7 +56,7 @@ DESCRIBE = Describe(
         "ipv6-cidr-block-association.state": Filter(lambda subnet: ("associated",) if subnet.ipv6_cidr else ()),
         "ipv6-native": constant(False),
         "map-customer-owned-ip-on-launch": constant(False),
-        "map-public-ip-on-launch": constant(False),
+        "map-public-ip-on-launch": Filter(lambda subnet: (subnet.maps_public,)),
         "state": constant("available"),
         "subnet-id": column(network.Subnet.subnet_id),
         "vpc-id": column(network.Subnet.vpc_id),
@@ -144,6 +144,7 @@ def new_subnet(
         zone_id=zone.zone_id,
         created_ms=now_ms,
         default_for_zone=default_for_zone,
+        maps_public=default_for_zone,
     )
     session.add(subnet)
     session.flush()
@@ -178,7 +179,7 @@ def describe_subnet(subnet: network.Subnet, call: Call) -> dict[str, Any]:
         "AvailabilityZone": subnet.zone,
         "AvailabilityZoneId": subnet.zone_id,
         "DefaultForAz": subnet.default_for_zone,
-        "MapPublicIpOnLaunch": False,
+        "MapPublicIpOnLaunch": subnet.maps_public,
         "MapCustomerOwnedIpOnLaunch": False,
         "AssignIpv6AddressOnCreation": subnet.gives_ipv6,
         "EnableDns64": False,

@@ -1,8 +1,8 @@
 """Attributes of VPCs and subnets that clients set and read back.
 
 The DNS attributes of a VPC are kept and shown; vnotch runs no DNS server that would go by them. A subnet's
-AssignIpv6AddressOnCreation is kept by CreateNetworkInterface. Every other attribute of a subnet asks for something that
-is not there and is refused unless it asks for what is so already.
+AssignIpv6AddressOnCreation is kept by CreateNetworkInterface, its MapPublicIpOnLaunch by RunInstances. Every other
+attribute of a subnet asks for something that is not there and is refused unless it asks for what is so already.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ VPC_ATTRIBUTES = {
 }
 """The name of an attribute in DescribeVpcAttribute -> its member and its column."""
 
-_ALWAYS_OFF = ("MapPublicIpOnLaunch", "MapCustomerOwnedIpOnLaunch", "EnableDns64")
-_SUBNET_ATTRIBUTES = ("AssignIpv6AddressOnCreation", *_ALWAYS_OFF)
+_ALWAYS_OFF = ("MapCustomerOwnedIpOnLaunch", "EnableDns64")
+_SUBNET_ATTRIBUTES = ("AssignIpv6AddressOnCreation", "MapPublicIpOnLaunch", *_ALWAYS_OFF)
 
 
 class VpcAttributes(Ec2Part):
@@ -74,6 +74,8 @@ class VpcAttributes(Ec2Part):
                         f"The subnet '{subnet.subnet_id}' has no IPv6 CIDR block to assign addresses from",
                     )
                 subnet.gives_ipv6 = value
+            if member == "MapPublicIpOnLaunch":
+                subnet.maps_public = value
         return {}
 
     @ec2_operation("AssociateSubnetCidrBlock", "SubnetId Ipv6CidrBlock", arns("subnet:SubnetId"))

@@ -13,6 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """All that there are, in their order. A state with another one is of a later release."""
 HEAD = REVISIONS[-1]
