@@ -27,7 +27,8 @@ from starlette.routing import BaseRoute
 from state_database import give_back_state, take_state
 
 from vnotch.api.access_log import AccessLog
-from vnotch.api.app import Limits, build_app
+from vnotch.api.app import build_app
+from vnotch.api.exchange import Limits
 from vnotch.api.http import http_server, listen
 from vnotch.api.iam import Iam
 from vnotch.api.service import Service

@@ -21,8 +21,8 @@ import pytest
 from sqlalchemy import event
 
 from vnotch.api.access_log import AccessEntry, AccessLog
-from vnotch.api.app import Limits, SignedRequest, signed_route
-from vnotch.api.http import BoundedProtocol
+from vnotch.api.exchange import Limits
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError, Call, Service, operation
 from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam import sigv4
@@ -340,8 +340,8 @@ def test_a_body_that_does_not_come_is_not_waited_for(api: Any) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_a_head_that_does_not_end_is_not_waited_for(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BoundedProtocol, "head_seconds", 0.3)
+def test_a_head_that_does_not_end_is_not_waited_for(api: Any) -> None:
+    api.limits = Limits(head_seconds=0.3)
     assert raw(api, b"POST / HTTP/1.1\r\nhost: h\r\nx: ").startswith(b"HTTP/1.1 408")
     assert raw(api, b"").startswith(b"HTTP/1.1 408")
     # The second request of a connection has the same time.
@@ -351,11 +351,9 @@ def test_a_head_that_does_not_end_is_not_waited_for(api: Any, monkeypatch: pytes
     assert b"408 Request Timeout" in answer or answer.count(b"HTTP/1.1") == 1
 
 
-def test_connections_beyond_the_bound_are_turned_away_and_those_before_go_on(
-    api: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connections_beyond_the_bound_are_turned_away_and_those_before_go_on(api: Any) -> None:
+    api.limits = Limits(connections=40)
     assert api.send("sts", WHO).status_code == 200
-    monkeypatch.setattr(BoundedProtocol, "connections_max", 40)
     port = int(api.endpoint.rpartition(":")[2])
     waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(60)]
     try:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from starlette.routing import Route
 
 from vnotch.api.access_log import AccessLog
-from vnotch.api.app import SignedRequest, signed_route
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError
 from vnotch.store.accounts import Accounts
 from vnotch.store.principals import AccessKey, User

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from vnotch.api import bindings, enrolment
-from vnotch.api.app import SignedRequest, signed_route
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError
 from vnotch.api.watch import WAITERS_MAX, ConfigurationWatch, TooManyWaiters, Waiter
 from vnotch.store import agents, network

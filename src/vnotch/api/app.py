@@ -7,38 +7,37 @@ Each step is a function of one `Exchange` and either adds to it or raises an Api
 writes. Nothing else reaches the client: an exception that nobody meant is logged under the request id and answered as
 an internal error without a word about it.
 
-`signed_route` gives routes that are not AWS's the same bounds, authentication, authorisation and log.
+`answers` is the end of every request, `own_routes` the same life for routes that are not AWS's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
-import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from vnotch.api.access_log import AccessEntry, AccessLog
+from vnotch.api.answers import Answers
 from vnotch.api.authorization_messages import AuthorizationMessages
 from vnotch.api.exchange import Bodies, Exchange, Limits
-from vnotch.api.gate import Denied, Gate, signature_of, signature_refused
+from vnotch.api.gate import Gate, signature_of, signature_refused
 from vnotch.api.request_context import tag_request_keys
-from vnotch.api.service import ApiError, Call, Deferred, Handler, Principal, Service, Streamed
+from vnotch.api.service import ApiError, Call, Deferred, Handler, Service, Streamed
 from vnotch.api.wire import dialect as dialects
-from vnotch.api.wire import event_stream
 from vnotch.api.wire.protocol import Protocol, WireAnswer, WireRequest, protocol_for, protocol_of
-from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam.evaluation import Decision
 from vnotch.iam.sigv4 import Signature, SignatureError
 from vnotch.iam.variables import Context
@@ -46,10 +45,6 @@ from vnotch.store.accounts import Accounts, Identity
 from vnotch.store.state import State
 
 log = logging.getLogger(__name__)
-
-METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
-VNOTCH = "vnotch"
-"""The signing name of our own routes."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,7 @@ class Api:
     def __init__(self, services: Sequence[Service], accounts: Accounts, access_log: AccessLog, limits: Limits) -> None:
         self.accounts = accounts
         self.gate = Gate(accounts)
-        self.messages = AuthorizationMessages(accounts.tokens)
-        self.access_log = access_log
+        self.answers = Answers(access_log, AuthorizationMessages(accounts.tokens))
         self.bodies = Bodies(limits)
         self.limits = limits
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="api")
@@ -92,12 +86,12 @@ class Api:
             if isinstance(answer, Deferred):
                 answer = await self.wait(exchange, answer)
             if isinstance(answer, Streamed):
-                return self.stream(exchange, answer)
+                return self.answers.stream(exchange, answer)
         except Exception as error:
-            answer = self.write_error(exchange, error)
+            answer = self.answers.error(exchange, error)
         finally:
             self.bodies.release(exchange)
-        return self.finish(exchange, answer)
+        return self.answers.finish(exchange, answer)
 
     def answer_sync(self, exchange: Exchange) -> WireAnswer | Deferred | Streamed:
         """The steps that compute and wait for the database; on a thread of the pool."""
@@ -246,7 +240,7 @@ class Api:
         answer: WireAnswer = exchange.served.protocol.answer(exchange.operation, result or {}, exchange.request_id)
         return answer
 
-    # --- the end of every request ---
+    # --- threads ---
 
     async def in_pool(self, exchange: Exchange, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs `function` on a pool thread; more than the bound of waiting requests are turned away."""
@@ -257,72 +251,6 @@ class Api:
             return await asyncio.get_running_loop().run_in_executor(self.pool, partial(function, *arguments))
         finally:
             self.running -= 1
-
-    def api_error(self, exchange: Exchange, error: Exception) -> ApiError:
-        """What the client is told of an exception."""
-        if isinstance(error, Denied):
-            exchange.entry.note(error.decision)
-            exchange.entry.denied = error.detail()
-            if exchange.dialect is dialects.EC2:
-                encoded = self.messages.encode(exchange.request_id)
-                text = f"{error.message} Encoded authorization failure message: {encoded}"
-                return ApiError(error.code, text, error.status)
-        if isinstance(error, ApiError):
-            return error
-        if isinstance(error, InputError):
-            return ApiError("InvalidParameterValue", error.message)
-        if isinstance(error, LimitError):
-            return exchange.dialect.throttled(error.message)
-        if isinstance(error, HostError):
-            log.error("request %s %s: %s", exchange.request_id, exchange.entry.action, error)
-            return exchange.dialect.unavailable(str(error))
-        log.error("request %s %s failed", exchange.request_id, exchange.entry.action, exc_info=error)
-        return exchange.dialect.internal()
-
-    def write_error(self, exchange: Exchange, error: Exception) -> WireAnswer:
-        told = self.api_error(exchange, error)
-        exchange.entry.error_code = told.code
-        if exchange.served is not None:
-            answer: WireAnswer = exchange.served.protocol.error(told, exchange.request_id)
-            return answer
-        if exchange.dialect is dialects.JSON:
-            return json_error(told)
-        return protocol_of("iam").error(told, exchange.request_id)
-
-    def finish(self, exchange: Exchange, answer: WireAnswer) -> Response:
-        entry = exchange.entry
-        entry.status, entry.response_bytes = answer.status, len(answer.body)
-        entry.duration_ms = round((time.perf_counter() - exchange.started_s) * 1000, 3)
-        self.access_log.add(entry)
-        headers = {**answer.headers, **_request_ids(exchange)}
-        if entry.status in (408, 413) or (entry.status >= 400 and not exchange.body):
-            headers["connection"] = "close"  # what is left of a refused body must not be read as the next request
-        return Response(answer.body, answer.status, headers)
-
-    def stream(self, exchange: Exchange, streamed: Streamed) -> Response:
-        """The answer that goes on. Its entry in the access log is written at its end."""
-        writer = exchange.served.protocol.stream(exchange.operation)
-        entry = exchange.entry
-        entry.status = 200
-
-        async def frames() -> AsyncIterator[bytes]:
-            yield writer.initial()
-            try:
-                async for name, value in streamed.events:
-                    written = writer.event(name, value)
-                    entry.response_bytes += len(written)
-                    yield written
-            except Exception as error:
-                told = self.api_error(exchange, error)
-                entry.error_code = told.code
-                yield writer.exception(told)
-
-        def ended() -> None:
-            streamed.close()
-            entry.duration_ms = round((time.perf_counter() - exchange.started_s) * 1000, 3)
-            self.access_log.add(entry)
-
-        return Stream(frames(), ended, {"content-type": event_stream.CONTENT_TYPE, **_request_ids(exchange)})
 
     def end(self) -> None:
         """See Service.end."""
@@ -344,127 +272,50 @@ def _note(entry: AccessEntry, action: str, resource: str, decision: Decision) ->
         entry.note(decision)
 
 
-class Stream(StreamingResponse):
-    """An answer of many pieces; `ended` is called when it is over, however it ends."""
-
-    def __init__(self, pieces: AsyncIterator[bytes], ended: Callable[[], None], headers: dict[str, str]) -> None:
-        super().__init__(pieces, headers=headers)
-        self.ended = ended
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.ended()
-
-
-def _request_ids(exchange: Exchange) -> dict[str, str]:
-    return {"x-amzn-requestid": exchange.request_id, "x-amz-request-id": exchange.request_id}
-
-
 def _seen(future: asyncio.Future[Any]) -> None:
     """Takes note of an error that `Deferred.result` tells of, or that came too late for it."""
     if not future.cancelled():
         future.exception()
 
 
-def json_error(error: ApiError) -> WireAnswer:
-    body = orjson.dumps({"__type": error.code, "message": error.message, **error.members})
-    return WireAnswer(error.status, body, {"content-type": "application/x-amz-json-1.1"})
+class Everything(BaseRoute):
+    """The last route: whatever path and method a request has, it gets an answer of AWS's form."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return Match.FULL if scope["type"] == "http" else Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.api.answer(Request(scope, receive))
+        await response(scope, receive, send)
 
 
-# --- routes of our own ---
+class App(Starlette):
+    """AWS's clients ask for the path /, which no route of ours has, so those requests go the short way."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            _take_origin_form(scope)
+            if scope["path"] == "/":
+                scope["app"] = self
+                response = await self.state.api.answer(Request(scope, receive))
+                await response(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
-@dataclass
-class SignedRequest:
-    """A request to one of our own routes whose signature has been verified. The endpoint must call `authorise`."""
-
-    api: Api
-    exchange: Exchange
-    principal: Principal
-    path_params: dict[str, str]
-    query_params: dict[str, str]
-    authorised: bool = field(default=False)
-
-    @property
-    def request_id(self) -> str:
-        return self.exchange.request_id
-
-    @property
-    def now_ms(self) -> int:
-        return int(self.exchange.now_s * 1000)
-
-    @property
-    def account(self) -> str:
-        return self.api.accounts.account
-
-    @property
-    def region(self) -> str:
-        return self.api.accounts.region
-
-    def authorise(self, action: str, *resources: str) -> None:
-        """Raises ApiError (AccessDeniedException) unless the principal may do `action` (vnotch:PutStatus) on all."""
-        self.exchange.entry.action = action
-        assert self.exchange.identity is not None
-        gate, circumstances = self.api.gate, self.exchange.circumstances()
-        self.exchange.context = gate.context(self.exchange.identity, circumstances)
-        self.api.require(self.exchange, action, resources)
-        self.authorised = True
-
-    def json(self) -> dict[str, Any]:
-        """The body as a JSON object; ApiError where it is none. An empty body is an empty object."""
-        try:
-            content = orjson.loads(self.exchange.body) if self.exchange.body else {}
-        except orjson.JSONDecodeError:
-            raise ApiError("SerializationException", "The body is not valid JSON in UTF-8.") from None
-        if not isinstance(content, dict):
-            raise ApiError("SerializationException", "The body must be a JSON object.")
-        return content
-
-    async def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs a function that waits (the database) on a thread of the API's pool."""
-        return await self.api.in_pool(self.exchange, function, *arguments)
+_AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
-Endpoint = Callable[[SignedRequest], Awaitable[dict[str, Any]]]
-
-
-def signed_route(path: str, endpoint: Endpoint, methods: Sequence[str] = ("GET",)) -> Route:
-    """A route for `extra_routes`, signed with the service name `vnotch`.
-
-    `endpoint` is a coroutine function: it gets a `SignedRequest`, calls its `authorise` before it does anything, and
-    returns the JSON object of a 200 answer. An ApiError becomes its status and `{"__type": code, "message": text}`.
-    """
-
-    async def answer(request: Request) -> Response:
-        api: Api = request.app.state.api
-        exchange = Exchange.begin(request, dialects.JSON)
-        exchange.entry.service = VNOTCH
-        try:
-            await api.receive(exchange)
-            exchange.signature = signature_of(exchange.headers, exchange.query)
-            if isinstance(exchange.signature, SignatureError):
-                raise signature_refused(exchange.signature, exchange.dialect)
-            exchange.entry.access_key_id = exchange.signature.access_key_id
-            await api.in_pool(exchange, api.identify, exchange, VNOTCH)
-            assert exchange.principal is not None
-            signed = SignedRequest(
-                api, exchange, exchange.principal, dict(request.path_params), dict(request.query_params)
-            )
-            content = await endpoint(signed)
-            if not signed.authorised:
-                raise AssertionError(f"the endpoint of {path} did not authorise the request")
-            result = WireAnswer(200, orjson.dumps(content), {"content-type": "application/json"})
-        except Exception as error:
-            told = api.api_error(exchange, error)
-            exchange.entry.error_code = told.code
-            result = json_error(told)
-        finally:
-            api.bodies.release(exchange)
-        return api.finish(exchange, result)
-
-    return Route(path, answer, methods=list(methods))
+def _take_origin_form(scope: Scope) -> None:
+    """A target in absolute form, as for a proxy, is taken as its path (RFC 9112, section 3.2.2: a server must). It is
+    the path that a client signs."""
+    raw: bytes = scope.get("raw_path") or b"/"
+    if not raw.startswith(b"/") and (found := _AUTHORITY.match(raw)):
+        scope["raw_path"] = raw[found.end() :] or b"/"
+        scope["path"] = unquote(scope["raw_path"].decode("ascii", "replace"))
 
 
 def build_app(
@@ -475,7 +326,7 @@ def build_app(
     access_log: AccessLog | None = None,
     limits: Limits | None = None,
 ) -> Starlette:
-    """The application. `extra_routes` come first (see `signed_route`); every other path is AWS's."""
+    """The application. `extra_routes` come first (see `own_routes`); everything else is AWS's."""
     api = Api(services, accounts, access_log or AccessLog(), limits or Limits())
 
     @asynccontextmanager
@@ -483,11 +334,7 @@ def build_app(
         yield
         api.close()
 
-    routes = [*extra_routes, Route("/{path:path}", api.answer, methods=METHODS)]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    app = App(routes=[*extra_routes, Everything(api)], lifespan=lifespan)
     app.state.api = api
     app.state.control = state
     return app
-
-
-__all__ = ["Api", "Limits", "SignedRequest", "build_app", "signed_route"]

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from vnotch.api import bindings
 from vnotch.api.agents import authorise
-from vnotch.api.app import SignedRequest, signed_route
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.delivery_streams import DeliveryStream, stream_name
 from vnotch.store import agents, network
 from vnotch.store.accounts import Accounts

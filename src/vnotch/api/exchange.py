@@ -34,6 +34,11 @@ class Limits:
     header_bytes: int = 32 * 1024  # names and values together, with the request line
     threads: int = 16
     waiting: int = 512  # requests that wait for a thread
+    # Of connections, see `api.http`.
+    connections: int = 2_000
+    head_seconds: float = 10.0
+    keep_alive_seconds: float = 75.0  # longer than SDKs keep idle connections in their pools without looking
+    write_seconds: float = 60.0  # for a reader that does not read: less than about 1 KB/s does not empty the buffer
 
 
 @dataclass
@@ -125,6 +130,9 @@ class Bodies:
         )
         if len(exchange.headers) > self.limits.headers or size > self.limits.header_bytes:
             raise exchange.dialect.too_large("The request line and headers are too large.")
+        if {"content-length", "transfer-encoding"} <= exchange.header.keys():
+            # What stands before the server may have gone by the other one (RFC 9112, section 6.1).
+            raise exchange.dialect.malformed("The request has both a Content-Length and a Transfer-Encoding.")
         lengths = [value for name, value in exchange.headers if name == "content-length"]
         if lengths and lengths[0].isdecimal() and int(lengths[0]) > self.limits.body_bytes:
             raise exchange.dialect.too_large(f"The body is larger than {self.limits.body_bytes} bytes.")

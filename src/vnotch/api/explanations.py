@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-from vnotch.api.app import SignedRequest, signed_route
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError
 from vnotch.errors import InputError
 from vnotch.explain import explain

@@ -2,9 +2,12 @@
 
 uvicorn bounds the size of a request's head and the time between requests, but neither the time that a head may take nor
 how many connections wait for one; a client that sends a byte now and then would hold its connection for ever, and a
-thousand of them all of the process's descriptors. `BoundedProtocol` gives each head `HEAD_SECONDS`, and turns
-connections beyond `connections_max` away at once. Bodies are bounded by the app (`api.exchange.Bodies`). A client that
-does not read its answer is cut off `WRITE_SECONDS` after the buffer for it has filled.
+thousand of them all of the process's descriptors. `BoundedProtocol` gives each head `Limits.head_seconds`, and turns
+connections beyond `Limits.connections` away at once. Bodies are bounded by the app (`api.exchange.Bodies`). A client that
+does not read its answer is cut off `Limits.write_seconds` after the buffer for it has filled.
+
+What is refused here never reaches the app; it is answered in AWS's form all the same, with a request id that is in the
+access log (`api.answers.Answers.refuse`).
 """
 
 from __future__ import annotations
@@ -13,43 +16,46 @@ import asyncio
 import errno
 import resource
 import socket
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import h11
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vnotch.api.exchange import Limits
+from vnotch.api.service import ApiError
 from vnotch.errors import HostError
 
-HEAD_SECONDS = 10
-WRITE_SECONDS = 60
-"""A reader of less than about 1 KB/s does not empty the buffer in this time."""
 HEAD_BYTES_MAX = 64 * 1024
-KEEP_ALIVE_SECONDS = 75
-"""Longer than SDKs keep idle connections in their pools without looking."""
-CONNECTIONS_MAX = 2_000
 DESCRIPTORS_OTHER = 200
 """File descriptors that the process needs beside those of its connections: databases, Parquet files, logs."""
 SHUTDOWN_SECONDS = 5
 
-_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+# Codes: EC2 API reference, "Common client errors" and "Server errors"; the second is that of all newer services.
+LATE = ApiError("RequestTimeout", "The request did not arrive in time.", 408)
+MALFORMED = ApiError("MalformedHttpRequestException", "The request is not valid HTTP/1.1.", 400)
+FULL = ApiError("ServiceUnavailable", "The server has as many connections as it takes. Try again later.", 503)
 
 
 class BoundedProtocol(H11Protocol):
-    """H11Protocol with a deadline for each request's head, and one for a reader that does not read."""
+    """H11Protocol with a deadline for each request's head, and one for a reader that does not read. `refuse` makes the
+    answer to a client address that gets none of the app's."""
 
-    head_seconds: float = HEAD_SECONDS
-    write_seconds: float = WRITE_SECONDS
-    connections_max: int = CONNECTIONS_MAX
-    _deadline: asyncio.TimerHandle | None = None
-    _stalled: asyncio.TimerHandle | None = None
+    def __init__(self, *args: Any, limits: Limits, refuse: Callable[[str, ApiError], bytes], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.limits = limits
+        self._refused = refuse
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.connections_max:
-            transport.write(_FULL)
-            transport.close()
+        if len(self.connections) > self.limits.connections:
+            self.refuse(FULL)
             return
         self._start_deadline()
 
@@ -60,7 +66,7 @@ class BoundedProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(self.write_seconds, self.transport.abort)
+        self._stalled = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         self._cancel_stalled()
@@ -72,14 +78,34 @@ class BoundedProtocol(H11Protocol):
             self._stalled = None
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # what comes after a refusal
         if self._deadline is None and self.conn.their_state is h11.IDLE:
             self._start_deadline()
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._cancel_deadline()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # The beginning of another head may have come with the request before it.
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0] and self._deadline is None:
+            self._start_deadline()
+
+    def send_400_response(self, msg: str) -> None:
+        """In the middle of a body the app hears that the client is gone, and its answer goes nowhere."""
+        self.refuse(MALFORMED)
+
+    def refuse(self, error: ApiError) -> None:
+        self._cancel_deadline()
+        if self.transport.is_closing():
+            return
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else half of an answer is under way
+            self.transport.write(self._refused(self.client[0] if self.client else "", error))
+        self.transport.close()
+
     def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(self.head_seconds, self._too_late)
+        self._deadline = self.loop.call_later(self.limits.head_seconds, self._too_late)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -88,9 +114,7 @@ class BoundedProtocol(H11Protocol):
 
     def _too_late(self) -> None:
         self._deadline = None
-        if not self.transport.is_closing():
-            self.transport.write(_LATE)
-            self.transport.close()
+        self.refuse(LATE)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -113,25 +137,27 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def connections_possible() -> int:
-    """As many connections as the process may have descriptors for, at most CONNECTIONS_MAX; the soft limit is raised
-    for them as far as the hard one lets it (setrlimit(2))."""
+def connections_possible(wanted: int) -> int:
+    """As many connections as the process may have descriptors for, at most those wanted; the soft limit is raised for
+    them as far as the hard one lets it (setrlimit(2))."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + DESCRIPTORS_OTHER
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = wanted + DESCRIPTORS_OTHER
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
-        return CONNECTIONS_MAX
-    return min(CONNECTIONS_MAX, max(16, soft - DESCRIPTORS_OTHER))
+        return wanted
+    return min(wanted, max(16, soft - DESCRIPTORS_OTHER))
 
 
-def http_server(app: Any, *, keep_alive_seconds: int = KEEP_ALIVE_SECONDS) -> uvicorn.Server:
-    """A server for the app; run it with `server.run(sockets=[listen(host, port)])` or `server.serve(...)`."""
-    BoundedProtocol.connections_max = connections_possible()
+def http_server(app: Starlette) -> uvicorn.Server:
+    """A server for an app of `build_app`, within its limits; run it with `server.run(sockets=[listen(host, port)])` or
+    `server.serve(...)`."""
+    api = app.state.api
+    limits = replace(api.limits, connections=connections_possible(api.limits.connections))
     config = uvicorn.Config(
         app,
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, limits=limits, refuse=api.answers.refuse),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -139,7 +165,7 @@ def http_server(app: Any, *, keep_alive_seconds: int = KEEP_ALIVE_SECONDS) -> uv
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-        timeout_keep_alive=keep_alive_seconds,
+        timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)

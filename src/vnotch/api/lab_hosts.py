@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from starlette.routing import Route
 
 from vnotch.api import bindings
-from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.ec2.instances import end, forget_old
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.store import instances, network
 from vnotch.store.accounts import Accounts
 from vnotch.store.instances import Instance, LabHost

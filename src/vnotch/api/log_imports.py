@@ -22,9 +22,9 @@ import pyarrow as pa
 from sqlalchemy import select
 from starlette.routing import Route
 
-from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.logs.part import existing_group, invalid
 from vnotch.api.logs.puts import COMMIT_SECONDS_MAX, NEW_MS, stored, submitted
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.coded import coded, codes_of
 from vnotch.errors import InputError
 from vnotch.fields import Format

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from starlette.routing import Route
 
-from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.logs import Logs
 from vnotch.api.logs.part import (
     GROUP_NAME,
@@ -31,6 +30,7 @@ from vnotch.api.logs.part import (
     no_such_stream,
 )
 from vnotch.api.logs.puts import COMMIT_SECONDS_MAX, members_of, stored, submitted, within_time
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.deliver.record_body import TIMESTAMP, read_body
 from vnotch.errors import InputError
 from vnotch.fields import Format

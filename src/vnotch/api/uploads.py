@@ -25,8 +25,9 @@ from starlette.routing import Route
 
 from vnotch.api import bindings
 from vnotch.api.agents import authorise
-from vnotch.api.app import Api, SignedRequest, signed_route
+from vnotch.api.app import Api
 from vnotch.api.exchange import Exchange
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError
 from vnotch.api.wire import dialect
 from vnotch.api.wire.protocol import WireAnswer
@@ -146,7 +147,7 @@ class Uploads:
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             answer = _s3_error(exchange, 500, "InternalError", "")
-        return api.finish(exchange, answer)
+        return api.answers.finish(exchange, answer)
 
     async def _take(self, api: Api, exchange: Exchange) -> WireAnswer:
         assert isinstance(self.buckets, Folder)

@@ -18,8 +18,8 @@ from typing import Any
 from starlette.routing import Route
 
 from vnotch.api.access_log import AccessEntry, AccessLog
-from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.log_prices import AS_OF, CURRENCY, GB, REGION, SOURCE, bill
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError
 from vnotch.store.log_usage import LogUsage, add_requests, month_of, note_stored, usage_of
 from vnotch.store.state import State

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EventStreamError
 
-from vnotch.api.http import BoundedProtocol
+from vnotch.api.exchange import Limits
 from vnotch.api.logs import live_tail
 from vnotch.api.logs.live_tail import LiveTail
 from vnotch.api.quotas import Quotas
@@ -205,10 +205,14 @@ def test_the_hosts_prefix_of_sdks_is_taken(api: Any, logs: Any, stream: Any, mon
     assert {"stream-127.0.0.1", "streaming-127.0.0.1"} <= set(asked)
 
 
+@pytest.fixture
+def hasty(api: Any) -> None:
+    api.limits = Limits(write_seconds=0.5)
+
+
 def test_a_client_that_does_not_read_loses_the_oldest_and_is_cut_off(
-    api: Any, logs: Any, tail: Any, monkeypatch: pytest.MonkeyPatch
+    api: Any, hasty: None, logs: Any, tail: Any
 ) -> None:
-    monkeypatch.setattr(BoundedProtocol, "write_seconds", 0.5)
     response = tail.start_live_tail(logGroupIdentifiers=[ARN])
     body = "x" * 1_000_000
     service = api.services[-1]

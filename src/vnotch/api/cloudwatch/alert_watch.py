@@ -20,8 +20,8 @@ from typing import Any
 
 from starlette.routing import Route
 
-from vnotch.api.app import SignedRequest, signed_route
 from vnotch.api.cloudwatch.webhooks import Webhooks
+from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.store.accounts import Accounts
 from vnotch.store.flow_alerts import (
     LISTENERS_MAX,

@@ -1,13 +1,15 @@
 """Reads and writes the bodies of the `rpcv2Cbor` protocol, by the model (Smithy specification, "Smithy RPC v2 CBOR").
 
-The documents are those of JSON but for timestamps, which are tagged, and blobs, which are bytes.
+The documents are those of JSON but for timestamps, which are tagged, and blobs, which are bytes. CBOR knows much more:
+tags for regular expressions, mail, numbers of any size, references into the document. None of it is in the protocol,
+and some of it costs its reader dear, so that every other tag is refused.
 """
 
 from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import cbor2
 from botocore.model import Shape
@@ -16,6 +18,23 @@ from vnotch.api.wire.dialect import Dialect
 from vnotch.api.wire.json import SCALARS, JsonReader, JsonWriter, Write
 
 CONTENT_TYPE = "application/cbor"
+DEPTH_MAX = 64
+"""No input shape of CloudWatch is deeper than half of this."""
+
+
+def _refuse_tag(*_: Any) -> NoReturn:
+    raise ValueError("this tag is not in the protocol")
+
+
+_TAGS = (0, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+"""All that cbor2 decodes by itself (its documentation, "Tag support"), but 1, the timestamp."""
+_BOUNDS: dict[str, Any] = {
+    "tag_hook": _refuse_tag,
+    "semantic_decoders": dict.fromkeys(_TAGS, _refuse_tag),
+    "max_depth": DEPTH_MAX,
+    "allow_duplicate_keys": False,
+    "strict_hashable_types": True,
+}
 
 
 def _timestamp(value: Any) -> datetime:
@@ -40,7 +59,7 @@ class CborReader(JsonReader):
     def _document(self, body: bytes) -> Any:
         stream = io.BytesIO(body)
         try:
-            document = cbor2.load(stream)
+            document = cbor2.CBORDecoder(stream, **_BOUNDS).decode()
         except (cbor2.CBORError, RecursionError, ValueError, OverflowError):
             raise self._dialect.malformed("The body is not valid CBOR.") from None
         if stream.read(1):

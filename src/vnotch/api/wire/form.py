@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -256,7 +257,9 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
 def _number(text: str) -> float:
     if not _FLOAT.fullmatch(text):
         raise ValueError(text)
-    return float(text)
+    if math.isinf(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _boolean(text: str) -> bool:

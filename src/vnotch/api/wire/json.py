@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -116,7 +117,7 @@ class JsonReader:
         dialect = self._dialect
 
         def read(value: Any, link: Link) -> dict[str, Any]:
-            if type(value) is not dict:
+            if type(value) is not dict or not all(type(key) is str for key in value):
                 raise dialect.wrong_type(path_of(link), value, "an object")
             return {key: item(child, (link, key)) for key, child in value.items()}
 
@@ -167,7 +168,7 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _number(value: Any) -> float:
-    if type(value) in (int, float):
+    if type(value) in (int, float) and math.isfinite(value):
         return float(value)
     raise TypeError
 
