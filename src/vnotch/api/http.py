@@ -3,8 +3,8 @@
 uvicorn bounds the size of a request's head and the time between requests, but neither the time that a head may take nor
 how many connections wait for one; a client that sends a byte now and then would hold its connection for ever, and a
 thousand of them all of the process's descriptors. `BoundedProtocol` gives each head `Limits.head_seconds`, and turns
-connections beyond `Limits.connections` away at once. Bodies are bounded by the app (`api.exchange.Bodies`). A client that
-does not read its answer is cut off `Limits.write_seconds` after the buffer for it has filled.
+connections beyond `Limits.connections` away at once. Bodies are bounded by the app (`api.exchange.Bodies`). A client
+that does not read its answer is cut off `Limits.write_seconds` after the buffer for it has filled.
 
 What is refused here never reaches the app; it is answered in AWS's form all the same, with a request id that is in the
 access log (`api.answers.Answers.refuse`).
@@ -165,7 +165,7 @@ def http_server(app: Starlette) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-        timeout_keep_alive=limits.keep_alive_seconds,  # type: ignore[arg-type]
+        timeout_keep_alive=limits.keep_alive_seconds,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-from vnotch.api.app import SignedRequest, signed_route
+from vnotch.api.own_routes import SignedRequest, signed_route
 
 
 class Wipe:
