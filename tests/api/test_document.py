@@ -35,6 +35,7 @@ NOTHING_TO_DO = {
     ("ec2", "DescribeRegions", "AllRegions"): "the region is opted in",
     ("ec2", "DescribeImages", "IncludeDeprecated"): "no image is deprecated",
     ("ec2", "DetachNetworkInterface", "Force"): "an interface is detached at once",
+    ("iam", "ListVirtualMFADevices", "AssignmentStatus"): "there is none, assigned or not",
     ("logs", "FilterLogEvents", "interleaved"): "AWS passes it over, too (API FilterLogEvents)",
     ("logs", "FilterLogEvents", "unmask"): "nothing is masked",
     ("logs", "GetLogEvents", "unmask"): "nothing is masked",

@@ -126,7 +126,8 @@ def test_what_iam_refuses(api: Any) -> None:
         error_of(iam.create_role, RoleName="x", AssumeRolePolicyDocument=good, PermissionsBoundary=boundary)[0]
         == "NoSuchEntity"
     )
-    assert error_of(iam.list_saml_providers)[:2] == ("InvalidAction", 400)
+    unknown = {"Arn": ROLE_ARN, "ServiceNamespaces": ["ec2"]}
+    assert error_of(iam.list_policies_granting_service_access, **unknown)[:2] == ("InvalidAction", 400)
 
 
 def test_lists_come_in_pages(api: Any) -> None:
@@ -376,3 +377,38 @@ def test_the_last_use_of_a_role(api: Any) -> None:
     [detail] = iam.get_account_authorization_details(Filter=["Role"])["RoleDetailList"]
     assert detail["RoleLastUsed"] == used
     assert "RoleLastUsed" not in iam.list_roles()["Roles"][0]
+
+
+def test_what_there_is_none_of_is_said_to_be_none(api: Any) -> None:
+    """As tools ask before they delete a user (Terraform's force_destroy) or report on an account."""
+    iam = api.client("iam")
+    iam.create_user(UserName="ana")
+    of_user = {
+        "list_mfa_devices": "MFADevices",
+        "list_ssh_public_keys": "SSHPublicKeys",
+        "list_signing_certificates": "Certificates",
+        "list_service_specific_credentials": "ServiceSpecificCredentials",
+    }
+    for name, member in of_user.items():
+        assert getattr(iam, name)(UserName="ana")[member] == []
+        assert error_of(getattr(iam, name), UserName="nobody")[:2] == ("NoSuchEntity", 404)
+    of_account = {
+        "list_virtual_mfa_devices": "VirtualMFADevices",
+        "list_account_aliases": "AccountAliases",
+        "list_server_certificates": "ServerCertificateMetadataList",
+        "list_saml_providers": "SAMLProviderList",
+        "list_open_id_connect_providers": "OpenIDConnectProviderList",
+    }
+    for name, member in of_account.items():
+        assert getattr(iam, name)()[member] == []
+    for call, params in (
+        (iam.get_login_profile, {"UserName": "ana"}),
+        (iam.delete_login_profile, {"UserName": "ana"}),
+        (iam.get_account_password_policy, {}),
+    ):
+        code, status, text = error_of(call, **params)
+        assert (code, status) == ("NoSuchEntity", 404)
+        assert text.endswith("cannot be found.")
+    # What would make one is not known.
+    assert error_of(iam.create_login_profile, UserName="ana", Password="x")[0] == "InvalidAction"
+    assert error_of(iam.create_virtual_mfa_device, VirtualMFADeviceName="x")[0] == "InvalidAction"

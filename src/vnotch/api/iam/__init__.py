@@ -14,6 +14,7 @@ from vnotch.api.iam.groups import Groups
 from vnotch.api.iam.inline_policies import InlinePolicies
 from vnotch.api.iam.instance_profiles import InstanceProfiles
 from vnotch.api.iam.managed_policies import ManagedPolicies
+from vnotch.api.iam.none_of_these import NoneOfThese
 from vnotch.api.iam.roles import Roles
 from vnotch.api.iam.service_linked_roles import ServiceLinkedRoles
 from vnotch.api.iam.simulation import Simulation
@@ -35,5 +36,6 @@ class Iam(
     InstanceProfiles,
     Tags,
     Simulation,
+    NoneOfThese,
 ):
     """`Iam(accounts)`."""
