@@ -41,6 +41,8 @@ NOTHING_TO_DO = {
     ("logs", "GetLogEvents", "unmask"): "nothing is masked",
     ("logs", "GetLogRecord", "unmask"): "nothing is masked",
     ("logs", "PutLogEvents", "sequenceToken"): "AWS passes it over, too (API PutLogEvents)",
+    ("logs", "PutLogEvents", "entity.attributes"): "an entity is answered as a whole",
+    ("logs", "PutLogEvents", "entity.keyAttributes"): "an entity is answered as a whole",
 }
 """Parameters that are honoured without being read, and why."""
 
@@ -107,18 +109,30 @@ def test_every_parameter_is_read_or_refused_by_its_name(service: type[Service], 
             service.unsupported_code,
             f"The parameter {path} is not supported by vnotch.",
         )
-    read = {name for name in shapes if name not in missing}
-    unread = {name for name in read if name not in words_of(service) and name != "DryRun"}
-    assert unread == {
-        member for model, operation, member in NOTHING_TO_DO if (model, operation) == (service.model, name)
+    paths = set(paths_of(shape)) - {"DryRun"} if shape else set()
+    honoured = {
+        path for path in paths - accepts.only.keys() if not any(f"{path}.".startswith(f"{each}.") for each in missing)
     }
+    unread = {path for path in honoured if path.rpartition(".")[2] not in words_of(service)}
+    assert unread == {path for model, operation, path in NOTHING_TO_DO if (model, operation) == (service.model, name)}
+
+
+def paths_of(shape: Shape, before: str = "", depth: int = 0) -> Iterator[str]:
+    """Of all members, those of structures within structures and lists too; recursive shapes to a depth of four."""
+    for name, member in shape.members.items():
+        yield before + name
+        while member.type_name == "list":
+            member = member.member
+        if member.type_name == "structure" and depth < 4:
+            yield from paths_of(member, f"{before}{name}.", depth + 1)
 
 
 @cache
 def words_of(service: type[Service]) -> frozenset[str]:
     """The words in texts of a service's code, without docstrings and those by which operations are declared."""
     place = SOURCE / "api" / service.model
-    files = list(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    files = [*place.rglob("*.py")] if place.is_dir() else [place.with_suffix(".py")]
+    files += (SOURCE / "store").rglob("*.py")
     found: set[str] = set()
     for file in files:
         tree = ast.parse(file.read_text())
@@ -136,8 +150,7 @@ def words_of(service: type[Service]) -> frozenset[str]:
 
 def test_nothing_is_said_to_be_done_by_itself_that_is_not_there() -> None:
     for model, operation, member in NOTHING_TO_DO:
-        service = next(service for service in SERVICES if service.model == model)
-        assert member in members(service, operation)
+        assert member in paths_of(service_model(model).operation_model(operation).input_shape)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +170,23 @@ def test_values_that_are_not_there_are_refused(service: type[Service], name: str
 
 def test_a_parameter_that_asks_for_its_default_is_no_reason_to_refuse() -> None:
     accepts = Accepts(frozenset({"A", "B.C", "D", "F"}), ("D.E",), {"F": ("x",)})
-    for params in ({"Z": False}, {"Z": []}, {"B": {"Y": ""}}, {"D": [{"E": 0}]}, {"F": None}, {"F": "x"}, {"A": 1}):
+    for params in (
+        {"Z": False},
+        {"Z": {"Enabled": False}},
+        {"Z": []},
+        {"B": {"Y": ""}},
+        {"D": [{"E": 0}]},
+        {"F": None},
+        {"F": "x"},
+        {"A": 1},
+    ):
         assert accepts.refusal(params) is None
-    for params, path in (({"Z": 1}, "Z"), ({"B": [{"C": 1}, {"Y": 1}]}, "B.Y"), ({"D": [{}, {"E": 1}]}, "D.E")):
+    for params, path in (
+        ({"Z": 1}, "Z"),
+        ({"Z": {"Enabled": True}}, "Z"),
+        ({"B": [{"C": 1}, {"Y": 1}]}, "B.Y"),
+        ({"D": [{}, {"E": 1}]}, "D.E"),
+    ):
         assert accepts.refusal(params) == f"The parameter {path} is not supported by vnotch."
     assert accepts.refusal({"F": "y"}) == "The value y for parameter F is not supported by vnotch."
 

@@ -89,8 +89,11 @@ EVERY_FILTER: Container[str] = _Every()
 
 
 def is_asked(value: object) -> bool:
-    """Whether a parameter asks for anything but its default."""
-    return value not in (None, False, 0, "", [], {})
+    """Whether a parameter asks for anything but its default. A structure does where one of its members does: clients
+    write `Monitoring.Enabled=false`."""
+    if isinstance(value, Mapping):
+        return any(is_asked(member) for member in value.values())
+    return value not in (None, False, 0, "", [])
 
 
 def _values(value: Any, path: list[str]) -> Iterator[Any]:

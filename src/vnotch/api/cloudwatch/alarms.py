@@ -48,6 +48,8 @@ class Alarms(CloudWatchPart):
         _on_alarm,
         unsupported="Metrics ThresholdMetricId ExtendedStatistic EvaluateLowSampleCountPercentile Tags "
         "EvaluationWindow WarmUpConfiguration EvaluationCriteria EvaluationInterval ActionConfiguration",
+        only={"ComparisonOperator": tuple(OPERATORS)},
+        note="`Period` is a multiple of 60; actions are URLs, or ARNs that `vnotch server --webhook` maps to one",
     )
     def put_metric_alarm(self, call: Call) -> dict[str, Any]:
         asked = {name: value for name, value in call.params.items() if value is not None}
@@ -69,8 +71,6 @@ class Alarms(CloudWatchPart):
         for member in (*required, "ComparisonOperator"):
             if asked.get(member) is None:
                 raise validation(f"The parameter {member} must be specified.")
-        if asked["ComparisonOperator"] not in OPERATORS:
-            raise validation(f"ComparisonOperator {asked['ComparisonOperator']} is for anomaly detection.")
         if asked.get("TreatMissingData", "missing") not in MISSING:
             raise validation(f"TreatMissingData must be one of {', '.join(MISSING)}.")
         period, periods = asked["Period"], asked["EvaluationPeriods"]

@@ -40,7 +40,12 @@ STATISTICS = ("SampleCount", "Average", "Sum", "Minimum", "Maximum")
 
 
 class Metrics(CloudWatchPart):
-    @operation("PutMetricData", ANY_RESOURCE, unsupported="EntityMetricData StrictEntityValidation")
+    @operation(
+        "PutMetricData",
+        ANY_RESOURCE,
+        unsupported="EntityMetricData StrictEntityValidation",
+        only={"MetricData.StorageResolution": (60,)},
+    )
     def put_metric_data(self, call: Call) -> dict[str, Any]:
         namespace, data = call.params["Namespace"], call.params.get("MetricData") or []
         if namespace.startswith("AWS/"):
@@ -78,7 +83,9 @@ class Metrics(CloudWatchPart):
             answer["NextToken"] = page_token(call, begin + LISTED_MAX)
         return answer
 
-    @operation("GetMetricStatistics", ANY_RESOURCE, unsupported="ExtendedStatistics")
+    @operation(
+        "GetMetricStatistics", ANY_RESOURCE, unsupported="ExtendedStatistics", note="`Period` is a multiple of 60"
+    )
     def get_metric_statistics(self, call: Call) -> dict[str, Any]:
         params = call.params
         statistics = params.get("Statistics") or []
@@ -106,7 +113,13 @@ class Metrics(CloudWatchPart):
             ],
         }
 
-    @operation("GetMetricData", ANY_RESOURCE, unsupported="LabelOptions MetricDataQueries.Expression")
+    @operation(
+        "GetMetricData",
+        ANY_RESOURCE,
+        unsupported="LabelOptions MetricDataQueries.Expression",
+        only={"MetricDataQueries.MetricStat.Stat": STATISTICS},
+        note="`Period` is a multiple of 60",
+    )
     def get_metric_data(self, call: Call) -> dict[str, Any]:
         queries = call.params["MetricDataQueries"]
         if not 1 <= len(queries) <= QUERIES_MAX:
@@ -150,8 +163,6 @@ def _query_points(call: Call, session: Any, query: dict[str, Any]) -> list[tuple
         raise invalid_value(f"MetricDataQueries, {query['Id']}: MetricStat must be specified.")
     if query.get("AccountId") not in (None, call.account):
         raise invalid_value(f"MetricDataQueries, {query['Id']}: AccountId of another account is not supported.")
-    if stat["Stat"] not in STATISTICS:
-        raise invalid_value(f"The value {stat['Stat']} for parameter Stat is not supported by vnotch.")
     metric = stat["Metric"]
     if not metric.get("Namespace") or not metric.get("MetricName"):
         raise invalid_value(f"MetricDataQueries, {query['Id']}: Namespace and MetricName must be specified.")
@@ -191,8 +202,6 @@ def _has(name: MetricName, wanted: dict[str, str]) -> bool:
 
 
 def _sample(call: Call, namespace: str, datum: dict[str, Any], where: str) -> Sample:
-    if datum.get("StorageResolution", 60) != 60:
-        raise invalid_value(f"The parameter {where}.StorageResolution must be 60: high resolution is not supported.")
     kinds = [name for name in ("Value", "StatisticValues", "Values") if datum.get(name) is not None]
     if len(kinds) != 1:
         raise invalid_combination(f"{where}: exactly one of Value, StatisticValues and Values must be specified.")

@@ -115,6 +115,8 @@ class FlowLogs(Ec2Part):
         "TagFieldSpecifications ClientToken",
         _resources,
         dry_run=False,
+        note="there is one account, so `DeliverCrossAccountRole` and a role for a delivery stream are refused; of "
+        "transit gateways, their attachments and regional NAT gateways there are none",
     )
     def create_flow_logs(self, call: Call) -> dict[str, Any]:
         request = FlowLogRequest.of(call, self.any_interval)
