@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -115,6 +116,64 @@ def test_a_store_that_is_there_is_replaced_only_when_asked_for(tmp_path: Path) -
     assert sum(store.messages().values()) == store.events_counted() == 1
     store.close()
     assert not [path.name for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_in_buckets_comes_along_where_it_is_wanted(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one")
+    store.make()
+    store.close()
+    folder = tmp_path / "one" / "buckets" / "b" / "AWSLogs" / "2026"
+    folder.mkdir(parents=True)
+    (folder / "a.log.gz").write_bytes(b"records")
+    (folder / ".0123456789abcdef.part").write_bytes(b"an upload that has not ended")
+    made = back_up(tmp_path / "one", tmp_path / "copy", 0)
+    assert (made.bucket_files, made.bucket_bytes) == (1, 7)
+    restore(tmp_path / "copy", tmp_path / "other")
+    found = [path.relative_to(tmp_path / "other") for path in (tmp_path / "other" / "buckets").rglob("*.*")]
+    assert found == [Path("buckets/b/AWSLogs/2026/a.log.gz")]
+    (tmp_path / "copy/buckets/b/AWSLogs/2026/a.log.gz").write_bytes(b"record")
+    with pytest.raises(InputError, match="a file of buckets is missing or cut short"):
+        restore(tmp_path / "copy", tmp_path / "another")
+    back_up(tmp_path / "one", tmp_path / "without", 0, buckets=False)
+    assert not (tmp_path / "without" / "buckets").exists()
+    restore(tmp_path / "without", tmp_path / "one", force=True)
+    assert (folder / "a.log.gz").exists(), "a backup without buckets takes none away"
+
+
+def test_a_folder_of_a_bucket_that_is_merged_while_it_is_copied_is_copied_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "one")
+    store.make()
+    store.close()
+    folder = tmp_path / "one" / "buckets" / "b"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    right = shutil.copy2
+
+    def merged_meanwhile(source: Path, target: Path) -> object:
+        if Path(source).parent == folder and (folder / "a").exists():
+            (folder / "merged").write_text("ab")
+            for name in ("a", "b"):
+                (folder / name).unlink()
+        return right(source, target)
+
+    monkeypatch.setattr(shutil, "copy2", merged_meanwhile)
+    back_up(tmp_path / "one", tmp_path / "copy", 0)
+    assert [path.name for path in (tmp_path / "copy" / "buckets" / "b").iterdir()] == ["merged"]
+
+
+def test_a_backup_of_a_later_release_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "one")
+    store.make()
+    store.close()
+    back_up(tmp_path / "one", tmp_path / "copy", 0)
+    with sqlite3.connect(tmp_path / "copy" / "state" / "state.sqlite") as database:
+        database.execute("UPDATE alembic_version SET version_num = '0999'")
+    with pytest.raises(InputError, match=r"later release of vnotch.*0999"):
+        restore(tmp_path / "copy", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_is_no_whole_backup_is_refused(tmp_path: Path) -> None:

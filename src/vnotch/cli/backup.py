@@ -8,34 +8,44 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vnotch.cli.options import DataDir, Json, folders_of
 from vnotch.cli.terminal import out, plain
 
+if TYPE_CHECKING:
+    from vnotch.store.backup import Backup
+
 
 def backup(
     target: Annotated[Path, typer.Argument(help="The folder to make; it must not be there yet.")],
     data_dir: DataDir = None,
+    without_buckets: Annotated[
+        bool, typer.Option("--without-buckets", help="Leave out what is in the buckets of the data folder.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy log groups, events, state and the administrator's key to a new folder. The server may run meanwhile.
+    """Copy log groups, events, state, buckets and the administrator's key to a new folder, also while a server runs.
 
-    Whatever was acknowledged before the command began is in it. Agents' spools and the buckets that stand for S3 are
-    not.
+    Whatever was acknowledged before the command began is in it. Buckets are those in the data folder, where no other
+    S3 endpoint is named. What agents have not delivered yet is not in it: it stays with them, and is delivered later.
     """
     from vnotch.store.backup import back_up
 
     with out.status("copying") as shown:
         made = back_up(
-            folders_of(data_dir).root, target.absolute(), time.time(), lambda text: shown.update(plain(text))
+            folders_of(data_dir).root,
+            target.absolute(),
+            time.time(),
+            lambda text: shown.update(plain(text)),
+            buckets=not without_buckets,
         )
     if as_json:
         sys.stdout.write(json.dumps(asdict(made)) + "\n")
     else:
-        out.print(f"{plain(str(target))}: {made.files} files of events, {made.bytes / 1e6:,.1f} MB")
+        out.print(f"{plain(str(target))}: {_held(made)}")
 
 
 def restore(
@@ -59,4 +69,11 @@ def restore(
     if as_json:
         sys.stdout.write(json.dumps(asdict(made)) + "\n")
     else:
-        out.print(f"{plain(str(root))}: {made.files} files of events, {made.bytes / 1e6:,.1f} MB")
+        out.print(f"{plain(str(root))}: {_held(made)}")
+
+
+def _held(made: Backup) -> str:
+    events = f"{made.files} files of events, {made.bytes / 1e6:,.1f} MB"
+    return events + (
+        f"; {made.bucket_files} in buckets, {made.bucket_bytes / 1e6:,.1f} MB" if made.bucket_files else ""
+    )
