@@ -278,6 +278,26 @@ ATTACKS: list[tuple[str, list[dict[str, Any]], Ask, Ask]] = [
         lambda u, i: u.run(SubnetId=i["open"], **tagged(instance={"team": "ops"}, network_interface={"team": "net"})),
     ),
     (
+        "a tag on a new user, by who may make users and not tag them",
+        [{"Action": "iam:CreateUser"}],
+        lambda u, i: u.iam.create_user(UserName="plain"),
+        lambda u, i: u.iam.create_user(UserName="tagged", Tags=[{"Key": "team", "Value": "administrators"}]),
+    ),
+    (
+        "a tag on a new role that is denied on roles",
+        [ALL, deny("iam:TagRole", "*")],
+        lambda u, i: u.iam.create_role(RoleName="untagged", AssumeRolePolicyDocument=trust_of({"AWS": ACCOUNT})),
+        lambda u, i: u.iam.create_role(
+            RoleName="tagged", AssumeRolePolicyDocument=trust_of({"AWS": ACCOUNT}), Tags=[{"Key": "a", "Value": "b"}]
+        ),
+    ),
+    (
+        "a tag on a new log group",
+        [{"Action": "logs:CreateLogGroup"}],
+        lambda u, i: u.logs.create_log_group(logGroupName="/untagged"),
+        lambda u, i: u.logs.create_log_group(logGroupName="/tagged", tags={"team": "net"}),
+    ),
+    (
         "a user moved into another path",
         [{"Action": "iam:UpdateUser", "Resource": IAM + "user/dev/*"}],
         lambda u, i: u.iam.update_user(UserName="bob", NewUserName="rob"),

@@ -148,7 +148,8 @@ def test_tags_of_a_log_group(world: Any) -> None:
     assert may(logs.put_retention_policy, logGroupName="/ours", retentionInDays=7)
     assert not may(logs.put_retention_policy, logGroupName="/theirs", retentionInDays=7)
     requested = {"StringEquals": {"aws:RequestTag/team": "net"}}
-    logs = world.client("logs", user_key(world, "maker", allow("logs:CreateLogGroup", Condition=requested)))
+    makes = ["logs:CreateLogGroup", "logs:TagResource"]
+    logs = world.client("logs", user_key(world, "maker", allow(makes, Condition=requested)))
     assert not may(logs.create_log_group, logGroupName="/untagged")
     assert may(logs.create_log_group, logGroupName="/tagged", tags={"team": "net"})
 
@@ -236,3 +237,12 @@ def test_a_key_of_the_caller(
         else:
             iam.put_user_policy(UserName="kim", PolicyName="p", PolicyDocument=policy)
         assert may(client.describe_vpcs), name
+
+
+def test_a_group_is_made_with_tags_by_either_permission_to_tag(world: Any) -> None:
+    """API reference, CreateLogGroup, tags: "either the logs:TagResource or logs:TagLogGroup permission"."""
+    for number, action in enumerate(("logs:TagResource", "logs:TagLogGroup")):
+        logs = world.client("logs", user_key(world, f"either{number}", allow(["logs:CreateLogGroup", action])))
+        logs.create_log_group(logGroupName=f"/either{number}", tags={"team": "net"})
+        entry = world.access_log.recent()[-1]
+        assert [(item["action"], item["decision"]) for item in entry.further] == [(action, "allowed")]

@@ -185,7 +185,12 @@ class Api:
         service, call = exchange.served.service, self.call(exchange)
         exchange.context |= service.request_keys(call)
         resources = service.resources(handler, call)
-        self.require(exchange, exchange.entry.action, resources, partial(service.resource_keys, call))
+        resource_keys = partial(service.resource_keys, call)
+        self.require(exchange, exchange.entry.action, resources, resource_keys)
+        for actions in service.further(call):
+            asked = (exchange.identity, actions, resources, exchange.context, exchange.dialect, resource_keys)
+            action, decision = self.gate.authorise_one(*asked)
+            exchange.entry.note_further(action, resources[-1], decision)
         # An operation that needs more permissions than its own (iam:PassRole) answers DryRun after asking for them.
         by_itself = getattr(handler, "operation_answers_dry_run", False)
         if exchange.dialect is dialects.EC2 and exchange.params.get("DryRun") and not by_itself:

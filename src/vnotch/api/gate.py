@@ -139,6 +139,25 @@ class Gate:
             raise AssertionError(f"{action} names no resource to authorise")
         return decision
 
+    def authorise_one(
+        self,
+        identity: Identity,
+        actions: Iterable[str],
+        resources: Sequence[str],
+        context: Context,
+        dialect: Dialect,
+        resource_keys: Callable[[str], Context] | None = None,
+    ) -> tuple[str, Decision]:
+        """The first of the actions that is allowed on every resource; where none is, the refusal is the first one's."""
+        refused: Denied | None = None
+        for action in actions:
+            try:
+                return action, self.authorise(identity, action, resources, context, dialect, resource_keys)
+            except Denied as denied:
+                refused = refused or denied
+        assert refused is not None
+        raise refused
+
 
 def _parsed(policy: PolicyText) -> Policy:
     return stored_policy(policy.document, Kind.IDENTITY, policy.name)

@@ -171,6 +171,10 @@ class Service:
         """Condition keys of a resource, by its ARN. Asked for only where a policy has such a key."""
         return {}
 
+    def further(self, call: Call) -> Sequence[tuple[str, ...]]:
+        """The permissions that a call needs beside its own on the same resources; of each tuple of actions one."""
+        return ()
+
     def end(self) -> None:
         """The server is ending: lets answers that go on end soon. Called from a signal handler, so it must not wait."""
 

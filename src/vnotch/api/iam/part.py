@@ -109,6 +109,11 @@ class IamPart(Service):
             keys["iam:awsservicename"] = call.params["AWSServiceName"]
         return keys
 
+    def further(self, call: Call) -> list[tuple[str, ...]]:
+        """Who makes a user, role, policy or instance profile with tags needs the permission to tag it as well."""
+        tags = call.params.get("Tags") and call.operation.startswith("Create")
+        return [(f"iam:Tag{call.operation.removeprefix('Create')}",)] if tags else []
+
     def require_pass_role(self, call: Call, role_arn: str, service: str) -> None:
         """Asks for iam:PassRole beside the call's own permission. Raises AccessDenied."""
         assert call.identity is not None  # the app gives every call its identity

@@ -57,6 +57,11 @@ class Logs(
             month = month_of(int(time.time() * 1000))
             add_scanned(session, month, run.question.groups, int(run.statistics.scanned_bytes))
 
+    def further(self, call: Call) -> list[tuple[str, ...]]:
+        """Tags of a new log group need one of two permissions (API reference, CreateLogGroup, tags)."""
+        tags = call.operation == "CreateLogGroup" and call.params.get("tags")
+        return [("logs:TagResource", "logs:TagLogGroup")] if tags else []
+
     def resource_keys(self, call: Call, resource: str) -> dict[str, str | tuple[str, ...]]:
         """The tags of the log group that a resource is or is in."""
         name = resource.partition(":log-group:")[2].partition(":")[0]
