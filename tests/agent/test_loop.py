@@ -178,6 +178,18 @@ def test_a_deleted_flow_log_gets_what_was_collected_until_then_and_nothing_more(
     assert world.capture.status()["capture"]["journal_drains"] == 0
 
 
+def test_a_flow_log_that_was_deleted_while_the_agent_was_away_gets_what_it_had_collected(world: World) -> None:
+    world.configure([5], [flow_log("a", [5]), flow_log("b", [5])])
+    world.start()
+    world.send(count=2)
+    world.tick_to(20)
+    world.configuration = replace(world.configuration, flow_logs=(flow_log("b", [5]),))
+    world.start()
+    world.capture.apply(world.configuration)
+    world.tick_to(120)
+    assert world.packets("group-a") == world.packets("group-b") == {("eni-5", "192.0.2.1"): 2}
+
+
 def test_an_interface_that_joins_later_is_captured_by_itself(world: World) -> None:
     world.configure([5], [flow_log("a", [5])])
     world.start()

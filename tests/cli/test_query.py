@@ -296,19 +296,24 @@ def test_the_reader_of_the_answer_may_go_away(logs: Path):
     assert b"Traceback" not in process.stderr.read()  # type: ignore[union-attr]
 
 
-def test_an_interrupt_ends_a_question(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_a_question_and_leaves_nothing(tmp_path: Path, number: signal.Signals):
+    spill = tmp_path / "tmp"
+    spill.mkdir()
     (tmp_path / "a.log").write_text(HEADER + "\n" + (SSH + "\n") * 3000)
     joined = "flow_logs a, flow_logs b, flow_logs c, flow_logs d where a.bytes + b.bytes > c.bytes + d.bytes"
     process = subprocess.Popen(
-        command("query", f"select count(*) from {joined}", str(tmp_path)),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+        command("query", f"select count(*) from {joined}", str(tmp_path / "a.log")),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(TMPDIR=str(spill)),
     )  # fmt: skip
-    time.sleep(2.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    while not list(spill.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in errors
+    assert list(spill.iterdir()) == []
 
 
 def test_a_timeout_ends_a_question(run: Run, tmp_path: Path):

@@ -55,10 +55,13 @@ def ask(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the question: its SQL and its parameters.")] = False,
 ) -> None:
-    """Ask a named question: vnotch ask top-talkers --from s3://bucket/prefix --since 1d --limit 5.
+    """Ask a named question; without a name they are listed.
 
-    A question's parameters are given as values behind its name, or as options: --limit 5. Without a name the
-    questions are listed.
+    vnotch ask top-talkers --from s3://my-flow-logs --since 1d --limit 5
+
+    A question's parameters are values behind its name, or options. --show prints them, the SQL, and what it means.
+
+    Exit status 3: the answer misses data, which standard error names.
     """
     from vnotch.query.questions import find_question, questions
 

@@ -149,9 +149,11 @@ def uninterrupted() -> Iterator[None]:
 
 
 def interrupt_on(*numbers: int) -> None:
-    """Makes these signals end this command as Ctrl-C does, so that it cleans up."""
+    """Makes these signals end this command as Ctrl-C does, so that it cleans up; those that are ignored (nohup) stay
+    so."""
     for number in numbers:
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,12 +101,14 @@ class Asking:
         `addresses` are the answer's columns that get labels.
         """
         from vnotch.cli.answers import Output, with_labels, write_chart
+        from vnotch.cli.children import interrupt_on
         from vnotch.cli.waiting import ProgressBar, write_summary
         from vnotch.query.engine import Engine, Settings, available_threads
         from vnotch.query.period import Period
         from vnotch.query.problems import Problems
         from vnotch.query.progress import Progress
 
+        interrupt_on(signal.SIGTERM, signal.SIGHUP)  # what is spilled to disk is removed then too
         output = Output(self.output)
         if self.chart and self.output != "table":
             raise InputError(f"a chart cannot be {self.output}", "either --chart or --output")
@@ -195,8 +198,13 @@ def query(
 ) -> None:
     """Ask exported flow logs in SQL: text and Parquet, any format, in folders, buckets and log groups.
 
-    The table is flow_logs, its columns are AWS's fields with _ for -, and what is - in a line is NULL. Exit status 3:
-    the answer misses data, which standard error names.
+    vnotch query "select action, count(*) from flow_logs group by 1" --from s3://my-flow-logs --since 1d
+
+    The table is flow_logs, its columns are AWS's fields with _ for -, and what is - in a line is NULL.
+
+    --since reads folders and files of that time alone, and says what it passed over.
+
+    Exit status 3: the answer misses data, which standard error names.
     """
     text = sys.stdin.read() if sql == "-" else sql
     asking = Asking(
