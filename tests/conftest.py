@@ -23,19 +23,31 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 LONGEST_FIRST = (
     # With --dist loadfile a worker takes the next file when it is done with one: what begins last must be short.
     "test_demo.py",
-    "test_takeover.py",
     "cli/test_attach.py",
     "test_privilege.py",
-    "test_host_firewall_drains.py",
-    "api/test_logs.py",
-    "test_flow_logs.py",
+    "test_takeover.py",
     "test_enrol.py",
-    "test_pcap_fuzz.py",
     "test_spine.py",
+    "test_bucket_spine.py",
     "test_documented.py",
-    "test_lab.py",
+    "cli/test_lab.py",
+    "test_follow.py",
+    "test_views_live.py",
+    "test_host_firewall_drains.py",
+    "cloudwatch/test_alarms.py",
+    "cloudwatch/test_alert_watch.py",
+    "cloudwatch/test_metrics.py",
+    "api/test_logs.py",
+    "test_lake.py",
+    "test_lake_durability.py",
+    "test_live_tail.py",
+    "api/test_agents.py",
+    "test_properties.py",
+    "test_filter_pattern_agreement.py",
+    "test_ec2_flow_logs.py",
+    "test_pcap_fuzz.py",
 )
-"""Files that take longest, as a run with --durations shows them; those with root tests follow, then all others."""
+"""Files that take longest, as a run with --durations shows them."""
 
 
 def _missing_for_root_tests() -> str | None:
@@ -53,9 +65,18 @@ def _rank(path: Path) -> int:
     return next(found, len(LONGEST_FIRST))
 
 
+def _side_by_side(items: list[pytest.Item], root: set[Path]) -> None:
+    """Files with root tests wait for windows and processes, and leave the cores idle; the others do not. So each kind
+    is spread over the whole run, and of each the longest come first."""
+    paths = sorted(dict.fromkeys(item.path for item in items), key=_rank)
+    kinds = [path for path in paths if path in root], [path for path in paths if path not in root]
+    places = {path: number / len(kind) for kind in kinds for number, path in enumerate(kind)}
+    items.sort(key=lambda item: places[item.path])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = {item.path for item in items if item.get_closest_marker("root")}
-    items.sort(key=lambda item: (_rank(item.path), item.path not in root))
+    _side_by_side(items, root)
     reason = _missing_for_root_tests()
     if reason is None or os.environ.get("CI"):
         return

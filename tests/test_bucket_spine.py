@@ -1,6 +1,6 @@
 """The whole path into buckets on real packets: namespaces, eBPF, agent, an S3 server, and independent readers.
 
-The network is that of `test_spine`. SeaweedFS stands for S3; its key is the server's alone. boto3, pyarrow,
+The network is that of `spine`. SeaweedFS stands for S3; its key is the server's alone. boto3, pyarrow,
 flowlogs-reader and `vnotch query` read what arrived, and all must find what the sender counted.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -25,9 +24,10 @@ import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
 from flowlogs_reader import S3FlowLogsReader
-from seaweed import OWNER, Seaweed
-from test_spine import ADDRESSES, PORT, Network, Spine, until
+from seaweed import OWNER, Seaweed, seaweed
+from spine import ADDRESSES, PORT, Network, Spine, running, until
 
+from tests.cli.running import environment
 from vnotch.bucket_keys import parse_name, slot_of
 from vnotch.fields import DEFAULT_FORMAT, parse_format
 
@@ -45,18 +45,13 @@ class BucketSpine(Spine):
         self.s3 = weed.client(OWNER)
         self.proxy = FaultProxy(weed.url)
 
-    def start(self, name: str, *arguments: str) -> None:
+    def settings_of(self, name: str) -> tuple[list[str], dict[str, str]]:
         """Only the server has the bucket's key."""
-        if name == "server":
-            arguments = (*arguments, "--s3-endpoint", self.proxy.url, "--s3-region", "eu-west-1")
-        command = [sys.executable, "-m", "vnotch", *arguments, "--data-dir", str(self.folders.root)]
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        environment = {**kept, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
-        if name == "server":
-            environment |= self.weed.environment()
-            del environment["AWS_ENDPOINT_URL_S3"]
-        with (self.folders.root / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        if name != "server":
+            return [], {}
+        variables = self.weed.environment()
+        del variables["AWS_ENDPOINT_URL_S3"]
+        return ["--s3-endpoint", self.proxy.url, "--s3-region", "eu-west-1"], variables
 
     def make_bucket_flow_logs(self) -> None:
         ec2 = self.endpoint.client("ec2")
@@ -90,15 +85,6 @@ class BucketSpine(Spine):
     def counted(self) -> dict[str, tuple[int, int]]:
         return ours((fields[2], *fields[3:8], *fields[8:10]) for fields in self.text_records())
 
-    def ledger(self) -> dict[str, int]:
-        """Packets of each interface that are in records, by the agent's ledger."""
-        status = self.endpoint.agent_status("spine")
-        assert status is not None
-        seen: Counter[str] = Counter()
-        for row in status["ledger"]["interfaces"]:
-            seen[row["interface_id"]] += row["accept"]["packets"] + row["reject"]["packets"]
-        return dict(seen)
-
 
 def ours(rows: Any) -> dict[str, tuple[int, int]]:
     """Interface -> packets and bytes of the datagrams that the sender counted."""
@@ -110,37 +96,22 @@ def ours(rows: Any) -> dict[str, tuple[int, int]]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    server = Seaweed(tmp_path_factory.mktemp("weed"), [])
-    try:
-        server.client(OWNER).create_bucket(Bucket=BUCKET)
+    with seaweed(tmp_path_factory.mktemp("weed"), BUCKET) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
 def spine(tmp_path: Path, weed: Seaweed) -> Iterator[BucketSpine]:
-    network = Network()
-    spine = BucketSpine(tmp_path, network, weed)
-    sink = None
+    weed.empty(BUCKET)
+    made = BucketSpine(tmp_path, Network(), weed)
     try:
-        network.up()
-        sink = network.sink()
-        spine.start_server()
-        spine.start_agent()
-        spine.make_resources()
-        spine.make_bucket_flow_logs()
-        yield spine
+        with running(made) as spine:
+            spine.make_bucket_flow_logs()
+            yield spine
     finally:
-        spine.stop()
-        if sink is not None:
-            sink.kill()
-        network.down()
-        spine.proxy.close()
-        for log in sorted(tmp_path.glob("*.log")):
-            print(f"---- {log.name}\n{log.read_text()[-4000:]}")
+        made.proxy.close()
 
 
 def test_exactly_the_packets_sent_are_in_the_bucket_whatever_dies_meanwhile(spine: BucketSpine) -> None:
@@ -155,14 +126,14 @@ def test_exactly_the_packets_sent_are_in_the_bucket_whatever_dies_meanwhile(spin
     spine.kill("server")
     spine.send(50)
     spine.start_server()
-    until("the agent has what was sent", lambda: sum(spine.ledger().values()) >= 2 * spine.sent)
+    until("the agent has what was sent", lambda: sum(spine.in_records().values()) >= 2 * spine.sent)
     for flow_log in spine.bucket_logs.values():
         spine.flow_log = flow_log
         assert spine.delivery() == ("SUCCESS", None)
     # What was collected for a flow log until it is deleted arrives, without an end of the slot or of the agent.
     spine.endpoint.client("ec2").delete_flow_logs(FlowLogIds=[spine.bucket_logs[HIVE]])
     until("the deleted flow log's last files are there", lambda: hive_records(spine) == spine.wanted)
-    ledger = spine.ledger()
+    ledger = spine.in_records()
     agent = spine.processes["agent"]
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(60) == 0, "with --flush everything is delivered at the end"
@@ -192,7 +163,7 @@ def test_a_bucket_that_is_gone_shows_and_nothing_is_lost_until_it_is_back(spine:
     until("the first file arrives", lambda: spine.objects(TEXT))
     until("the delivery heals", lambda: spine.delivery() == ("SUCCESS", None))
     agent = spine.processes["agent"]
-    until("the agent has what was sent", lambda: sum(spine.ledger().values()) >= 2 * spine.sent)
+    until("the agent has what was sent", lambda: sum(spine.in_records().values()) >= 2 * spine.sent)
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(60) == 0
     assert spine.counted() == spine.wanted
@@ -267,8 +238,8 @@ def check_other_readers(spine: BucketSpine, ledger: dict[str, int]) -> None:
             "select interface_id, sum(packets) from flow_logs where log_status = 'OK' group by 1",
             "--from", f"s3://{BUCKET}/{folder}/",
         ]  # fmt: skip
-        environment = {**os.environ, **weed.environment(), "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+        variables = environment(**weed.environment())
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         answer = dict(line.split(",") for line in done.stdout.splitlines()[1:])
         assert {eni: int(packets) for eni, packets in answer.items()} == wanted

@@ -1,22 +1,18 @@
 """The whole path to an HTTPS endpoint on real packets: namespaces, eBPF, agent, the Firehose protocol.
 
-The network is that of `test_spine`, the endpoint the receiver that holds each request to the specification.
+The network is that of `spine`, the endpoint the receiver that holds each request to the specification.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from firehose_receiver import Receiver
+from spine import Network, Spine, running, until
 from test_bucket_spine import ours
-from test_spine import Network, Spine, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -32,15 +28,9 @@ class FirehoseSpine(Spine):
         self.streams.write_text(text)
         self.streams.chmod(0o600)
 
-    def start(self, name: str, *arguments: str) -> None:
-        if name == "server":
-            arguments = (*arguments, "--delivery-streams", str(self.streams))
-        command = [sys.executable, "-m", "vnotch", *arguments, "--data-dir", str(self.folders.root)]
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        trusted = {"AWS_CA_BUNDLE": str(self.receiver.certificate)}
-        environment = {**kept, **trusted, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
-        with (self.folders.root / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    def settings_of(self, name: str) -> tuple[list[str], dict[str, str]]:
+        arguments = ["--delivery-streams", str(self.streams)] if name == "server" else []
+        return arguments, {"AWS_CA_BUNDLE": str(self.receiver.certificate)}
 
     def make_firehose_flow_log(self) -> None:
         ec2 = self.endpoint.client("ec2")
@@ -64,36 +54,16 @@ class FirehoseSpine(Spine):
         assert described["LogDestination"] == ARN
         assert "LogGroupName" not in described
 
-    def ledger(self) -> dict[str, int]:
-        status = self.endpoint.agent_status("spine")
-        assert status is not None
-        seen: Counter[str] = Counter()
-        for row in status["ledger"]["interfaces"]:
-            seen[row["interface_id"]] += row["accept"]["packets"] + row["reject"]["packets"]
-        return dict(seen)
-
 
 @pytest.fixture
 def spine(tmp_path: Path) -> Iterator[FirehoseSpine]:
-    network, receiver = Network(), Receiver(tmp_path)
-    spine = FirehoseSpine(tmp_path, network, receiver)
-    sink = None
+    receiver = Receiver(tmp_path)
     try:
-        network.up()
-        sink = network.sink()
-        spine.start_server()
-        spine.start_agent()
-        spine.make_resources()
-        spine.make_firehose_flow_log()
-        yield spine
+        with running(FirehoseSpine(tmp_path, Network(), receiver)) as spine:
+            spine.make_firehose_flow_log()
+            yield spine
     finally:
-        spine.stop()
         receiver.close()
-        if sink is not None:
-            sink.kill()
-        network.down()
-        for log in sorted(tmp_path.glob("*.log")):
-            print(f"---- {log.name}\n{log.read_text()[-4000:]}")
 
 
 def test_exactly_the_packets_sent_arrive_whatever_the_endpoint_answers(spine: FirehoseSpine) -> None:
@@ -107,13 +77,13 @@ def test_exactly_the_packets_sent_arrive_whatever_the_endpoint_answers(spine: Fi
     spine.send(200)
     spine.start_agent()
     spine.send(100)
-    until("the agent has what was sent", lambda: sum(spine.ledger().values()) >= 2 * spine.sent)
+    until("the agent has what was sent", lambda: sum(spine.in_records().values()) >= 2 * spine.sent)
     receiver.answers = [(403, None)] * 3
     spine.send(50)
     until("a refused key shows as AWS shows it", lambda: spine.delivery() == ("FAILED", "Access error"))
     until("and passes", lambda: spine.delivery() == ("SUCCESS", None))
-    until("the agent has what was sent", lambda: sum(spine.ledger().values()) >= 2 * spine.sent)
-    ledger = spine.ledger()
+    until("the agent has what was sent", lambda: sum(spine.in_records().values()) >= 2 * spine.sent)
+    ledger = spine.in_records()
     agent = spine.processes["agent"]
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(60) == 0, "with --flush everything is delivered at the end"

@@ -5,15 +5,12 @@ As `test_crash`, with files between the spool and the destination. An upload may
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from bucket_world import BucketWorld, bucket_log
-from test_crash import Killer, Scenario, killing
+from test_crash import Killer, Scenario, play
 from world import T0
 
 from vnotch.bucket_keys import slot_of
@@ -26,7 +23,6 @@ class BucketScenario(Scenario):
     def __init__(self, folder: Path, killer: Killer) -> None:
         super().__init__(folder, killer)
         self.world: BucketWorld = BucketWorld(folder)
-        self.moments = 0
         put = self.world.put
         self.world.put = killer.around(put)  # type: ignore[method-assign]
 
@@ -64,28 +60,8 @@ class BucketScenario(Scenario):
         assert self.world.uploads <= len(self.world.objects) + self.restarts
 
 
-def play(kills: list[int]) -> BucketScenario:
-    folder = Path(tempfile.mkdtemp(prefix="vnotch-crash-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-    killer = Killer(kills)
-    scenario = BucketScenario(folder, killer)
-    try:
-        with killing(killer):
-            scenario.run()
-        scenario.moments = killer.moments
-        killer.__init__([])  # type: ignore[misc]  # the last kill may have been at the very end
-        scenario.world.finish()
-        scenario.world.finish()
-        scenario.check()
-    except BaseException as error:
-        error.add_note(f"killed at {kills}")
-        raise
-    finally:
-        shutil.rmtree(folder)
-    return scenario
-
-
 def test_the_scenario_without_a_kill() -> None:
-    scenario = play([])
+    scenario = play([], BucketScenario)
     assert scenario.restarts == 0
     assert scenario.world.uploads == len(scenario.world.objects)
     slots = Counter((flow_log, slot) for flow_log, slot, _ in scenario.world.objects)
@@ -101,11 +77,11 @@ def test_the_scenario_without_a_kill() -> None:
 @pytest.mark.parametrize("ninth", [pytest.param(n, marks=[pytest.mark.soak] if n else []) for n in range(9)])
 def test_a_kill_at_every_moment(ninth: int) -> None:
     """A ninth of the moments in every run, all of them in the long one."""
-    moments = play([]).moments
+    moments = play([], BucketScenario).killer.moments
     for moment in range(ninth, moments, 9):
-        assert play([moment]).restarts >= 1
+        assert play([moment], BucketScenario).restarts >= 1
 
 
 @pytest.mark.parametrize("kills", [[40, 3], [90, 5, 7], [120, 2, 2, 2], [150, 11], [200, 20, 1], [260, 4, 9]])
 def test_kills_one_after_another(kills: list[int]) -> None:
-    play(kills)
+    play(kills, BucketScenario)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from fake_datapath import FakeDatapath
@@ -64,6 +65,10 @@ class Killer:
             return result
 
         return call
+
+    def rest(self) -> None:
+        self._left.clear()
+        self.active = True
 
     _half_allowed = True
 
@@ -184,14 +189,19 @@ class CutScenario(Scenario):
             self.survive(world.finish)
 
 
-def play(kills: list[int], kind: type[Scenario] = Scenario) -> Scenario:
+Kind = TypeVar("Kind", bound=Scenario)
+
+
+def play(kills: list[int], kind: type[Kind] = Scenario) -> Kind:  # type: ignore[assignment]
+    """A scenario to its end, killed at those moments, each counted from the one before."""
     folder = Path(tempfile.mkdtemp(prefix="vnotch-crash-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     killer = Killer(kills)
     scenario = kind(folder, killer)
     try:
         with killing(killer):
             scenario.run()
-        # The last kill may have been at the very end; what it left is done now.
+        # The last kill may have been at the very end; what it left is done now, and nobody kills any more.
+        killer.rest()
         scenario.world.finish()
         scenario.world.finish()
         scenario.check()

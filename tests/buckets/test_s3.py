@@ -20,7 +20,7 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 from fault_proxy import FaultProxy
-from seaweed import OWNER, READER, Seaweed
+from seaweed import OWNER, READER, Seaweed, seaweed
 
 from vnotch.bucket_keys import Layout
 from vnotch.buckets import open_buckets
@@ -51,12 +51,8 @@ BODY = b"the contents of a file" * 1000
 
 @pytest.fixture(scope="module")
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    server = Seaweed(tmp_path_factory.mktemp("weed"), ["Read:flow-logs", "List:flow-logs"])
-    try:
-        server.client(OWNER).create_bucket(Bucket=BUCKET)
+    with seaweed(tmp_path_factory.mktemp("weed"), BUCKET, ["Read:flow-logs", "List:flow-logs"]) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -68,10 +64,7 @@ def proxy(weed: Seaweed) -> Iterator[FaultProxy]:
 
 @pytest.fixture(autouse=True)
 def settings(weed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in weed.environment().items():
-        monkeypatch.setenv(name, value)
+    weed.become_owner(monkeypatch)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.cli.running import environment, run
-from tests.test_spine import ADDRESSES, GROUP, PORT, Network, Spine, until
+from tests.spine import ADDRESSES, GROUP, PORT, Network, Spine, running, until
 from vnotch.agent.asking import NAME, ask
 from vnotch.cli.local_agents import LocalAgent
 from vnotch.flow import FLOW_SCHEMA
@@ -27,25 +27,10 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
-    network = Network()
-    spine = Spine(tmp_path_factory.mktemp("views"), network)
-    sink = None
-    try:
-        network.up()
-        sink = network.sink()
-        spine.start_server()
-        spine.start_agent()
-        spine.make_resources()
+    with running(Spine(tmp_path_factory.mktemp("views"), Network())) as spine:
         until("both interfaces are attached", lambda: spine.binding_states() == {"attached"})
-        network.link_up()
+        spine.network.link_up()
         yield spine
-    finally:
-        spine.stop()
-        if sink is not None:
-            sink.kill()
-        network.down()
-        for log in sorted(spine.folders.root.glob("*.log")):
-            print(f"---- {log.name}\n{log.read_text()[-4000:]}")
 
 
 def vnotch(spine: Spine, *words: str) -> subprocess.CompletedProcess[str]:

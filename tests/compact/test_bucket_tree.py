@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from asking import ask
 from flow_log_trees import DAY, SOMEONE_GONE, compacted, many
-from seaweed import OWNER, READER, Seaweed
+from seaweed import OWNER, READER, Seaweed, seaweed
 
 from vnotch.__main__ import main
 from vnotch.compact import compaction
@@ -26,20 +26,13 @@ COUNT = "select count(*) from flow_logs"
 
 @pytest.fixture(scope="module")
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    server = Seaweed(tmp_path_factory.mktemp("weed"), [f"List:{BUCKET}", f"Read:{BUCKET}"])
-    try:
-        server.client(OWNER).create_bucket(Bucket=BUCKET)
+    with seaweed(tmp_path_factory.mktemp("weed"), BUCKET, [f"List:{BUCKET}", f"Read:{BUCKET}"]) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(autouse=True)
 def settings(weed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in weed.environment().items():
-        monkeypatch.setenv(name, value)
+    weed.become_owner(monkeypatch)
 
 
 def put(weed: Seaweed, prefix: str, files: dict[str, bytes]) -> None:

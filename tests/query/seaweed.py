@@ -7,10 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -76,9 +79,33 @@ class Seaweed:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def become_owner(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The test's own AWS settings are the owner's, and none but these."""
+        for name in ("AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
+
+    def empty(self, bucket: str) -> None:
+        client = self.client(OWNER)
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=bucket, Key=item["Key"])
+
     def stop(self) -> None:
         self.process.kill()  # its data goes with the test; a gentle stop takes half a minute
         self.process.wait()
+
+
+@contextmanager
+def seaweed(folder: Path, bucket: str, reader_may: Sequence[str] = ()) -> Iterator[Seaweed]:
+    """A server with an empty bucket, until the end."""
+    server = Seaweed(folder, list(reader_may))
+    try:
+        server.client(OWNER).create_bucket(Bucket=bucket)
+        yield server
+    finally:
+        server.stop()
 
 
 def _identity(name: str, key: tuple[str, str], actions: list[str]) -> dict[str, Any]:

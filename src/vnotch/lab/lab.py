@@ -12,7 +12,6 @@ import re
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import vnotch
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.lab import namespaces, services
 from vnotch.lab.control import ControlPlane, Made
@@ -30,6 +28,7 @@ from vnotch.lab.privilege import check_host
 from vnotch.lab.topology import Eni, Outside, Topology
 from vnotch.lab.topology_file import default_topology_path, load_topology
 from vnotch.lab.traffic import TrafficReport, run_once, run_traffic
+from vnotch.module_process import module_command, module_environment
 
 SERVICES_SECONDS = 30.0
 STOP_SECONDS = 3.0
@@ -376,9 +375,7 @@ class Lab:
 
     def _start_services(self, journal: Journal) -> None:
         self._say("step", "starting the services")
-        command = [sys.executable, "-m", "vnotch.lab.services", str(self.folder)]
-        source = str(Path(vnotch.__file__).parents[1])
-        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        command = module_command("vnotch.lab.services", str(self.folder))
         with open(self.folder / SERVICES_LOG, "wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -387,7 +384,7 @@ class Lab:
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": path},
+                env=module_environment(),
             )
         journal.services = [self._process.pid, process_start_ticks(self._process.pid) or 0]
         journal.save()

@@ -15,15 +15,14 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import vnotch
 from vnotch import __version__
 from vnotch.errors import HostError, InputError
+from vnotch.module_process import module_command, module_environment
 from vnotch.store.ducklake import sync_path
 from vnotch.store.log_groups import RECOUNT
 from vnotch.store.migrations import HEAD, REVISIONS
@@ -198,9 +197,8 @@ def _copy_database(source: Path, target: Path) -> None:
     In a process of its own: the lake's catalog is open in DuckDB's SQLite where a server runs, and two SQLite libraries
     in one process undo each other's locks (sqlite.org/howtocorrupt.html, 2.2.1) and shared memory.
     """
-    command = [sys.executable, "-P", "-m", "vnotch.store.database_copy", str(source.absolute()), str(target.absolute())]
-    path = os.pathsep.join(filter(None, [str(Path(vnotch.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    command = module_command("vnotch.store.database_copy", str(source.absolute()), str(target.absolute()))
+    ended = subprocess.run(command, env=module_environment(), capture_output=True, text=True, check=False)
     if ended.returncode:
         words = ended.stderr.strip().splitlines()
         raise OSError(words[-1] if words else f"copying {source} ended with status {ended.returncode}")
