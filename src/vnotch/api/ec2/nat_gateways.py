@@ -61,6 +61,7 @@ class NatGateways(Ec2Part):
         "SubnetId AllocationId PrivateIpAddress ConnectivityType AvailabilityMode TagSpecifications ClientToken",
         arns("natgateway", "subnet:SubnetId", "elastic-ip:AllocationId"),
         only={"AvailabilityMode": (ZONAL,)},
+        note="a gateway is available at once, also without an internet gateway in its VPC, and leads nowhere then",
     )
     def create_nat_gateway(self, call: Call) -> dict[str, Any]:
         kind = call.params.get("ConnectivityType") or CONNECTIVITY_TYPES[0]
