@@ -19,11 +19,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 from sqlalchemy import event
+from starlette.requests import Request
 
 from vnotch.api.access_log import AccessEntry, AccessLog
-from vnotch.api.exchange import Limits
+from vnotch.api.exchange import Exchange, Limits
 from vnotch.api.own_routes import SignedRequest, signed_route
 from vnotch.api.service import ApiError, Call, Service, operation
+from vnotch.api.wire import dialect as dialects
 from vnotch.errors import HostError, InputError, LimitError
 from vnotch.iam import sigv4
 from vnotch.iam.chunked import SIGNED
@@ -462,3 +464,16 @@ def test_the_aws_cli(api: Any, tmp_path: Path) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["Arn"] == "arn:aws:iam::123456789012:user/administrator"
+
+
+@pytest.mark.parametrize(
+    ("peer", "remote"), [("::ffff:10.0.0.7", "10.0.0.7"), ("10.0.0.7", "10.0.0.7"), ("::1", "::1")]
+)
+def test_a_client_of_ipv4_has_its_plain_address_on_a_socket_of_both_families(peer: str, remote: str) -> None:
+    """Policies say aws:SourceIp in it."""
+    scope = {
+        "type": "http", "method": "POST", "scheme": "http", "path": "/", "query_string": b"", "headers": [],
+        "client": (peer, 1),
+    }  # fmt: skip
+    exchange = Exchange.begin(Request(scope), dialects.QUERY)
+    assert exchange.circumstances().remote == exchange.entry.remote == remote

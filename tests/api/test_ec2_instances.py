@@ -216,6 +216,8 @@ def test_a_second_interface_is_attached_and_detached(api: Any, ec2: Any, subnet_
     taken = {**given, "NetworkInterfaceId": other}
     assert refused(ec2.attach_network_interface, **taken) == "InvalidParameterValue"
     ec2.detach_network_interface(AttachmentId=attachment_id)
+    ends = (f"network-interface/{interface_id}", f"instance/{instance_id}")  # what it was authorised on
+    assert tuple(arn.rpartition(":")[2] for arn in api.access_log.recent()[-1].resources) == ends
     [found] = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface_id])["NetworkInterfaces"]
     assert found["Status"] == "available"
     assert len(heard(api)["instances"][0]["interfaces"]) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
 from state_database import open_state
 
 from vnotch.errors import InputError
@@ -237,3 +238,14 @@ def test_a_failed_write_changes_nothing_and_forgets(state: State) -> None:
         fail()
     with accounts.write() as session:
         assert accounts.make_user(session, "ana") is not None
+
+
+def test_no_secret_is_in_the_text_of_a_database_error(state: State) -> None:
+    """Such a text goes into the server's log."""
+    accounts = Accounts(state)
+    key_id, secret = accounts.make_agent_key("a1")
+    again = AccessKey(access_key_id=key_id, secret_access_key=secret, agent="a2", status="Active", created_ms=1)
+    with pytest.raises(IntegrityError) as caught, accounts.write() as session:
+        session.add(again)
+    assert "iam_access_key" in str(caught.value)
+    assert secret not in str(caught.value)

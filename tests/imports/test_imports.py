@@ -310,3 +310,28 @@ def test_the_command_imports_and_says_so(
     fill(tmp_path / "logs" / DAY, {name("20260131T1200Z", "000000ff"): b"\x1f\x8bnot gzip"})
     status, _, err = run("--log-group", "fresh")
     assert (status, "not everything is imported" in err) == (3, True)
+
+
+def test_a_stream_that_a_policy_denies_is_not_imported_into(api: Any, logs: Any) -> None:
+    group = f"arn:aws:logs:us-east-1:123456789012:log-group:{GROUP}"
+    statements = [
+        {"Effect": "Allow", "Action": "logs:*", "Resource": f"{group}:*"},
+        {"Effect": "Deny", "Action": "logs:PutLogEvents", "Resource": f"{group}:log-stream:b"},
+        {"Effect": "Deny", "Action": "logs:CreateLogStream", "Resource": f"{group}:log-stream:c"},
+    ]
+    iam = api.client("iam")
+    iam.create_user(UserName="ana")
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    iam.put_user_policy(UserName="ana", PolicyName="p", PolicyDocument=document)
+    made = iam.create_access_key(UserName="ana")["AccessKey"]
+    http = SignedHttp(api.endpoint, "us-east-1", made["AccessKeyId"], made["SecretAccessKey"])
+    service = LogService(http, GROUP, sleep=lambda seconds: None)
+    now_s = int(time.time())
+    service.put("0" * 32, Part(0, DEFAULT, part_of(("a", now_s, line(1)))))
+    for denied in ("b", "c"):
+        records = part_of(("a", now_s, line(2)), (denied, now_s, line(3)))
+        with pytest.raises((Refused, PartRefused), match="not authorized to perform: logs:"):
+            service.put("1" * 32, Part(0, DEFAULT, records))
+    streams = [stream["logStreamName"] for stream in logs.describe_log_streams(logGroupName=GROUP)["logStreams"]]
+    assert streams == ["a"]
+    assert sum(messages(logs).values()) == 1
