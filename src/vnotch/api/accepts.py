@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from botocore.model import Shape
@@ -45,10 +46,8 @@ class Accepts:
     def _refused(self, params: Mapping[str, Any]) -> Iterator[str]:
         if self.honours is not None:
             yield from (name for name, value in params.items() if name not in self._outer and is_asked(value))
-            for name in self.honours:
-                outer, _, inner = name.rpartition(".")
-                if inner and outer:
-                    yield from self._others(params, outer)
+            for outer in self._structures:
+                yield from self._others(params, outer)
         for name in self.unsupported:
             if any(is_asked(value) for value in _values(params, name.split("."))):
                 yield name
@@ -60,9 +59,14 @@ class Accepts:
                 if f"{outer}.{inner}" not in self.honours and is_asked(member):
                     yield f"{outer}.{inner}"
 
-    @property
-    def _outer(self) -> set[str]:
-        return {name.partition(".")[0] for name in self.honours or ()}
+    @cached_property
+    def _outer(self) -> frozenset[str]:
+        return frozenset(name.partition(".")[0] for name in self.honours or ())
+
+    @cached_property
+    def _structures(self) -> list[str]:
+        """Those of which members are honoured by name."""
+        return sorted({name.rpartition(".")[0] for name in self.honours or () if "." in name})
 
     def missing(self, shape: Shape | None) -> list[str]:
         """Of the members of an operation's input `shape`, those that are not honoured."""
@@ -72,7 +76,7 @@ class Accepts:
         if self.honours is None:
             return found
         found += [name for name in shape.members if name not in self._outer]
-        for outer in sorted({name.rpartition(".")[0] for name in self.honours if "." in name}):
+        for outer in self._structures:
             structure = _member(shape, outer)
             inner = structure.members if structure is not None else ()
             found += [f"{outer}.{name}" for name in inner if f"{outer}.{name}" not in self.honours]

@@ -47,7 +47,12 @@ class ServiceLinkedRoles(IamPart):
         name = SERVICES.get(service, ("*", ""))[0]
         return [f"arn:aws:iam::{self.account}:role{SERVICE_ROLE_PATH}{service}/{name}"]
 
-    @operation("CreateServiceLinkedRole", "service_role_resource", unsupported="CustomSuffix")
+    @operation(
+        "CreateServiceLinkedRole",
+        "service_role_resource",
+        unsupported="CustomSuffix",
+        note=f"for {', '.join(SERVICES)} alone",
+    )
     def create_service_linked_role(self, call: Call) -> dict[str, Any]:
         service = call.params["AWSServiceName"]
         if service not in SERVICES:

@@ -63,7 +63,7 @@ class InsightsQueries(LogsPart):
             names += [given] if isinstance(given, str) else given
         return [stream_arn(call, name.rpartition(":log-group:")[2].removesuffix(":*"), "") for name in names] or ["*"]
 
-    @operation("StartQuery", ON_QUERIED_GROUPS, only=LANGUAGE)
+    @operation("StartQuery", ON_QUERIED_GROUPS, only=LANGUAGE, note="of the language, what docs/insights.md says")
     def start_query(self, call: Call) -> dict[str, Any]:
         names = _group_names(call)
         limit = integer_between(call, "limit", 1, LIMIT_MAX, LIMIT)
