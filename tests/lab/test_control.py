@@ -253,6 +253,7 @@ def test_the_topologys_ways_out_become_gateways_and_route_tables(
         assert (nat["SubnetId"], nat["ConnectivityType"]) == (made.subnets["public"], "public")
         assert nat["NatGatewayAddresses"][0]["PrivateIp"] == "10.0.0.220"
         assert nat["NatGatewayAddresses"][0]["NetworkInterfaceId"] == made.interfaces["nat"]
+        assert nat["NatGatewayAddresses"][0]["PublicIp"] == str(topology.eni("nat").public_address)
         routes = {}
         for table in api.describe_route_tables()["RouteTables"]:
             [association] = table["Associations"]
@@ -272,6 +273,7 @@ def test_the_topologys_ways_out_become_gateways_and_route_tables(
         assert control.remove("token-1") == []
     assert api.describe_internet_gateways()["InternetGateways"] == []
     assert api.describe_nat_gateways()["NatGateways"] == []
+    assert api.describe_addresses()["Addresses"] == []
     assert api.describe_route_tables()["RouteTables"] == []
 
 
@@ -280,7 +282,10 @@ def test_only_what_carries_the_token_is_removed(
 ) -> None:
     mine, others = control.create_vpc(topology, "token-1"), control.create_vpc(topology, "token-2")
     control.create_flow_logs(topology, others, "token-2", 60)
+    # Both have the same public address, each in a world of its own; the server gives one to one.
+    assert len({row["PublicIp"] for row in ec2(server).describe_addresses()["Addresses"]}) == 2
     control.remove("token-1")
+    assert len(ec2(server).describe_addresses()["Addresses"]) == 1
     assert [vpc["VpcId"] for vpc in ec2(server).describe_vpcs()["Vpcs"]] == [others.vpc_id]
     assert mine.vpc_id != others.vpc_id
     assert client(server, "iam").get_role(RoleName=ROLE), "the other's flow logs name it"
