@@ -66,6 +66,50 @@ def refused(call: Any, **params: Any) -> str:
     return str(caught.value.response["Error"]["Code"])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("architecture", "x86_64"),
+        ("availability-zone-id", "use1-az1"),
+        ("launch-index", "0"),
+        ("network-interface.addresses.primary", "true"),
+        ("network-interface.attachment.device-index", "0"),
+        ("network-interface.attachment.instance-owner-id", "123456789012"),
+        ("network-interface.attachment.status", "attaching"),
+        ("network-interface.description", "first"),
+        ("network-interface.group-name", "default"),
+        ("network-interface.mac-address", "02:*"),
+        ("network-interface.owner-id", "123456789012"),
+        ("network-interface.status", "in-use"),
+        ("owner-id", "123456789012"),
+        ("source-dest-check", "true"),
+        ("tenancy", "default"),
+    ],
+)
+def test_instances_are_filtered_by_themselves_and_their_interfaces(
+    api: Any, ec2: Any, subnet_id: str, name: str, value: str
+) -> None:
+    """API DescribeInstances, Filters."""
+    heard(api)
+    interface = {"DeviceIndex": 0, "SubnetId": subnet_id, "Description": "first"}
+    given = {"ImageId": IMAGE_ID, "MinCount": 1, "MaxCount": 1, "NetworkInterfaces": [interface]}
+    [launched] = ec2.run_instances(**given)["Instances"]
+    for wanted, found in ((value, [launched["InstanceId"]]), ("other", [])):
+        rows = ec2.describe_instances(Filters=[{"Name": name, "Values": [wanted]}])["Reservations"]
+        assert [row["InstanceId"] for each in rows for row in each["Instances"]] == found
+
+
+def test_states_are_filtered_by_their_checks(api: Any, ec2: Any, subnet_id: str) -> None:
+    """API DescribeInstanceStatus, Filters: the checks of an instance whose interface nobody captures yet begin."""
+    heard(api)
+    [launched] = run(ec2, subnet_id)
+    heard(api, {"instance_id": launched["InstanceId"], "state": "running"})
+    for name in ("instance-status.status", "instance-status.reachability", "system-status.reachability"):
+        for value, count in (("initializing", 1), ("passed", 0), ("ok", 0)):
+            filters = [{"Name": name, "Values": [value]}]
+            assert len(ec2.describe_instance_status(Filters=filters)["InstanceStatuses"]) == count
+
+
 def test_without_a_host_in_lab_mode_nothing_is_launched(ec2: Any, subnet_id: str) -> None:
     params = {"ImageId": IMAGE_ID, "MinCount": 1, "MaxCount": 1, "SubnetId": subnet_id}
     assert refused(ec2.run_instances, **params) == "InsufficientInstanceCapacity"

@@ -13,7 +13,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from vnotch.api import bindings
-from vnotch.api.ec2.filters import TAG_KEY, Filter, column, present
+from vnotch.api.ec2.filters import TAG_KEY, Filter, Table, column, constant, present
+from vnotch.api.ec2.interfaces import DESCRIBE as INTERFACES
 from vnotch.api.ec2.interfaces import delete_interface, describe_attachment, describe_members
 from vnotch.api.ec2.part import (
     INSTANCE,
@@ -23,6 +24,7 @@ from vnotch.api.ec2.part import (
     ec2_operation,
     group_set,
     invalid_value,
+    no_owner,
     only_attribute,
     required,
     tag_set,
@@ -30,11 +32,11 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, instances, network
-from vnotch.store.elastic_addresses import ElasticAddress
 from vnotch.store.instances import CODES, Instance
 from vnotch.store.rule_book import groups_of
 from vnotch.store.shown_rows import ShownRows
 
+ARCHITECTURE, TENANCY = "x86_64", "default"
 IDS_MAX = 1000
 """Instances that one call may name (API TerminateInstances)."""
 
@@ -55,17 +57,21 @@ ATTRIBUTES: dict[str, Callable[[Instance], tuple[str, Any]]] = {
 data. What it would do when it shuts itself down, it cannot."""
 
 
-def _interfaces(value: Any) -> Filter:
-    return Filter(lambda row: (value(interface) for interface in row.interfaces))
+def _of_interfaces(table: Table) -> dict[str, Filter]:
+    """The filters on an instance's interfaces, which are those of interfaces by another name."""
+
+    def of_all(one: Filter) -> Filter:
+        return Filter(lambda row: (value for interface in row.interfaces for value in one.values(interface)))
+
+    return {f"network-interface.{name}": of_all(one) for name, one in table.items() if name not in TAG_KEY}
 
 
-def _elastic(value: Callable[[ElasticAddress], Any]) -> Filter:
-    return Filter(
-        lambda row: (value(address) for interface in row.interfaces for address in interface.elastic_addresses)
-    )
+def _by_account(account: str, region: str) -> Table:
+    return {"owner-id": constant(account), **_of_interfaces(INTERFACES.of_account(account, region))}
 
 
-_PUBLIC = Filter(lambda row: (each for interface in row.interfaces for each in interface.public_addresses.values()))
+def _of_subnet(attribute: str) -> Filter:
+    return Filter(lambda row: (getattr(interface.subnet, attribute) for interface in row.interfaces[:1]))
 
 
 def _groups(attribute: str) -> Filter:
@@ -86,7 +92,10 @@ DESCRIBE = Describe(
     "InstanceIds",
     {
         **TAG_KEY,
-        "availability-zone": Filter(lambda row: (interface.subnet.zone for interface in row.interfaces[:1])),
+        **_of_interfaces(INTERFACES.filters),
+        "architecture": constant(ARCHITECTURE),
+        "availability-zone": _of_subnet("zone"),
+        "availability-zone-id": _of_subnet("zone_id"),
         "group-id": _groups("group_id"),
         "group-name": _groups("name"),
         "image-id": column(Instance.image_id),
@@ -97,25 +106,45 @@ DESCRIBE = Describe(
         "instance.group-id": _groups("group_id"),
         "instance.group-name": _groups("name"),
         "ip-address": Filter(lambda row: present(_public_address(row))),
-        "network-interface.addresses.association.allocation-id": _elastic(lambda address: address.allocation_id),
-        "network-interface.addresses.association.association-id": _elastic(lambda address: address.association_id),
-        "network-interface.addresses.association.public-ip": _PUBLIC,
-        "network-interface.addresses.private-ip-address": Filter(
-            lambda row: (address for interface in row.interfaces for address in interface.addresses_of(4))
+        "ipv6-address": Filter(
+            lambda row: (address for interface in row.interfaces[:1] for address in interface.addresses_of(6))
         ),
-        "network-interface.association.allocation-id": _elastic(lambda address: address.allocation_id),
-        "network-interface.association.association-id": _elastic(lambda address: address.association_id),
-        "network-interface.association.public-ip": _PUBLIC,
-        "network-interface.network-interface-id": _interfaces(lambda interface: interface.interface_id),
-        "network-interface.subnet-id": _interfaces(lambda interface: interface.subnet_id),
-        "network-interface.vpc-id": _interfaces(lambda interface: interface.vpc_id),
+        "launch-index": Filter(lambda row: (row.launch_index,)),
+        "monitoring-state": constant("disabled"),
         "private-ip-address": Filter(lambda row: _addresses(row)[:1]),
         "reservation-id": column(Instance.reservation_id),
+        "source-dest-check": Filter(lambda row: (True for _ in row.interfaces[:1])),
+        "state-reason-message": Filter(lambda row: present(row.reason)),
+        "tenancy": Filter(lambda row: (TENANCY for _ in row.interfaces[:1])),
         "state-reason-code": Filter(lambda row: present(row.reason and row.reason.partition(":")[0])),
         "subnet-id": column(Instance.subnet_id),
         "vpc-id": column(Instance.vpc_id),
     },
     SHOWN,
+    of_account=_by_account,
+)
+
+
+def _checks(value: Callable[[dict[str, Any]], Iterable[str]]) -> dict[str, Filter]:
+    """Both checks say the same."""
+    found = Filter(lambda row: value(_status(row)["InstanceStatus"]))
+    return {"instance-status": found, "system-status": found}
+
+
+_SAID = _checks(lambda status: (status["Status"],))
+_REACHED = _checks(lambda status: (detail["Status"] for detail in status.get("Details", ())))
+
+STATUS = Describe(
+    INSTANCE,
+    "InstanceIds",
+    {
+        **{name: DESCRIBE.filters[name] for name in ("availability-zone", "availability-zone-id")},
+        **{name: DESCRIBE.filters[name] for name in ("instance-state-code", "instance-state-name", *TAG_KEY)},
+        **{f"{name}.status": found for name, found in _SAID.items()},
+        **{f"{name}.reachability": found for name, found in _REACHED.items()},
+    },
+    SHOWN,
+    of_account=no_owner,
 )
 
 
@@ -127,7 +156,7 @@ class Instances(Ec2Part):
             return {"Reservations": reservations(rows, call), **more}
 
     @ec2_operation(
-        "DescribeInstanceStatus", "InstanceIds Filters MaxResults NextToken IncludeAllInstances", filters=DESCRIBE.names
+        "DescribeInstanceStatus", "InstanceIds Filters MaxResults NextToken IncludeAllInstances", filters=STATUS.names
     )
     def describe_instance_status(self, call: Call) -> dict[str, Any]:
         """Of running instances, unless all are asked for. The checks tell whether its interfaces are captured."""
@@ -135,7 +164,7 @@ class Instances(Ec2Part):
         if not call.params.get("IncludeAllInstances"):
             within.append(Instance.state == "running")
         with self.state.read() as session:
-            rows, more = DESCRIBE.rows(session, call, *within)
+            rows, more = STATUS.rows(session, call, *within)
             return {"InstanceStatuses": [_status(row) for row in rows], **more}
 
     @ec2_operation("TerminateInstances", "InstanceIds", arns("instance:InstanceIds"))
@@ -314,7 +343,7 @@ def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
         "AmiLaunchIndex": row.launch_index,
         "State": state(row.state),
         "LaunchTime": timestamp(row.launched_ms),
-        "Architecture": "x86_64",
+        "Architecture": ARCHITECTURE,
         "Monitoring": {"State": "disabled"},
         "PrivateDnsName": "",
         "PublicDnsName": "",
@@ -336,7 +365,7 @@ def describe_instance(row: Instance, call: Call) -> dict[str, Any]:
             "VpcId": primary[0].vpc_id,
             "SubnetId": primary[0].subnet_id,
             "SourceDestCheck": True,
-            "Placement": {"AvailabilityZone": zone.zone, "AvailabilityZoneId": zone.zone_id, "Tenancy": "default"},
+            "Placement": {"AvailabilityZone": zone.zone, "AvailabilityZoneId": zone.zone_id, "Tenancy": TENANCY},
         }
     if row.reason:
         code, _, _ = row.reason.partition(":")
