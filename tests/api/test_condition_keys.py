@@ -246,3 +246,44 @@ def test_a_group_is_made_with_tags_by_either_permission_to_tag(world: Any) -> No
         logs.create_log_group(logGroupName=f"/either{number}", tags={"team": "net"})
         entry = world.access_log.recent()[-1]
         assert [(item["action"], item["decision"]) for item in entry.further] == [(action, "allowed")]
+
+
+def test_tags_only_with_what_is_made(world: Any, vpcs: tuple[str, str]) -> None:
+    """EC2 user guide, "Grant permission to tag Amazon EC2 resources during creation": ec2:CreateAction."""
+    makes = {"Effect": "Allow", "Action": ["ec2:CreateVpc", "ec2:CreateSubnet"], "Resource": "*"}
+    with_vpc = {"StringEquals": {"ec2:CreateAction": "CreateVpc"}}
+    tags = {"Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "*", "Condition": with_vpc}
+    ec2 = world.client("ec2", user(world, "creator", makes, tags))
+
+    def tagged(kind: str) -> list[dict[str, Any]]:
+        return [{"ResourceType": kind, "Tags": [{"Key": "a", "Value": "b"}]}]
+
+    assert may(ec2.create_vpc, CidrBlock="10.7.0.0/16", TagSpecifications=tagged("vpc"), DryRun=True)
+    asked = {"VpcId": vpcs[0], "CidrBlock": "10.1.200.0/24", "DryRun": True}
+    assert may(ec2.create_subnet, **asked)
+    assert not may(ec2.create_subnet, TagSpecifications=tagged("subnet"), **asked)
+    assert not may(ec2.create_tags, Resources=[vpcs[0]], Tags=[{"Key": "a", "Value": "b"}])
+
+
+def test_the_policy_that_is_attached(world: Any) -> None:
+    """IAM user guide, "Controlling access to IAM users for their policies": iam:PolicyARN."""
+    reading = "arn:aws:iam::aws:policy/AmazonEC2ReadOnlyAccess"
+    only = {"ArnEquals": {"iam:PolicyARN": reading}}
+    iam = world.client("iam", user_key(world, "attacher", allow("iam:AttachUserPolicy", Condition=only)))
+    assert may(iam.attach_user_policy, UserName="attacher", PolicyArn=reading)
+    assert not may(iam.attach_user_policy, UserName="attacher", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
+
+
+def test_the_name_of_a_session_is_the_users(world: Any) -> None:
+    """IAM user guide, sts:RoleSessionName: a trust that wants the caller's own name."""
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"AWS": ACCOUNT},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringLike": {"sts:RoleSessionName": "${aws:username}"}},
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    role = world.client("iam").create_role(RoleName="named", AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    sts = world.client("sts", user_key(world, "noor", allow("sts:AssumeRole")))
+    assert may(sts.assume_role, RoleArn=role, RoleSessionName="noor")
+    assert not may(sts.assume_role, RoleArn=role, RoleSessionName="another")

@@ -187,10 +187,11 @@ class Api:
         resources = service.resources(handler, call)
         resource_keys = partial(service.resource_keys, call)
         self.require(exchange, exchange.entry.action, resources, resource_keys)
-        for actions in service.further(call):
-            asked = (exchange.identity, actions, resources, exchange.context, exchange.dialect, resource_keys)
+        for each in service.further(call, resources):
+            context = {**exchange.context, **each.conditions}
+            asked = (exchange.identity, each.actions, each.resources, context, exchange.dialect, resource_keys)
             action, decision = self.gate.authorise_one(*asked)
-            exchange.entry.note_further(action, resources[-1], decision)
+            exchange.entry.note_further(action, each.resources[-1], decision)
         # An operation that needs more permissions than its own (iam:PassRole) answers DryRun after asking for them.
         by_itself = getattr(handler, "operation_answers_dry_run", False)
         if exchange.dialect is dialects.EC2 and exchange.params.get("DryRun") and not by_itself:

@@ -95,6 +95,16 @@ class Streamed:
     close: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class Further:
+    """A permission that a call needs beside its own (ec2:CreateTags for a VPC that is made with tags). One of `actions`
+    is enough, on all of `resources`; `conditions` are condition keys of it alone, in lower case."""
+
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    conditions: Mapping[str, str] = field(default_factory=dict)
+
+
 Result = dict[str, Any] | Deferred | Streamed
 Handler = Callable[[Any, Call], Result]
 F = TypeVar("F", bound=Handler)
@@ -171,8 +181,8 @@ class Service:
         """Condition keys of a resource, by its ARN. Asked for only where a policy has such a key."""
         return {}
 
-    def further(self, call: Call) -> Sequence[tuple[str, ...]]:
-        """The permissions that a call needs beside its own on the same resources; of each tuple of actions one."""
+    def further(self, call: Call, resources: Sequence[str]) -> Sequence[Further]:
+        """The permissions that a call needs beside its own, which is on `resources`."""
         return ()
 
     def end(self) -> None:

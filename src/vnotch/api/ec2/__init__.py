@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from vnotch.api.ec2.absent_kinds import AbsentKinds
@@ -22,6 +23,7 @@ from vnotch.api.ec2.internet_gateways import InternetGateways
 from vnotch.api.ec2.nat_gateways import NatGateways
 from vnotch.api.ec2.network_acl_entries import NetworkAclEntries
 from vnotch.api.ec2.network_acls import NetworkAcls
+from vnotch.api.ec2.part import KINDS, arn
 from vnotch.api.ec2.prefix_lists import PrefixLists
 from vnotch.api.ec2.route_tables import RouteTables
 from vnotch.api.ec2.routes import Routes
@@ -34,7 +36,7 @@ from vnotch.api.ec2.vpc_attributes import VpcAttributes
 from vnotch.api.ec2.vpc_cidrs import VpcCidrs
 from vnotch.api.ec2.vpcs import Vpcs
 from vnotch.api.ec2.zones import Zones
-from vnotch.api.service import Call
+from vnotch.api.service import Call, Further
 from vnotch.store import agents, firewall, instances, routing
 from vnotch.store.accounts import Accounts
 from vnotch.store.state import State
@@ -82,6 +84,13 @@ class Ec2(
 
     def request_keys(self, call: Call) -> Keys:
         return {"ec2:region": call.region}
+
+    def further(self, call: Call, resources: Sequence[str]) -> list[Further]:
+        """Tagging while creating needs ec2:CreateTags too (EC2 user guide, tag resources during creation)."""
+        asked = [item for item in call.params.get("TagSpecifications") or () if item.get("Tags")]
+        kinds = {kind.name for kind in KINDS.values()} & {item.get("ResourceType") for item in asked}
+        action = {"ec2:createaction": call.operation}
+        return [Further(("ec2:CreateTags",), (arn(call, name),), action) for name in sorted(kinds)]
 
     def resource_keys(self, call: Call, resource: str) -> Keys:
         return resource_keys(self.state, call, resource)

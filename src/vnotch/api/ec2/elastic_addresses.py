@@ -79,7 +79,7 @@ class ElasticAddresses(Ec2Part):
     def allocate_address(self, call: Call) -> dict[str, Any]:
         self._check_border_group(call)
         wanted = _unicast(call.params["Address"]) if call.params.get("Address") else None
-        tags = tags_at_creation(self, call, ELASTIC_ADDRESS)
+        tags = tags_at_creation(call, ELASTIC_ADDRESS)
         with self.state.write() as session:
             count = session.scalar(select(func.count()).select_from(ElasticAddress)) or 0
             if count >= self.quotas.elastic_addresses:

@@ -128,7 +128,7 @@ class FlowLogs(Ec2Part):
             conditions = {"iam:passedtoservice": SERVICE_PRINCIPAL}
             self.require(call, "iam:PassRole", request.deliver_logs_permission_arn, conditions)
         self._require_tags(call, request)
-        tags = tags_at_creation(self, call, FLOW_LOG)
+        tags = tags_at_creation(call, FLOW_LOG)
         refuse_dry_run(call)
         undeliverable = request.undeliverable or self._undeliverable(request, call)
         with self.state.write() as session:

@@ -145,7 +145,7 @@ class NetworkInterfaces(Ec2Part):
     )
     def create_network_interface(self, call: Call) -> dict[str, Any]:
         kind = call.params.get("InterfaceType") or "interface"
-        tags = tags_at_creation(self, call, INTERFACE)
+        tags = tags_at_creation(call, INTERFACE)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 interface = INTERFACE.find(session, earlier["NetworkInterfaceId"])

@@ -47,7 +47,7 @@ DESCRIBE = Describe(
 class InternetGateways(Ec2Part):
     @ec2_operation("CreateInternetGateway", "TagSpecifications", arns("internet-gateway"))
     def create_internet_gateway(self, call: Call) -> dict[str, Any]:
-        tags = tags_at_creation(self, call, INTERNET_GATEWAY)
+        tags = tags_at_creation(call, INTERNET_GATEWAY)
         with self.state.write() as session:
             gateway = InternetGateway(gateway_id=new_id("igw"), created_ms=call.now_ms)
             session.add(gateway)

@@ -67,7 +67,7 @@ class NatGateways(Ec2Part):
         kind = call.params.get("ConnectivityType") or CONNECTIVITY_TYPES[0]
         if kind not in CONNECTIVITY_TYPES:
             raise invalid_value(kind, "connectivityType", f"It is one of {', '.join(CONNECTIVITY_TYPES)}.")
-        tags = tags_at_creation(self, call, NAT_GATEWAY)
+        tags = tags_at_creation(call, NAT_GATEWAY)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return _created(NAT_GATEWAY.find(session, earlier["NatGatewayId"]), call)

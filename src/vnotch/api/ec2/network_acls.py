@@ -80,7 +80,7 @@ DESCRIBE = Describe(
 class NetworkAcls(Ec2Part):
     @ec2_operation("CreateNetworkAcl", "VpcId TagSpecifications ClientToken", arns("network-acl", "vpc:VpcId"))
     def create_network_acl(self, call: Call) -> dict[str, Any]:
-        tags = tags_at_creation(self, call, NETWORK_ACL)
+        tags = tags_at_creation(call, NETWORK_ACL)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return _created(NETWORK_ACL.find(session, earlier["NetworkAclId"]), call)

@@ -58,7 +58,7 @@ class Ec2Part(Service):
         self._gate = Gate(accounts)
 
     def require(self, call: Call, action: str, resource: str, conditions: Mapping[str, str]) -> None:
-        """Asks for a permission that the operation needs beside its own (iam:PassRole, ec2:CreateTags).
+        """Asks for a permission that the operation needs beside its own (iam:PassRole).
 
         `conditions` are the condition keys of that action, in lower case. Raises UnauthorizedOperation.
         """

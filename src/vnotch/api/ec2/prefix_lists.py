@@ -62,7 +62,7 @@ class PrefixLists(Ec2Part):
         name, family = _name(required(call, "PrefixListName")), _family(required(call, "AddressFamily"))
         max_entries = self._max_entries(required(call, "MaxEntries"))
         entries = _entries(call.params.get("Entries") or (), family)
-        tags = tags_at_creation(self, call, PREFIX_LIST)
+        tags = tags_at_creation(call, PREFIX_LIST)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return {"PrefixList": _describe(PREFIX_LIST.find(session, earlier["PrefixListId"]), call)}

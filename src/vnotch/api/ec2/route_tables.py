@@ -81,7 +81,7 @@ FILTER_NAMES = {*_filters(Session()), "owner-id"}
 class RouteTables(Ec2Part):
     @ec2_operation("CreateRouteTable", "VpcId TagSpecifications ClientToken", arns("route-table", "vpc:VpcId"))
     def create_route_table(self, call: Call) -> dict[str, Any]:
-        tags = tags_at_creation(self, call, ROUTE_TABLE)
+        tags = tags_at_creation(call, ROUTE_TABLE)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return _created(session, ROUTE_TABLE.find(session, earlier["RouteTableId"]), call)

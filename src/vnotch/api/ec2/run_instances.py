@@ -88,7 +88,7 @@ class RunInstances(Ec2Part):
             raise invalid_value(kind, "InstanceType", "It has the form family.size, such as t3.nano.")
         if key := call.params.get("KeyName"):
             raise ApiError("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
-        tags = _tags(self, call)
+        tags = _tags(call)
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return _answer(session, earlier["ReservationId"], call)
@@ -253,7 +253,7 @@ def _counts(call: Call) -> tuple[int, int]:
     return least, most
 
 
-def _tags(part: Ec2Part, call: Call) -> dict[str, dict[str, str]]:
+def _tags(call: Call) -> dict[str, dict[str, str]]:
     """The tags of TagSpecifications by the kind of resource that they are for."""
     given = call.params.get("TagSpecifications") or []
     kinds: dict[str, Kind] = {kind.name: kind for kind in (INSTANCE, INTERFACE)}
@@ -264,7 +264,7 @@ def _tags(part: Ec2Part, call: Call) -> dict[str, dict[str, str]]:
                 f"'{item.get('ResourceType')}' is not a valid taggable resource type for this operation.",
             )
     return {
-        name: tags_at_creation(part, call, kind, [item for item in given if item["ResourceType"] == name])
+        name: tags_at_creation(call, kind, [item for item in given if item["ResourceType"] == name])
         for name, kind in kinds.items()
     }
 

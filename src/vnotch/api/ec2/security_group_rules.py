@@ -98,7 +98,7 @@ class SecurityGroupRules(Ec2Part):
 
     def _authorize(self, call: Call, egress: bool) -> dict[str, Any]:
         given = _permissions(call)
-        tags = tags_at_creation(self, call, SECURITY_GROUP_RULE)
+        tags = tags_at_creation(call, SECURITY_GROUP_RULE)
         with self.state.write() as session:
             group = find_group(session, call, lock=True)
             if len(given) > 2 * self.quotas.rules_per_security_group:

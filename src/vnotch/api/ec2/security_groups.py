@@ -84,7 +84,7 @@ class SecurityGroups(Ec2Part):
     @ec2_operation("CreateSecurityGroup", "Description GroupName VpcId TagSpecifications", "places_of_group")
     def create_security_group(self, call: Call) -> dict[str, Any]:
         name, description = _name(call), _description(call)
-        tags = tags_at_creation(self, call, SECURITY_GROUP)
+        tags = tags_at_creation(call, SECURITY_GROUP)
         with self.state.write() as session:
             vpc_id = call.params.get("VpcId") or network.default_vpc_id(session)
             if vpc_id is None:

@@ -76,7 +76,7 @@ class Subnets(Ec2Part):
         given = call.params.get("Ipv6CidrBlock")
         ipv6 = ipv6_cidr(given, IPV6_LENGTHS, "InvalidSubnet.Range") if given else None
         zone = asked_zone(self.region, call)
-        tags = tags_at_creation(self, call, SUBNET)
+        tags = tags_at_creation(call, SUBNET)
         with self.state.write() as session:
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
             subnet = new_subnet(session, vpc, block, ipv6, zone, call.now_ms)

@@ -23,12 +23,10 @@ RESOURCES_MAX = 1000
 
 
 def tags_at_creation(
-    part: Ec2Part, call: Call, kind: Kind, specifications: Iterable[Mapping[str, Any]] | None = None
+    call: Call, kind: Kind, specifications: Iterable[Mapping[str, Any]] | None = None
 ) -> dict[str, str]:
-    """The tags of `TagSpecifications` for the resource that the call makes; `specifications`: some of them.
-
-    Tagging while creating needs ec2:CreateTags too (EC2 user guide, tag resources during creation).
-    """
+    """The tags of `TagSpecifications` for the resource that the call makes; `specifications`: some of them. The caller
+    was asked for ec2:CreateTags before (`Ec2.further`)."""
     tags: dict[str, str] = {}
     given = call.params.get("TagSpecifications") if specifications is None else specifications
     for specification in given or ():
@@ -43,8 +41,6 @@ def tags_at_creation(
             tags[key] = value
     if len(tags) > TAGS_MAX:
         raise _too_many()
-    if tags:
-        part.require(call, "ec2:CreateTags", arn(call, kind.name), {"ec2:createaction": call.operation})
     return tags
 
 

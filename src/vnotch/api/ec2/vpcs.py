@@ -62,7 +62,7 @@ class Vpcs(Ec2Part):
     )
     def create_vpc(self, call: Call) -> dict[str, Any]:
         block = ipv4_cidr(required(call, "CidrBlock"), "InvalidVpc.Range")
-        tags = tags_at_creation(self, call, VPC)
+        tags = tags_at_creation(call, VPC)
         with self.state.write() as session:
             ipv6 = asked_ipv6_block(session, call)
             vpc = new_vpc(session, [block, *([ipv6] if ipv6 else [])], call.now_ms)

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.gate import Gate
-from vnotch.api.service import ApiError, Call, Service
+from vnotch.api.service import ApiError, Call, Further, Service
 from vnotch.api.wire.dialect import QUERY
 from vnotch.iam.grammar import PolicyError, parse_policy
 from vnotch.iam.policy import Kind
@@ -109,10 +109,11 @@ class IamPart(Service):
             keys["iam:awsservicename"] = call.params["AWSServiceName"]
         return keys
 
-    def further(self, call: Call) -> list[tuple[str, ...]]:
+    def further(self, call: Call, resources: Sequence[str]) -> list[Further]:
         """Who makes a user, role, policy or instance profile with tags needs the permission to tag it as well."""
         tags = call.params.get("Tags") and call.operation.startswith("Create")
-        return [(f"iam:Tag{call.operation.removeprefix('Create')}",)] if tags else []
+        action = f"iam:Tag{call.operation.removeprefix('Create')}"
+        return [Further((action,), tuple(resources))] if tags else []
 
     def require_pass_role(self, call: Call, role_arn: str, service: str) -> None:
         """Asks for iam:PassRole beside the call's own permission. Raises AccessDenied."""

@@ -7,6 +7,7 @@ policies, queries and their definitions, the fields of events.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import select
 
@@ -21,7 +22,7 @@ from vnotch.api.logs.resource_policies import ResourcePolicies
 from vnotch.api.logs.tags import LogTags
 from vnotch.api.quotas import Quotas
 from vnotch.api.request_context import tag_context
-from vnotch.api.service import Call
+from vnotch.api.service import Call, Further
 from vnotch.insights.runs import Queries, Run
 from vnotch.store.lake import Lake
 from vnotch.store.log_groups import LogGroup, LogGroupTag
@@ -57,10 +58,10 @@ class Logs(
             month = month_of(int(time.time() * 1000))
             add_scanned(session, month, run.question.groups, int(run.statistics.scanned_bytes))
 
-    def further(self, call: Call) -> list[tuple[str, ...]]:
+    def further(self, call: Call, resources: Sequence[str]) -> list[Further]:
         """Tags of a new log group need one of two permissions (API reference, CreateLogGroup, tags)."""
         tags = call.operation == "CreateLogGroup" and call.params.get("tags")
-        return [("logs:TagResource", "logs:TagLogGroup")] if tags else []
+        return [Further(("logs:TagResource", "logs:TagLogGroup"), tuple(resources))] if tags else []
 
     def resource_keys(self, call: Call, resource: str) -> dict[str, str | tuple[str, ...]]:
         """The tags of the log group that a resource is or is in."""
