@@ -157,6 +157,7 @@ def http_server(app: Starlette) -> uvicorn.Server:
     limits = replace(api.limits, connections=connections_possible(api.limits.connections))
     config = uvicorn.Config(
         app,
+        loop="uvloop",
         http=partial(BoundedProtocol, limits=limits, refuse=api.answers.refuse),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
