@@ -34,6 +34,7 @@ from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall
 from vnotch.store.firewall import SecurityGroup, SecurityGroupRule
+from vnotch.store.network import Tag
 from vnotch.store.rule_book import agents_with_groups
 from vnotch.store.shown_rows import ShownRows
 from vnotch.store.state import new_id
@@ -103,19 +104,17 @@ class SecurityGroupRules(Ec2Part):
             group = find_group(session, call, lock=True)
             if len(given) > 2 * self.quotas.rules_per_security_group:
                 raise _too_many_rules()  # in whatever families, and before each is looked at
-            known = {permission_key(rule) for rule in group.rules if rule.egress is egress}
+            known = {tuple(key) for key in session.execute(_KEYS, {"group_id": group.group_id, "egress": egress})}
             for permission in given:
                 _check_peer(session, group, permission, call.account)
                 if permission.key in known:
                     raise _duplicate(permission)
             rows = [_rule(permission, egress) for permission in given]
-            group.rules += rows
-            session.flush()
+            firewall.insert_rules(session, group.group_id, rows)
             self._refuse_more_rules(session, [group.group_id])
             for row in rows:
                 put_tags(session, SECURITY_GROUP_RULE, row.rule_id, tags)
-                if not tags:
-                    set_committed_value(row, "tags", [])  # nothing to be read
+                set_committed_value(row, "tags", [Tag(key=key, value=value) for key, value in tags.items()])
             agents.touch(session, agents_with_groups(session, [group.group_id]))
             return {"Return": True, "SecurityGroupRules": [_describe(row, call) for row in rows]}
 
@@ -283,6 +282,17 @@ def _by_permissions(group: SecurityGroup, permissions: Iterable[Permission], egr
 def permission_key(row: SecurityGroupRule) -> tuple[Any, ...]:
     """As `Permission.key`, of a row."""
     return (row.protocol, row.from_port, row.to_port, row.cidr, row.referenced_group_id, row.prefix_list_id)
+
+
+_KEYS = select(
+    SecurityGroupRule.protocol,
+    SecurityGroupRule.from_port,
+    SecurityGroupRule.to_port,
+    SecurityGroupRule.cidr,
+    SecurityGroupRule.referenced_group_id,
+    SecurityGroupRule.prefix_list_id,
+).where(SecurityGroupRule.group_id == bindparam("group_id"), SecurityGroupRule.egress == bindparam("egress"))
+"""The same of all rules of a group in one direction."""
 
 
 def _duplicate(permission: Permission) -> ApiError:

@@ -89,23 +89,16 @@ class SecurityGroups(Ec2Part):
             vpc_id = call.params.get("VpcId") or network.default_vpc_id(session)
             if vpc_id is None:
                 raise ApiError("VPCIdNotSpecified", "No default VPC for this user")
-            vpc = VPC.find(session, vpc_id, lock=True)
-            self._refuse_more_groups(session, vpc.vpc_id, name)
-            group = firewall.SecurityGroup(
-                group_id=new_id("sg"),
-                vpc_id=vpc.vpc_id,
-                name=name,
-                name_key=name.lower(),
-                description=description,
-                created_ms=call.now_ms,
-            )
-            group.rules = firewall.outbound_rules(sorted({cidr.family for cidr in vpc.cidrs}))
-            session.add(group)
-            session.flush()
-            put_tags(session, SECURITY_GROUP, group.group_id, tags)
+            families = set(session.scalars(_FAMILIES, {"vpc_id": vpc_id}))
+            if not families:
+                raise VPC.missing(vpc_id)
+            self._refuse_more_groups(session, vpc_id, name)
+            group_id = new_id("sg")
+            firewall.insert_group(session, group_id, vpc_id, name, description, sorted(families), call.now_ms)
+            put_tags(session, SECURITY_GROUP, group_id, tags)
             answer: dict[str, Any] = {
-                "GroupId": group.group_id,
-                "SecurityGroupArn": arn(call, SECURITY_GROUP.name, group.group_id),
+                "GroupId": group_id,
+                "SecurityGroupArn": arn(call, SECURITY_GROUP.name, group_id),
             }
             return answer | ({"Tags": [{"Key": key, "Value": tags[key]} for key in tags]} if tags else {})
 
@@ -138,10 +131,10 @@ class SecurityGroups(Ec2Part):
 
     def places_of_group(self, call: Call) -> list[str]:
         """CreateSecurityGroup is authorised on the group and on the VPC that it will be in."""
-        named = select(network.Vpc.vpc_id).where(
-            network.Vpc.is_default if not (vpc_id := call.params.get("VpcId")) else network.Vpc.vpc_id == vpc_id
-        )
-        return [arn(call, SECURITY_GROUP.name), *self.arns_of(call, (VPC, named))]
+        if vpc_id := call.params.get("VpcId"):
+            return [arn(call, SECURITY_GROUP.name), arn(call, VPC.name, vpc_id)]
+        default = select(network.Vpc.vpc_id).where(network.Vpc.is_default)
+        return [arn(call, SECURITY_GROUP.name), *self.arns_of(call, (VPC, default))]
 
     def named_group(self, call: Call) -> list[str]:
         """The group by its id, or by its name in the default VPC."""
@@ -160,9 +153,8 @@ class SecurityGroups(Ec2Part):
                 )
             if _in_use(session, group.group_id):
                 raise ApiError("DependencyViolation", f"resource {group.group_id} has a dependent object")  # seen
-            drop_tags(session, [group.group_id, *(rule.rule_id for rule in group.rules)])
-            row = firewall.SecurityGroup
-            session.execute(delete(row).where(row.group_id == group.group_id))
+            drop_tags(session, [group.group_id, *session.scalars(_RULE_IDS, {"group_id": group.group_id})])
+            session.execute(_DELETE, {"group_id": group.group_id})
             return {"Return": True, "GroupId": group.group_id}
 
     @ec2_operation("DescribeSecurityGroupReferences", "GroupId", arns("security-group:GroupId"))
@@ -220,6 +212,18 @@ def _named_id(session: Session, name: str) -> str:
         text = f"The security group '{name}' does not exist in default VPC '{vpc_id}'"
         raise ApiError("InvalidGroup.NotFound", text)
     return str(group_id)
+
+
+_FAMILIES = select(network.VpcCidr.family).where(network.VpcCidr.vpc_id == bindparam("vpc_id")).distinct()
+"""The address families of a VPC, which always has the block that it was made with."""
+
+
+_RULE_IDS = select(SecurityGroupRule.rule_id).where(SecurityGroupRule.group_id == bindparam("group_id"))
+_DELETE = (
+    delete(firewall.SecurityGroup)
+    .where(firewall.SecurityGroup.group_id == bindparam("group_id"))
+    .execution_options(synchronize_session=False)
+)
 
 
 @cache
