@@ -115,7 +115,7 @@ def test_a_crash_at_any_step_loses_nothing_that_was_written(
         spool = open_spool(folder)
         for name in real:
             patch.setattr(os, name, counted(name))
-        spool._fsync = os.fsync
+        spool._files.fsync = os.fsync
         for number, kind in enumerate(steps, 1):
             if kind == "write":
                 names = [f"{number}a", f"{number}b"]

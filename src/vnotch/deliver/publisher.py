@@ -4,7 +4,7 @@ A slot's files are made when all windows with records that end in it have closed
 aggregation interval at or after its end, and `GRACE_SECONDS` later. What comes after that makes a further file of the
 slot. The very first file of a flow log is made at once, so that whoever has just made it sees that it works; AWS too
 may give several files a slot (VPC user guide, flow log files). When a flow log has no interface here any more, there is
-nothing to wait for.
+nothing to wait for, and neither when it was deleted.
 
 The files are made in a thread of its own, since a full slot takes seconds to compress, from the spool into the outbox:
 batch by batch, in the order in which they were spooled, until a file is full.

@@ -1,15 +1,9 @@
 """The spool: batches of records on disk between the window that made them and the destination that takes them.
 
-One file a batch, one flat folder. A file's name says all that the spool must know of it without opening it - order,
-commit, age, flow log, stream, counts, size and CRC-32 - so that opening the spool is one listing, and a file that was
-cut short or overwritten is recognised:
-
-    COMMIT-INDEX,CREATED_S,FLOW_LOG,STREAM,EVENTS,PACKETS,BYTES,SIZE,CRC.arrow
+Batches lie in one flat folder (`batch_folder`).
 
 Rules:
-1. A file appears whole or not at all: temporary name, fsync, rename. All files of a `write` are fsynced at once, for
-   which the file system needs few commits of its own, and the folder once at the end. When `write` returns, what it
-   wrote survives kill -9 and a power cut.
+1. When `write` returns, what it wrote survives kill -9 and a power cut.
 2. Batches are written under a *commit* number and stay invisible until `release`. The owner of the spool remembers
    durably which commit was the last complete one and gives it to `Spool`; files of a later commit are the leftovers of
    a crash half way through a commit. They were never visible, so never delivered; they are removed and the owner writes
@@ -18,7 +12,7 @@ Rules:
    streams of a flow log take turns. What is for a bucket waits in its slot until that becomes files (`publisher.py`).
 4. Bounds: bytes and age. What exceeds them is dropped oldest first and counted by flow log, stream and reason. So is
    what finds no room on the disk. A batch that is being delivered is never dropped: it may already have arrived.
-5. What is damaged is moved to `damaged/` (at most `DAMAGED_FILES_MAX` files of it are kept) and counted.
+5. What is damaged is set aside and counted.
 """
 
 from __future__ import annotations
@@ -27,27 +21,19 @@ import errno
 import os
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow as pa
-
-from vnotch.deliver.batch import Batch, Entry, decode, encode, may_join
+from vnotch.deliver.batch import Batch, Entry, may_join
+from vnotch.deliver.batch_folder import BatchFolder
 from vnotch.deliver.dropped import DAMAGED, DISK, EXPIRED, FULL, DroppedCounts, Share
 from vnotch.errors import LimitError
 
-DAMAGED_FILES_MAX = 64
-FSYNC_THREADS = 32
 STEPS_MAX = 64
 """Of the clock that are remembered."""
-
-FILES_WITHOUT_THREADS = 8
-FILES_OPEN_MAX = 256
-"""Files of a `write` that are open at once."""
 
 
 @dataclass
@@ -102,7 +88,6 @@ class Spool:
         self.bytes_max = bytes_max
         self.seconds_max = seconds_max
         self.damaged_files = 0
-        self._fsync = fsync
         self._lock = threading.RLock()
         self.annex: Annex | None = None
         self._queues: dict[tuple[str, str], Queue] = {}  # flow log, and stream or slot (`Entry.queue`)
@@ -112,7 +97,7 @@ class Spool:
         self._held: dict[int, deque[Entry]] = {}
         self._size = 0
         self._steps: deque[tuple[float, float]] = deque(maxlen=STEPS_MAX)  # before what time, by how many seconds
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._files = BatchFolder(folder, fsync)
         self.dropped = DroppedCounts(folder / "dropped.json")
         self.damaged_files += self.dropped.is_damaged
         self._list(complete_commit, frozenset(taken))
@@ -120,34 +105,20 @@ class Spool:
     # Opening
 
     def _list(self, complete_commit: int, taken: Collection[str]) -> None:
-        found = []
-        with os.scandir(self.folder) as files:
-            for file in files:
-                if file.is_dir(follow_symlinks=False) or file.name == "dropped.json":
-                    continue
-                if file.name.startswith("."):
-                    os.unlink(file.path)  # never renamed, so never acknowledged
-                    continue
-                entry = Entry.parse(file.name)
-                if entry is None or file.stat(follow_symlinks=False).st_size != entry.size:
-                    self._set_aside(file.name, entry)
-                elif entry.commit > complete_commit or entry.name in taken:
-                    os.unlink(file.path)
-                else:
-                    found.append(entry)
-        for entry in sorted(found):
-            self._show(entry)
-            self._size += entry.size
+        whole, broken = self._files.open()
+        for entry in broken:
+            self._note_damage(entry)
+        for entry in sorted(whole):
+            if entry.commit > complete_commit or entry.name in taken:
+                self._files.remove(entry)
+            else:
+                self._show(entry)
+                self._size += entry.size
         self.dropped.save()
 
-    def _set_aside(self, name: str, entry: Entry | None) -> None:
-        aside = self.folder / "damaged"
-        aside.mkdir(exist_ok=True, mode=0o700)
+    def _note_damage(self, entry: Entry | None) -> None:
+        """`entry` is None where not even the name says what it was."""
         self.damaged_files += 1
-        if sum(1 for _ in aside.iterdir()) < DAMAGED_FILES_MAX:
-            os.replace(self.folder / name, aside / name)
-        else:
-            os.unlink(self.folder / name)
         if entry is not None:
             self._count(entry, DAMAGED)
 
@@ -159,16 +130,9 @@ class Spool:
         Raises LimitError where the disk had no room for some of them: those are counted as dropped, all others are
         written. Raises InputError for a name that no file can have.
         """
-        outcomes: list[tuple[Entry, OSError | None]] = []
         # Without the lock, which delivery needs meanwhile: nobody else knows these files.
-        with ThreadPoolExecutor(FSYNC_THREADS, thread_name_prefix="vnotch-fsync") as pool:
-            for start in range(0, len(batches), FILES_OPEN_MAX):
-                some = batches[start : start + FILES_OPEN_MAX]
-                encoded = (encode(batch, commit, start + number, int(now_s)) for number, batch in enumerate(some))
-                outcomes += self._write_files(encoded, pool)
+        outcomes = self._files.write(commit, batches, int(now_s))
         held = [entry for entry, error in outcomes if error is None]
-        if held:
-            self._fsync_folder()
         refused = len(outcomes) - len(held)
         with self._lock:
             for entry, error in outcomes:
@@ -183,70 +147,6 @@ class Spool:
             raise LimitError(
                 f"the spool found no room for {refused} of {len(batches)} batches", "make room on the disk"
             )
-
-    def _write_files(
-        self, encoded: Iterable[tuple[Entry, pa.Buffer]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Entry, OSError | None]]:
-        """Writes all, fsyncs all at once, then gives each its name. -> what became of each."""
-        open_files: list[tuple[Entry, int]] = []
-        try:
-            for entry, data in encoded:
-                if (error := self._write_temporary(entry, data, open_files)) is not None:
-                    yield entry, error
-            few = len(open_files) <= FILES_WITHOUT_THREADS
-            synced = (map if few else pool.map)(self._synced, open_files)
-            for (entry, _), error in zip(open_files, list(synced), strict=True):
-                error = error or self._named(entry)
-                if error is not None:
-                    self._temporary(entry).unlink(missing_ok=True)
-                yield entry, error
-        finally:
-            for _, descriptor in open_files:
-                os.close(descriptor)
-
-    def _write_temporary(self, entry: Entry, data: pa.Buffer, open_files: list[tuple[Entry, int]]) -> OSError | None:
-        temporary = self._temporary(entry)
-        try:
-            descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            return error
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-        except OSError as error:
-            os.close(descriptor)
-            temporary.unlink(missing_ok=True)
-            return error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        open_files.append((entry, descriptor))
-        return None
-
-    def _synced(self, item: tuple[Entry, int]) -> OSError | None:
-        try:
-            self._fsync(item[1])
-        except OSError as error:
-            return error
-        return None
-
-    def _named(self, entry: Entry) -> OSError | None:
-        try:
-            os.rename(self._temporary(entry), self.folder / entry.name)
-        except OSError as error:
-            return error
-        return None
-
-    def _temporary(self, entry: Entry) -> Path:
-        return self.folder / f".{entry.commit}-{entry.index}"
-
-    def _fsync_folder(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def release(self, commit: int) -> None:
         """Makes the batches of `commit` visible to delivery."""
@@ -316,19 +216,16 @@ class Spool:
         """They are somewhere else, durably; when this returns, a power cut cannot bring them back."""
         for entry in entries:
             self.acknowledge(entry)
-        self._fsync_folder()
+        self._files.sync()
 
     def read(self, entry: Entry) -> Batch | None:
         """The batch of an entry; None where its file is damaged, which is then set aside, counted and gone."""
         try:
-            return decode(entry, (self.folder / entry.name).read_bytes())
+            return self._files.read(entry)
         except (OSError, ValueError):
             with self._lock:
-                if (self.folder / entry.name).exists():
-                    self._set_aside(entry.name, entry)
-                else:
-                    self.damaged_files += 1
-                    self._count(entry, DAMAGED)
+                self._files.set_aside(entry.name)
+                self._note_damage(entry)
                 self._remove(entry)
                 self.dropped.save()
             return None
@@ -336,7 +233,7 @@ class Spool:
     def acknowledge(self, entry: Entry) -> None:
         """The destination has it: it is removed. A power cut may bring it back; its batch id makes that harmless."""
         with self._lock:
-            self._unlink(entry)
+            self._files.remove(entry)
             self._remove(entry)
 
     def give_back(self, entries: Sequence[Entry]) -> None:
@@ -443,12 +340,9 @@ class Spool:
             self._turns.pop(flow_log_id, None)
 
     def _drop(self, entry: Entry, reason: str) -> None:
-        self._unlink(entry)
+        self._files.remove(entry)
         self._remove(entry)
         self._count(entry, reason)
-
-    def _unlink(self, entry: Entry) -> None:
-        (self.folder / entry.name).unlink(missing_ok=True)
 
     def _remove(self, entry: Entry) -> None:
         queue = self._queues.get(entry.queue)
