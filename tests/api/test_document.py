@@ -32,6 +32,9 @@ SOURCE = ROOT / "src" / "vnotch"
 
 NOTHING_TO_DO = {
     ("ec2", "DescribeAvailabilityZones", "AllAvailabilityZones"): "all zones are opted in",
+    ("ec2", "DescribeInstanceStatus", "IncludeManagedResources"): "no service manages any",
+    ("ec2", "DescribeInstances", "IncludeManagedResources"): "no service manages any",
+    ("ec2", "DescribeNetworkInterfaces", "IncludeManagedResources"): "no service manages any",
     ("ec2", "DescribeRegions", "AllRegions"): "the region is opted in",
     ("ec2", "DescribeImages", "IncludeDeprecated"): "no image is deprecated",
     ("ec2", "DetachNetworkInterface", "Force"): "an interface is detached at once",

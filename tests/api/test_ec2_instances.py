@@ -72,6 +72,8 @@ def refused(call: Any, **params: Any) -> str:
         ("architecture", "x86_64"),
         ("availability-zone-id", "use1-az1"),
         ("launch-index", "0"),
+        ("launch-time", "20??-*T*Z"),
+        ("network-interface.attachment.attach-time", "20??-*T*Z"),
         ("network-interface.addresses.primary", "true"),
         ("network-interface.attachment.device-index", "0"),
         ("network-interface.attachment.instance-owner-id", "123456789012"),

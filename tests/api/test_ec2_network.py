@@ -480,6 +480,25 @@ def test_filters_of_interfaces(ec2: Any) -> None:
     assert found(("owner-id", ["123456789012"])) == both
 
 
+def test_filters_on_what_all_have_and_none_has(ec2: Any) -> None:
+    """API DescribeVpcs and DescribeSubnets, Filters."""
+    vpc_id = ec2.create_vpc(CidrBlock="10.77.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.77.0.0/24")["Subnet"]
+    mine = {"Name": "vpc-id", "Values": [vpc_id]}
+    for name, value, count in (
+        ("ipv6-cidr-block-association.ipv6-pool", "Amazon", 1),
+        ("ipv6-cidr-block-association.ipv6-pool", "mine", 0),
+    ):
+        assert len(ec2.describe_vpcs(Filters=[mine, {"Name": name, "Values": [value]}])["Vpcs"]) == count
+    for name, value, count in (
+        ("subnet-arn", subnet["SubnetArn"], 1),
+        ("private-dns-name-options-on-launch.hostname-type", "ip-name", 1),
+        ("private-dns-name-options-on-launch.hostname-type", "resource-name", 0),
+        ("outpost-arn", "*", 0),
+    ):
+        assert len(ec2.describe_subnets(Filters=[mine, {"Name": name, "Values": [value]}])["Subnets"]) == count
+
+
 def test_a_filter_that_is_not_known_is_an_error(ec2: Any) -> None:
     for call in (ec2.describe_vpcs, ec2.describe_subnets, ec2.describe_network_interfaces, ec2.describe_tags):
         assert refused(call, Filters=[{"Name": "colour", "Values": ["red"]}]) == (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vnotch.api.accepts import EVERY_FILTER
-from vnotch.api.ec2.filters import Filter, parse
+from vnotch.api.ec2.filters import NEVER, parse
 from vnotch.api.ec2.paging import Page
 from vnotch.api.ec2.part import Ec2Part, ec2_operation
 from vnotch.api.service import ApiError, Call, Handler
@@ -88,8 +88,6 @@ ABSENT_KINDS = (
     ),
 )
 
-_NEVER = Filter(lambda row: ())
-
 
 class AbsentKinds(Ec2Part):
     """One handler for each of `ABSENT_KINDS`."""
@@ -100,7 +98,7 @@ def _describes(kind: AbsentKind) -> Handler:
     def describe(part: AbsentKinds, call: Call) -> dict[str, Any]:
         Page.of(call.operation, call.params)
         names = documented_filters(service_model("ec2").operation_model(call.operation))
-        parse(call.params.get("Filters"), dict.fromkeys(names, _NEVER), by_tag=lambda key: _NEVER)
+        parse(call.params.get("Filters"), dict.fromkeys(names, NEVER), by_tag=lambda key: NEVER)
         for member in kind.ids.split():
             for resource_id in call.params.get(member) or ():
                 raise ApiError(kind.code, kind.text.format(resource_id))

@@ -57,6 +57,10 @@ def constant(value: Any) -> Filter:
     return Filter(lambda row: (value,))
 
 
+NEVER = Filter(lambda row: ())
+"""For what AWS's resources may have and none of ours has: such a filter finds nothing."""
+
+
 def present(value: Any) -> tuple[Any, ...]:
     return () if value is None else (value,)
 

@@ -29,6 +29,7 @@ from vnotch.api.ec2.part import (
     required,
     tag_set,
     timestamp,
+    zulu,
 )
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, instances, network
@@ -109,6 +110,8 @@ DESCRIBE = Describe(
         "ipv6-address": Filter(
             lambda row: (address for interface in row.interfaces[:1] for address in interface.addresses_of(6))
         ),
+        "launch-time": Filter(lambda row: (zulu(row.launched_ms),)),
+        "operator.managed": constant(False),
         "launch-index": Filter(lambda row: (row.launch_index,)),
         "monitoring-state": constant("disabled"),
         "private-ip-address": Filter(lambda row: _addresses(row)[:1]),
@@ -149,14 +152,18 @@ STATUS = Describe(
 
 
 class Instances(Ec2Part):
-    @ec2_operation("DescribeInstances", "InstanceIds Filters MaxResults NextToken", filters=DESCRIBE.names)
+    @ec2_operation(
+        "DescribeInstances", "InstanceIds Filters MaxResults NextToken IncludeManagedResources", filters=DESCRIBE.names
+    )
     def describe_instances(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:
             rows, more = DESCRIBE.rows(session, call, shown(call.now_ms))
             return {"Reservations": reservations(rows, call), **more}
 
     @ec2_operation(
-        "DescribeInstanceStatus", "InstanceIds Filters MaxResults NextToken IncludeAllInstances", filters=STATUS.names
+        "DescribeInstanceStatus",
+        "InstanceIds Filters MaxResults NextToken IncludeAllInstances IncludeManagedResources",
+        filters=STATUS.names,
     )
     def describe_instance_status(self, call: Call) -> dict[str, Any]:
         """Of running instances, unless all are asked for. The checks tell whether its interfaces are captured."""

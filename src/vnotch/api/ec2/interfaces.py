@@ -10,7 +10,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
-from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.filters import NEVER, TAG_KEY, Filter, column, constant, present
 from vnotch.api.ec2.interface_addresses import PRIMARY_IPV6, add_ipv4, add_ipv6, give_ipv4, give_ipv6
 from vnotch.api.ec2.part import (
     INTERFACE,
@@ -26,6 +26,7 @@ from vnotch.api.ec2.part import (
     required,
     tag_set,
     timestamp,
+    zulu,
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
@@ -98,6 +99,7 @@ DESCRIBE = Describe(
         "association.association-id": _elastic(lambda row: row.association_id),
         "association.public-dns-name": Filter(lambda row: ("" for _ in row.public_addresses)),
         "association.public-ip": _PUBLIC,
+        "attachment.attach-time": _attached(lambda by: zulu(by.attached_ms)),
         "attachment.attachment-id": _attached(lambda by: by.attachment_id),
         "attachment.delete-on-termination": _attached(lambda by: getattr(by, "delete_on_termination", False)),
         "attachment.device-index": _attached(lambda by: getattr(by, "device_index", 0)),
@@ -114,6 +116,9 @@ DESCRIBE = Describe(
         "ipv6-addresses.ipv6-address": _addresses(6),
         "mac-address": column(network.NetworkInterface.mac),
         "network-interface-id": column(network.NetworkInterface.interface_id),
+        "operator.managed": constant(False),
+        "operator.principal": NEVER,
+        "private-dns-name": NEVER,
         "private-ip-address": Filter(_primary),
         "requester-id": Filter(_requester),
         "requester-managed": Filter(lambda row: (row.requester_managed,)),
@@ -168,7 +173,9 @@ class NetworkInterfaces(Ec2Part):
         ]
 
     @ec2_operation(
-        "DescribeNetworkInterfaces", "NetworkInterfaceIds Filters MaxResults NextToken", filters=DESCRIBE.names
+        "DescribeNetworkInterfaces",
+        "NetworkInterfaceIds Filters MaxResults NextToken IncludeManagedResources",
+        filters=DESCRIBE.names,
     )
     def describe_network_interfaces(self, call: Call) -> dict[str, Any]:
         with self.state.read() as session:

@@ -361,6 +361,11 @@ def timestamp(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
+def zulu(ms: int) -> str:
+    """As filters on times are written (API DescribeInstances, launch-time): 2021-09-29T11:04:43.305Z."""
+    return timestamp(ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def tag_set(tags: Iterable[network.Tag]) -> list[dict[str, str]]:
     return [{"Key": tag.key, "Value": tag.value} for tag in tags]
 

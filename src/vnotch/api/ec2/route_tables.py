@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
-from vnotch.api.ec2.filters import TAG_KEY, Filter, column
+from vnotch.api.ec2.filters import NEVER, TAG_KEY, Filter, column
 from vnotch.api.ec2.part import (
     ROUTE_TABLE,
     SUBNET,
@@ -40,9 +40,6 @@ def _of_associations(value: Callable[[RouteTableAssociation], Any]) -> Filter:
     )
 
 
-_NEVER = Filter(lambda table: ())
-"""For what routes lead to on AWS and not here: such a filter finds no table."""
-
 SHOWN = ShownRows(RouteTable, "vpc.cidrs associations routes tags")
 
 
@@ -54,7 +51,7 @@ def _filters(session: Session) -> dict[str, Filter]:
 
     return {
         **TAG_KEY,
-        "association.gateway-id": _NEVER,
+        "association.gateway-id": NEVER,
         "association.main": _of_associations(lambda row: row.main),
         "association.route-table-association-id": _of_associations(lambda row: row.association_id),
         "association.route-table-id": _of_associations(lambda row: row.route_table_id),
@@ -62,15 +59,15 @@ def _filters(session: Session) -> dict[str, Filter]:
         "route-table-id": column(RouteTable.route_table_id),
         "route.destination-cidr-block": of_routes("DestinationCidrBlock"),
         "route.destination-ipv6-cidr-block": of_routes("DestinationIpv6CidrBlock"),
-        "route.destination-prefix-list-id": _NEVER,
-        "route.egress-only-internet-gateway-id": _NEVER,
+        "route.destination-prefix-list-id": NEVER,
+        "route.egress-only-internet-gateway-id": NEVER,
         "route.gateway-id": of_routes("GatewayId"),
         "route.instance-id": of_routes("InstanceId"),
         "route.nat-gateway-id": of_routes("NatGatewayId"),
         "route.origin": of_routes("Origin"),
         "route.state": of_routes("State"),
-        "route.transit-gateway-id": _NEVER,
-        "route.vpc-peering-connection-id": _NEVER,
+        "route.transit-gateway-id": NEVER,
+        "route.vpc-peering-connection-id": NEVER,
         "vpc-id": column(RouteTable.vpc_id),
     }
 

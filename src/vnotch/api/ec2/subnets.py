@@ -9,7 +9,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.addresses import capacity, invalid_range, ipv4_cidr, ipv6_cidr
-from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
+from vnotch.api.ec2.filters import NEVER, TAG_KEY, Filter, column, constant, present
 from vnotch.api.ec2.part import (
     SUBNET,
     VPC,
@@ -55,6 +55,12 @@ DESCRIBE = Describe(
         "ipv6-cidr-block-association.association-id": Filter(lambda subnet: present(subnet.ipv6_association_id)),
         "ipv6-cidr-block-association.state": Filter(lambda subnet: ("associated",) if subnet.ipv6_cidr else ()),
         "ipv6-native": constant(False),
+        "customer-owned-ipv4-pool": NEVER,
+        "enable-lni-at-device-index": NEVER,
+        "outpost-arn": NEVER,
+        "private-dns-name-options-on-launch.hostname-type": constant("ip-name"),
+        "private-dns-name-options-on-launch.enable-resource-name-dns-a-record": constant(False),
+        "private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": constant(False),
         "map-customer-owned-ip-on-launch": constant(False),
         "map-public-ip-on-launch": Filter(lambda subnet: (subnet.maps_public,)),
         "state": constant("available"),
@@ -62,6 +68,10 @@ DESCRIBE = Describe(
         "vpc-id": column(network.Subnet.vpc_id),
     },
     ShownRows(network.Subnet, "tags", columns="used_ipv4"),
+    of_account=lambda account, region: {
+        "owner-id": constant(account),
+        "subnet-arn": Filter(lambda subnet: (f"arn:aws:ec2:{region}:{account}:subnet/{subnet.subnet_id}",)),
+    },
 )
 
 

@@ -17,6 +17,7 @@ from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, firewall, network
 from vnotch.store.state import new_id
 
+IPV6_POOL = "Amazon"
 CIDRS_MAX = 5
 """IPv4 blocks of a VPC, and IPv6 blocks (VPC user guide, quotas)."""
 
@@ -129,7 +130,7 @@ def describe_cidr(cidr: network.VpcCidr, region: str, state: str = "associated")
         "Ipv6CidrBlock": cidr.cidr,
         "Ipv6CidrBlockState": {"State": state},
         "NetworkBorderGroup": region,
-        "Ipv6Pool": "Amazon",
+        "Ipv6Pool": IPV6_POOL,
         "Ipv6AddressAttribute": "private" if IPv6Network(cidr.cidr).is_private else "public",
         "IpSource": "amazon",
     }

@@ -13,7 +13,7 @@ from vnotch.api.ec2.addresses import ipv4_cidr
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant
 from vnotch.api.ec2.part import VPC, Describe, Ec2Part, arns, ec2_operation, required, tag_set
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
-from vnotch.api.ec2.vpc_cidrs import asked_ipv6_block, cidr_association, describe_cidr
+from vnotch.api.ec2.vpc_cidrs import IPV6_POOL, asked_ipv6_block, cidr_association, describe_cidr
 from vnotch.api.service import ApiError, Call
 from vnotch.store import firewall, network, routing
 from vnotch.store.shown_rows import ShownRows
@@ -44,6 +44,7 @@ DESCRIBE = Describe(
         "ipv6-cidr-block-association.ipv6-cidr-block": _cidrs(6, "cidr"),
         "ipv6-cidr-block-association.association-id": _cidrs(6, "association_id"),
         "ipv6-cidr-block-association.state": Filter(lambda vpc: ("associated" for _ in vpc.cidrs_of(6))),
+        "ipv6-cidr-block-association.ipv6-pool": Filter(lambda vpc: (IPV6_POOL for _ in vpc.cidrs_of(6))),
         "is-default": _IS_DEFAULT,
         "isDefault": _IS_DEFAULT,
         "state": constant("available"),

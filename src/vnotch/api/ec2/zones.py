@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vnotch.api.ec2.filters import Filter, constant, parse
+from vnotch.api.ec2.filters import NEVER, Filter, constant, parse
 from vnotch.api.ec2.part import Ec2Part, ec2_operation
 from vnotch.api.ec2.zone_ids import zones_of
 from vnotch.api.service import ApiError, Call
@@ -23,8 +23,11 @@ REGION_FILTERS = {
 }
 ZONE_FILTERS = {
     "group-name": _member("GroupName"),
-    "message": Filter(lambda row: ()),
+    "group-long-name": NEVER,
+    "message": NEVER,
     "opt-in-status": constant(OPT_IN),
+    "parent-zone-id": NEVER,
+    "parent-zone-name": NEVER,
     "region-name": _member("RegionName"),
     "state": _member("State"),
     "zone-id": _member("ZoneId"),
