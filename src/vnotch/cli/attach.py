@@ -1,4 +1,7 @@
-"""`vnotch attach` and `vnotch detach`: an interface that is there already becomes an ENI, and is one no more."""
+"""`vnotch attach` and `vnotch detach`: an interface that is there already becomes an ENI, and is one no more.
+
+What they work with is imported when they work, so that every other command starts without it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Interface
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -17,12 +20,14 @@ from rich.table import Table
 
 from vnotch.cli.destination import BucketFiles, FileFormat, Hive, PerHour, To, destination_words
 from vnotch.cli.endpoint import Endpoint
-from vnotch.cli.enrolment import Enrolled, Enrolment, Wanted
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
-from vnotch.cli.site import Site, dangers
 from vnotch.cli.terminal import out, plain, step
 from vnotch.errors import HostError, InputError
-from vnotch.links import Addresses, Host, Link, Sense
+
+if TYPE_CHECKING:
+    from vnotch.cli.enrolment import Enrolled, Enrolment
+    from vnotch.cli.site import Site
+    from vnotch.links import Addresses, Host, Link, Sense
 
 TRIAL_SECONDS = 60
 """How long enforcement lasts where it may cut off who asked for it, unless it is confirmed."""
@@ -93,6 +98,10 @@ def attach(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Make an interface of this host an ENI: its traffic is recorded from now on. Nothing is dropped."""
+    from vnotch.cli.enrolment import Enrolment, Wanted
+    from vnotch.cli.site import Site, dangers
+    from vnotch.links import Host
+
     folders = folders_of(data_dir)
     endpoint = Endpoint.find(folders, endpoint_url).require_up()
     site = Site.find(folders, endpoint, agent).require_running()
@@ -157,6 +166,9 @@ def detach(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """End the capture of interfaces, and remove what `vnotch attach` made for them. Their records stay."""
+    from vnotch.cli.enrolment import Enrolment
+    from vnotch.cli.site import Site
+
     folders = folders_of(data_dir)
     endpoint = Endpoint.find(folders, endpoint_url).require_up()
     site = Site.find(folders, endpoint, agent)
@@ -221,6 +233,8 @@ def given_address(text: str) -> IPv4Interface:
 
 
 def _choice(host: Host, link: Link, how: _How, bound: dict[str, str]) -> Choice:
+    from vnotch.links import Addresses, Sense
+
     sense = host.sense_of(link)
     if how.sense and how.sense != sense.sense:
         sense = Sense(how.sense, "as you say")
@@ -243,6 +257,8 @@ def _parts(text: str | None) -> tuple[str, str | None]:
 def _link(host: Host, bound: dict[str, str], name: str | None, as_json: bool) -> Link | None:
     """The interface that is named; without a name the only one that makes sense, else what there is is shown. One that
     is attached and not there (any more) stands as it was named."""
+    from vnotch.links import Link
+
     if name is not None:
         if name in bound and all(link.name != name for link in host.links):
             return Link(0, name, "absent", False)

@@ -15,7 +15,6 @@ from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, Json, folders_of
 from vnotch.cli.terminal import out, plain
 from vnotch.errors import InputError
-from vnotch.signed_http import Refused
 
 _REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -31,6 +30,8 @@ def why_denied(
     """Say who asked for what, and which statement of which policy decided it."""
     if not _REQUEST_ID.fullmatch(request_id.lower()):
         raise InputError(f"{request_id} is no request id", "it is in the answer: aws --debug shows it as RequestId")
+    from vnotch.signed_http import Refused
+
     endpoint = Endpoint.find(folders_of(data_dir), endpoint_url).require_up()
     try:
         line = endpoint.request("GET", f"/vnotch/v1/decisions/{request_id.lower()}")
