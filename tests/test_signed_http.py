@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -45,6 +48,32 @@ def client() -> Iterator[SignedHttp]:
     Scripted.asked.clear()
     try:
         yield SignedHttp(f"http://127.0.0.1:{server.server_port}/", "eu-west-1", "AKIDEXAMPLE", "secret")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_server_behind_tls_is_believed_by_its_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    server = HTTPServer(("127.0.0.1", 0), Scripted)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    Scripted.answers[:] = [(200, b"{}")]
+    url = f"https://localhost:{server.server_port}"
+    try:
+        with pytest.raises(NoAnswer, match="certificate verify failed"):
+            SignedHttp(url, "eu-west-1", "AKIDEXAMPLE", "secret").request("GET", "/x")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        assert SignedHttp(url, "eu-west-1", "AKIDEXAMPLE", "secret").request("GET", "/x") == {}
     finally:
         server.shutdown()
         server.server_close()

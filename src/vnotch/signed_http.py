@@ -6,6 +6,7 @@ JSON goes and JSON comes. SigV4 and the connections are botocore's.
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from botocore.auth import SigV4Auth
@@ -19,6 +20,12 @@ from vnotch.errors import HostError, InputError
 CONNECT_TIMEOUT_SECONDS = 5.0
 TIMEOUT_SECONDS = 10.0
 SAID_CHARACTERS_MAX = 300
+
+
+def authorities() -> str | bool:
+    """Whose certificates are believed: as by AWS's clients, those in the file that AWS_CA_BUNDLE names, which is the way to
+    a server or proxy of one's own; else the usual ones."""
+    return os.environ.get("AWS_CA_BUNDLE") or True
 
 
 class NoAnswer(HostError):
@@ -59,7 +66,10 @@ class SignedHttp:
         request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": content_type})
         SigV4Auth(self._credentials, "vnotch", self._region).add_auth(request)
         connect_seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
-        session = self._sessions.setdefault(timeout_seconds, URLLib3Session(timeout=(connect_seconds, timeout_seconds)))
+        session = self._sessions.get(timeout_seconds)
+        if session is None:
+            session = URLLib3Session(verify=authorities(), timeout=(connect_seconds, timeout_seconds))
+            self._sessions[timeout_seconds] = session
         try:
             answer = session.send(request.prepare())
             status, content = answer.status_code, answer.content

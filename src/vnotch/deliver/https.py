@@ -3,7 +3,6 @@ tools, and of the answer no more than is looked at."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from vnotch.deliver.endpoint import CONNECT_TIMEOUT_SECONDS
 from vnotch.errors import DestinationUnavailable
+from vnotch.signed_http import authorities
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Https:
         """`read_timeout_seconds`: between two bytes of an answer."""
         self._answer_bytes_max = answer_bytes_max
         self._session = URLLib3Session(
-            # The one setting of the host's that counts: the certificates that a server of one's own may have.
-            verify=os.environ.get("AWS_CA_BUNDLE") or True,
+            verify=authorities(),
             timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
             max_pool_connections=connections_max,
         )

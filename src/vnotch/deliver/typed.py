@@ -27,6 +27,7 @@ from vnotch.deliver.endpoint import (
 )
 from vnotch.deliver.record_body import CONTENT_TYPE, write_body
 from vnotch.fields import Format
+from vnotch.signed_http import authorities
 
 PATH = "/vnotch/v1/log-records"
 CALL_RECORDS_MAX = 100_000
@@ -50,6 +51,7 @@ class RecordCalls:
         credentials = Credentials(key.access_key_id, key.secret_access_key, key.session_token)
         self._auth = SigV4Auth(credentials, "vnotch", endpoint.region)
         self._session = URLLib3Session(
+            verify=authorities(),
             timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
             max_pool_connections=CONNECTIONS_MAX,
             proxies={},
