@@ -23,8 +23,8 @@ SAID_CHARACTERS_MAX = 300
 
 
 def authorities() -> str | bool:
-    """Whose certificates are believed: as by AWS's clients, those in the file that AWS_CA_BUNDLE names, which is how one's
-    own server or proxy is believed; else the usual ones."""
+    """Whose certificates are believed: as by AWS's clients, those in the file that AWS_CA_BUNDLE names, which is how
+    one's own server or proxy is believed; else the usual ones."""
     return os.environ.get("AWS_CA_BUNDLE") or True
 
 
