@@ -217,9 +217,10 @@ def test_a_bucket_needs_the_rights_of_log_delivery(site: Site) -> None:
     assert caught.value.response["Error"]["Code"] == "UnauthorizedOperation"
     site.ec2 = user_of(site, "creator", "ec2:*", "logs:CreateLogDelivery")
     flow_log_id = site.flow_log()
-    with pytest.raises(ClientError) as caught:
-        site.ec2.delete_flow_logs(FlowLogIds=[flow_log_id])
-    assert caught.value.response["Error"]["Code"] == "UnauthorizedOperation"
+    for dry in (True, False):
+        with pytest.raises(ClientError) as caught:
+            site.ec2.delete_flow_logs(FlowLogIds=[flow_log_id], DryRun=dry)
+        assert caught.value.response["Error"]["Code"] == "UnauthorizedOperation"
     site.ec2 = owner
     assert len(site.described()) == 1
     site.ec2.delete_flow_logs(FlowLogIds=[flow_log_id])

@@ -90,7 +90,8 @@ class Ec2(
         asked = [item for item in call.params.get("TagSpecifications") or () if item.get("Tags")]
         kinds = {kind.name for kind in KINDS.values()} & {item.get("ResourceType") for item in asked}
         action = {"ec2:createaction": call.operation}
-        return [Further(("ec2:CreateTags",), (arn(call, name),), action) for name in sorted(kinds)]
+        tagging = [Further(("ec2:CreateTags",), (arn(call, name),), action) for name in sorted(kinds)]
+        return [*super().further(call, resources), *tagging]
 
     def resource_keys(self, call: Call, resource: str) -> Keys:
         return resource_keys(self.state, call, resource)

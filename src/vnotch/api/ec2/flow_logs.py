@@ -7,6 +7,7 @@ Errors are of two kinds, as on AWS: a request that is wrong raises; a destinatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import exists, func, select
@@ -34,7 +35,7 @@ from vnotch.api.ec2.part import (
 )
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.iam.service_linked_roles import make_service_linked_role
-from vnotch.api.service import ApiError, Call
+from vnotch.api.service import ApiError, Call, Further
 from vnotch.bucket_keys import Layout
 from vnotch.buckets.upload import BucketStore, PolicyIsFull, Presence
 from vnotch.delivery_streams import stream_name
@@ -219,14 +220,23 @@ class FlowLogs(Ec2Part):
                     f"These flow log ids in the input list are not found: [TotalCount: {len(missing)}] "
                     + " ".join(missing),
                 )
-            if any(row.log_destination_type != network.CLOUD_WATCH_LOGS for row in rows):
-                self.require(call, "logs:DeleteLogDelivery", "*", {})
             agents.touch(session, agents.agents_on(session, {row.resource_id for row in rows}))
             drop_tags(session, ids)
             for row in rows:
                 agents.deleted(session, row)
                 session.delete(row)
         return {"Unsuccessful": []}
+
+    def further(self, call: Call, resources: Sequence[str]) -> list[Further]:
+        """Ending a delivery into a bucket or a stream needs a permission of the log service (VPC user guide)."""
+        found = super().further(call, resources)
+        if call.operation != "DeleteFlowLogs":
+            return [*found]
+        row = network.FlowLog
+        named = row.flow_log_id.in_(call.params.get("FlowLogIds") or ())
+        with self.state.read() as session:
+            other = session.scalar(select(exists().where(named, row.log_destination_type != network.CLOUD_WATCH_LOGS)))
+        return [*found, *([Further(("logs:DeleteLogDelivery",), ("*",))] if other else [])]
 
 
 def _find_resource(session: Session, resource_type: str, resource_id: str) -> None:
