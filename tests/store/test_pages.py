@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from vnotch.store.pages import SEQUENCE_MAX, Budget, Position, windows
+from vnotch.store.pages import SEQUENCE_MAX, Budget, Position, ended_early, windows
 
 
 def test_windows_cover_a_range_once_in_both_directions() -> None:
@@ -36,6 +36,8 @@ def test_a_search_without_time_ends_when_it_has_looked_through_what_it_must(desc
     assert sum(high - low for low, high in found) == 1000
     # The next search goes on right behind it: before or after all events of the time where it ended.
     assert ended == ((8000, 0) if descending else (1999, SEQUENCE_MAX))
+    assert ended_early(ended)
+    assert not ended_early((1999, 7))
 
 
 def test_a_search_that_has_time_goes_on_to_the_end() -> None:

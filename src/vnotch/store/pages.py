@@ -36,6 +36,11 @@ class Found:
     ended: Position | None = None
 
 
+def ended_early(place: Position) -> bool:
+    """Whether the search that gave this place to go on from found little: no event is there."""
+    return place[1] in (0, SEQUENCE_MAX)
+
+
 @dataclass(frozen=True)
 class Budget:
     """A search looks through at least `least_ms` of event time, and through more while `seconds` are not over."""
@@ -65,8 +70,9 @@ def windows(
 ) -> Generator[tuple[int, int], float | None, Position | None]:
     """Consecutive windows [low, high) that cover [start_ms, end_ms), each up to WINDOW_GROWTH times the one before it.
 
-    Who knows it sends how many times as much as in the last window is still wanted. Where `widest` ends the search, the
-    place where it ended is returned.
+    Who knows it sends how many times as much as in the last window is still wanted. With `widest` a window is as wide
+    as that allows, since what is looked for may be nowhere; where it ends the search, the place where it ended is
+    returned.
     """
     width = max(1, first_ms) if first_ms is not None else max(1, end_ms - start_ms)
     searched_ms = 0
@@ -83,7 +89,7 @@ def windows(
             start_ms = high
         wanted = yield low, high
         searched_ms += high - low
-        width *= WINDOW_GROWTH
+        width = width * WINDOW_GROWTH if widest is None else end_ms - start_ms
         if wanted is not None:
             width = max(1, min(width, int((high - low) * wanted * WINDOW_MARGIN)))
     return None

@@ -33,10 +33,11 @@ from vnotch.api.service import Call, Deferred, operation
 from vnotch.store.batch_keys import batch_key
 from vnotch.store.committer import EVENT_OVERHEAD_BYTES
 from vnotch.store.event_rows import PUT_SCHEMA
+from vnotch.store.filter_pattern import FilterPattern
 from vnotch.store.lake import QueryFailed
 from vnotch.store.log_groups import DAY_MS, LogGroup, Span, span_of, stream_ids, stream_names, streams_named
 from vnotch.store.log_totals import graves_of
-from vnotch.store.pages import Budget, Position
+from vnotch.store.pages import Budget, Found, Position, ended_early
 
 BATCH_BYTES_MAX = 1_048_576
 BATCH_EVENTS_MAX = 10_000
@@ -150,25 +151,8 @@ class LogEvents(LogsPart):
         end_ms = params.get("endTime")
         start_ms, end_ms = self._range(call, group, span, None if end_ms is None else end_ms + 1)
         place = position[1] if position is not None else None
-        predicate = parsed.predicate(self.lake.formats([group.id]))
-        least_ms = span.window_ms(SEARCHED_EVENTS_MIN)
-        try:
-            found = self.lake.search(
-                group.id,
-                stream_ids=streams,
-                without_streams=buried,
-                start_ms=start_ms,
-                end_ms=end_ms,
-                after=place if from_head else None,
-                before=None if from_head else place,
-                descending=not from_head,
-                limit=limit + 1,
-                predicate=predicate,
-                first_window_ms=span.window_ms(limit if predicate is None else max(limit, FIRST_SEARCHED_EVENTS)),
-                budget=Budget(least_ms, SEARCH_SECONDS) if predicate is not None and least_ms is not None else None,
-            )
-        except QueryFailed as error:
-            raise unavailable(str(error)) from error
+        chosen = {"stream_ids": streams, "without_streams": buried, "start_ms": start_ms, "end_ms": end_ms}
+        found = self._search(group.id, parsed, span, place, from_head, limit + 1, chosen)
         events = found.events
         rows = min(limit, _rows_in_page(events))
         page = events.slice(0, rows)
@@ -179,6 +163,38 @@ class LogEvents(LogsPart):
             # "This operation can return empty results while there are more log events available through the token."
             answer["nextToken"] = page_token(call, asked, [from_head, *found.ended])
         return answer
+
+    def _search(
+        self,
+        group_id: int,
+        pattern: FilterPattern,
+        span: Span,
+        place: Position | None,
+        from_head: bool,
+        limit: int,
+        chosen: dict[str, Any],
+    ) -> Found:
+        predicate = pattern.predicate(self.lake.formats([group_id]))
+        budget: Budget | None = None
+        first_ms, least_ms = span.window_ms(limit), span.window_ms(SEARCHED_EVENTS_MIN)
+        if predicate is not None and least_ms is not None:
+            budget = Budget(least_ms, SEARCH_SECONDS)
+            is_rare = place is not None and ended_early(place)
+            first_ms = least_ms if is_rare else span.window_ms(max(limit, FIRST_SEARCHED_EVENTS))
+        try:
+            return self.lake.search(
+                group_id,
+                after=place if from_head else None,
+                before=None if from_head else place,
+                descending=not from_head,
+                limit=limit,
+                predicate=predicate,
+                first_window_ms=first_ms,
+                budget=budget,
+                **chosen,
+            )
+        except QueryFailed as error:
+            raise unavailable(str(error)) from error
 
     def _range(self, call: Call, group: LogGroup, span: Span, end_ms: int | None) -> tuple[int, int]:
         """The times to search [start, end): what was asked for, what is not expired, and what there is at all."""
