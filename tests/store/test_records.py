@@ -236,6 +236,42 @@ def test_predicates_are_asked_of_what_is_stored_and_lines_are_rendered_behind_th
     assert lake.events_after(1, 0, limit=100)["message"].to_pylist() == [*LINES, *TEXTS]
 
 
+def test_what_all_events_of_a_snapshot_meet_is_no_condition(lake: Lake) -> None:
+    assert lake.extent() is None
+    lake.submit_records(1, 1, DEFAULT, records(LINES, DEFAULT), 0).result()
+    lake.submit(1, 2, batch(*TEXTS, at=BASE_MS + 100), 0).result()
+    lake.upkeep().result()  # some in files
+    lake.submit(1, 2, batch("last", at=BASE_MS + 500), 0).result()  # and one in the catalog
+    extent = lake.extent()
+    assert extent is not None
+    assert (extent.first_ms, extent.last_ms) == (BASE_MS, BASE_MS + 500)
+    assert (extent.first_group, extent.last_group) == (1, 1)
+
+    def asked(group: int, start_ms: int, end_ms: int) -> tuple[str, list[str]]:
+        relation = lake.relation([group], start_ms=start_ms, end_ms=end_ms, extent=extent)
+        sql = f"SELECT message FROM {relation.sql} ORDER BY timestamp_ms, sequence"
+        return relation.where, lake.arrow(sql)["message"].to_pylist()
+
+    everything = [*LINES, *TEXTS, "last"]
+    assert asked(1, BASE_MS, BASE_MS + 501) == ("true", everything)
+    # What is stored from now on is not of the snapshot, whose conditions are left out.
+    lake.submit(1, 2, batch("early", at=BASE_MS - 1), 0).result()
+    lake.submit(2, 3, batch("other"), 0).result()
+    assert asked(1, BASE_MS, BASE_MS + 501) == ("true", everything)
+    # What some events do not meet stays.
+    for begin, end, group, expected in (
+        (BASE_MS + 1, BASE_MS + 501, 1, everything[1:]),
+        (BASE_MS, BASE_MS + 500, 1, everything[:-1]),
+        (BASE_MS, BASE_MS + 501, 2, []),
+    ):
+        where, found = asked(group, begin, end)
+        assert where != "true"
+        assert found == expected
+    newest = lake.extent()
+    assert newest is not None
+    assert (newest.first_ms, newest.last_group) == (BASE_MS - 1, 2)
+
+
 def test_a_reopened_lake_knows_its_formats(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path / "lake", intervals=NEVER)
     lake.submit_records(1, 1, DEFAULT, records(LINES, DEFAULT), 0).result()

@@ -45,7 +45,7 @@ from vnotch.store.event_table import prepare_tables
 from vnotch.store.formats import Formats
 from vnotch.store.pages import Budget, Found, Position, page_sql, windows
 from vnotch.store.reading import QueryFailed, QueryInterrupted, Reading, Readings
-from vnotch.store.relation import UNKNOWN_FORMAT, Predicate, Relation, relation_of
+from vnotch.store.relation import UNKNOWN_FORMAT, Extent, Predicate, Relation, relation_of
 from vnotch.store.upkeep import EVENT_BYTES, ExpiryListener, Upkeep, UpkeepIntervals
 
 __all__ = [
@@ -73,6 +73,16 @@ EVENT_SCHEMA = pa.schema(
     ]
 )
 """What readers get."""
+
+_CATALOG = "__ducklake_metadata_lake"
+_EXTENT = f"""
+    SELECT c.column_name, CAST(s.min_value AS BIGINT) AS least, CAST(s.max_value AS BIGINT) AS greatest,
+        (SELECT max(snapshot_id) FROM {_CATALOG}.ducklake_snapshot) AS snapshot
+    FROM {_CATALOG}.ducklake_table_column_stats s
+    JOIN {_CATALOG}.ducklake_table t ON t.table_id = s.table_id AND t.end_snapshot IS NULL
+    JOIN {_CATALOG}.ducklake_column c
+        ON c.table_id = s.table_id AND c.column_id = s.column_id AND c.end_snapshot IS NULL
+    WHERE t.table_name = 'events' AND c.column_name IN ('timestamp_ms', 'group_id')"""
 
 EVER_MS = 2**53
 _TRIES = 5
@@ -277,6 +287,7 @@ class Lake:
         end_ms: int,
         stream_ids: Sequence[int] | None = None,
         without_streams: Sequence[int] = (),
+        extent: Extent | None = None,
     ) -> Relation:
         """The events of groups with start_ms <= time < end_ms, to ask about in SQL."""
         return relation_of(
@@ -286,7 +297,17 @@ class Lake:
             end_ms=end_ms,
             stream_ids=stream_ids,
             without_streams=without_streams,
+            extent=extent,
         )
+
+    def extent(self) -> Extent | None:
+        """Of the newest snapshot, from the catalog's statistics, which never shrink; None while there is no event."""
+        rows = self.arrow(_EXTENT).to_pylist()
+        bounds = {row["column_name"]: row for row in rows if row["least"] is not None}
+        if len(bounds) < 2:
+            return None
+        times, groups = bounds["timestamp_ms"], bounds["group_id"]
+        return Extent(times["snapshot"], times["least"], times["greatest"], groups["least"], groups["greatest"])
 
     def search(
         self,

@@ -136,7 +136,7 @@ def _counting(pattern: FilterPattern, made: Mapping[str, Any], relation: Relatio
     grouped = ", ".join(["minute_ms", *names])
     sql = (
         f"SELECT {grouped}, count(*) AS samples, sum(value) AS total, min(value) AS least, max(value) AS greatest "
-        f"FROM (SELECT {', '.join(columns)} FROM events WHERE {relation.where} AND ({where})) "
+        f"FROM (SELECT {', '.join(columns)} FROM {relation.table} WHERE {relation.where} AND ({where})) "
         f"WHERE {' AND '.join(kept)} GROUP BY {grouped} ORDER BY {grouped} LIMIT {ROWS_MAX + 1}"
     )
     return sql, parameters
@@ -144,10 +144,8 @@ def _counting(pattern: FilterPattern, made: Mapping[str, Any], relation: Relatio
 
 def _minutes(relation: Relation) -> tuple[str, list[Any]]:
     minute = f"timestamp_ms - timestamp_ms % {MINUTE_MS}"
-    sql = (
-        f"SELECT DISTINCT {minute} AS minute_ms FROM events WHERE {relation.where} ORDER BY minute_ms LIMIT {ROWS_MAX}"
-    )
-    return sql, list(relation.parameters)
+    found = f"SELECT DISTINCT {minute} AS minute_ms FROM {relation.table} WHERE {relation.where}"
+    return f"{found} ORDER BY minute_ms LIMIT {ROWS_MAX}", list(relation.parameters)
 
 
 def _sample(made: Mapping[str, Any], found: pa.Table, number: int) -> Sample:

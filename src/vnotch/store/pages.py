@@ -110,7 +110,7 @@ def page_sql(
     found, parameters = [], []
     for part in (predicate.alternatives or (predicate,)) if predicate is not None else (Predicate("true"),):
         where = " AND ".join([relation.where, *conditions, f"({part.sql})"])
-        found.append(f"SELECT {listed} FROM events WHERE {where}")
+        found.append(f"SELECT {listed} FROM {relation.table} WHERE {where}")
         parameters += [*relation.parameters, *part.parameters]
     by = f" ORDER BY {order}" if order is not None else ""
     page = f"SELECT * FROM ({' UNION ALL '.join(found)}){by} LIMIT {int(limit)}"

@@ -30,6 +30,22 @@ class Predicate:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Between which times and groups all events lie that the lake had up to a snapshot of its catalog."""
+
+    snapshot: int
+    first_ms: int
+    last_ms: int
+    first_group: int
+    last_group: int
+
+    @property
+    def table(self) -> str:
+        """SQL: the events of this snapshot, whatever is stored meanwhile."""
+        return f"events AT (VERSION => {int(self.snapshot)})"
+
+
+@dataclass(frozen=True)
 class Relation:
     """`sql` stands behind FROM; `parameters` are for its `?`. `formats` are all that its records can have.
 
@@ -40,6 +56,7 @@ class Relation:
     where: str
     parameters: tuple[Any, ...]
     formats: Mapping[int, Format]
+    table: str = "events"
 
     def stored(self, after: int, upto: int) -> Relation:
         """Of these the events with after < sequence <= upto; others are left out before anything is rendered."""
@@ -49,7 +66,9 @@ class Relation:
     def sql(self) -> str:
         stored = ", ".join(column.name for column in EVENT_COLUMNS if column.name != "message")
         typed = ", ".join(quoted(column.name) for column in RECORD_COLUMNS)
-        return f"(SELECT {stored}, {message_sql(self.formats)} AS message, {typed} FROM events WHERE {self.where})"
+        return (
+            f"(SELECT {stored}, {message_sql(self.formats)} AS message, {typed} FROM {self.table} WHERE {self.where})"
+        )
 
     @property
     def typed_columns(self) -> list[str]:
@@ -78,14 +97,23 @@ def relation_of(
     end_ms: int,
     stream_ids: Sequence[int] | None = None,
     without_streams: Sequence[int] = (),
+    extent: Extent | None = None,
 ) -> Relation:
-    """The events of some groups with start_ms <= time < end_ms."""
-    conditions = [f"timestamp_ms >= {int(start_ms)}", f"timestamp_ms < {int(end_ms)}", _is_in("group_id", group_ids)]
+    """The events of some groups with start_ms <= time < end_ms; with an `extent`, those of its snapshot.
+
+    What all events of the extent meet is no condition then: its columns would be read for nothing.
+    """
+    conditions = []
+    if extent is None or start_ms > extent.first_ms or end_ms <= extent.last_ms:
+        conditions += [f"timestamp_ms >= {int(start_ms)}", f"timestamp_ms < {int(end_ms)}"]
+    if extent is None or not {extent.first_group} == {extent.last_group} == set(group_ids):
+        conditions.append(_is_in("group_id", group_ids))
     if stream_ids is not None:
         conditions.append(_is_in("stream_id", stream_ids))
     if without_streams:
         conditions.append(f"NOT {_is_in('stream_id', without_streams)}")
-    return Relation(" AND ".join(conditions), (), formats)
+    table = extent.table if extent is not None else "events"
+    return Relation(" AND ".join(conditions) or "true", (), formats, table)
 
 
 def message_sql(formats: Mapping[int, Format]) -> str:

@@ -97,11 +97,11 @@ def test_a_token_that_no_operation_gave_is_refused_by_each(logs: Any, stream: An
 
 
 class TestLittleMemory:
-    """A log service with 24 MB for all its questions, and as much disk as it wants to spill to."""
+    """A log service with 48 MB for all its questions, and as much disk as it wants to spill to."""
 
     @pytest.fixture
     def lake(self, tmp_path: Any) -> Iterator[Lake]:
-        lake = new_lake(tmp_path / "lake", memory_bytes=24_000_000)
+        lake = new_lake(tmp_path / "lake", memory_bytes=48_000_000)
         yield lake
         lake.close()
 
@@ -113,13 +113,13 @@ class TestLittleMemory:
         service.close()
 
     def test_a_query_over_memory_fails_by_itself_and_the_service_goes_on(self, logs: Any, stream: Any) -> None:
-        for number in range(30):
+        for number in range(70):
             put(logs, stream, *(f"{number} {row} " + "x" * 900 for row in range(1000)))
         heavy = 'stats latest(@message), earliest(@message), sortsLast(@message) by @message, concat(@message, "y")'
         answer = asked(logs, heavy)
         assert (answer["status"], answer["results"]) == ("Failed", [])
         assert logs.describe_queries(status="Failed")["queries"][0]["queryString"] == heavy
         (row,) = asked(logs, "stats count(*) as n")["results"]
-        assert row[0]["value"] == "30000"
+        assert row[0]["value"] == "70000"
         put(logs, stream, "after")
         assert filtered(logs, "after") == ["after"]

@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from lakes import new_lake
 
-from vnotch.api.logs import Logs
+from vnotch.api.logs import Logs, insights
 from vnotch.api.quotas import Quotas
 from vnotch.insights.pointers import Pointer
 
@@ -270,7 +270,11 @@ def test_several_groups_are_asked_together(corpus: Any, begin_s: int) -> None:
     assert rows_of(ask(corpus, text, begin_s, logGroupIdentifiers=["app", arn])) == expected
 
 
-def test_deleted_and_expired_events_are_not_asked(corpus: Any, stream: Any, begin_s: int) -> None:
+@pytest.mark.parametrize("many", [1, 1_000_000], ids=["of a snapshot", "by conditions"])
+def test_deleted_and_expired_events_are_not_asked(
+    corpus: Any, stream: Any, begin_s: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(insights, "MANY_EVENTS", many)
     corpus.create_log_stream(logGroupName="flow", logStreamName="gone")
     corpus.put_log_events(
         logGroupName="flow", logStreamName="gone", logEvents=[{"timestamp": begin_s * 1000, "message": "gone"}]

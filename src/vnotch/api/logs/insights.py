@@ -46,6 +46,7 @@ PAGE_ROWS_MAX = 10_000
 GROUPS_MAX = 50
 DESCRIBED_MAX = 1000
 RESULTS_HELD_SECONDS = 0.1
+MANY_EVENTS = 500_000
 SECONDS_MAX = 100_000_000_000
 """The year 5138: a larger number is no time in seconds but one in milliseconds."""
 
@@ -82,7 +83,7 @@ class InsightsQueries(LogsPart):
             asked=asked,
             limit=limit,
             principal_arn=call.principal.arn,
-            source=lambda: self._source(call.account, groups, asked, named),
+            source=lambda: self._source(call.account, groups, asked, named, (events or 0) >= MANY_EVENTS),
             bytes_per_event=stored_bytes / events if events else 0.0,
             again=lambda error: UNKNOWN_FORMAT in str(error),
         )
@@ -93,21 +94,34 @@ class InsightsQueries(LogsPart):
         except LimitError:
             raise limit_exceeded() from None
 
-    def _source(self, account: str, groups: Sequence[LogGroup], asked: Asked, with_streams: bool) -> Source:
-        """The events of the groups in the query's time that are neither deleted nor expired."""
+    def _source(self, account: str, groups: Sequence[LogGroup], asked: Asked, with_streams: bool, many: bool) -> Source:
+        """The events of the groups in the query's time that are neither deleted nor expired. Where there are `many`, it
+        is worth a look at the catalog to leave conditions out that all events meet."""
         ids = [group.id for group in groups]
         with self.state.read() as session:
             buried = [stream for group in ids for stream in graves_of(session, group)]
             streams = _streams(session, ids) if with_streams else {}
-        relation = self.lake.relation(ids, start_ms=asked.start_ms, end_ms=asked.end_ms + 1, without_streams=buried)
+        oldest_ms = {
+            group.id: asked.now_ms - group.retention_days * DAY_MS
+            for group in groups
+            if group.retention_days is not None
+        }
+        start_ms = asked.start_ms
+        if len(oldest_ms) == len(ids):
+            start_ms = max(start_ms, min(oldest_ms.values()))
+        extent = self.lake.extent() if many else None
+        relation = self.lake.relation(
+            ids, start_ms=start_ms, end_ms=asked.end_ms + 1, without_streams=buried, extent=extent
+        )
         conditions = [f"({relation.where})"]
-        for group in groups:
-            if group.retention_days is not None:
-                oldest_ms = asked.now_ms - group.retention_days * DAY_MS
-                conditions.append(f"(group_id != {int(group.id)} OR timestamp_ms >= {oldest_ms})")
+        conditions += [
+            f"(group_id != {int(group)} OR timestamp_ms >= {oldest})"
+            for group, oldest in oldest_ms.items()
+            if oldest > start_ms
+        ]
         columns = ", ".join(quoted(column.name) for column in [*EVENT_COLUMNS, *RECORD_COLUMNS])
         return Source(
-            sql=f"(SELECT {columns} FROM events WHERE {' AND '.join(conditions)})",
+            sql=f"(SELECT {columns} FROM {relation.table} WHERE {' AND '.join(conditions)})",
             parameters=tuple(relation.parameters),
             line=message_sql(relation.formats),
             formats=relation.formats,
