@@ -1,7 +1,7 @@
 """The life of a VPC as tools that keep infrastructure as code lead it.
 
 The calls are those that Terraform's AWS provider makes, by its public source, for the resources vpc, subnet, eip,
-nat_gateway, route_table, security_group, network_acl and flow_log, in its order, with what it waits for.
+nat_gateway, route_table, security_group, network_acl, flow_log and instance, in its order, with what it waits for.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from test_ec2_instances import heard
 from test_iam import allow, trust_of
 
 from vnotch.api.ec2 import Ec2
+from vnotch.api.ec2.images import IMAGE_ID
+from vnotch.api.lab_hosts import LabHosts
 from vnotch.api.logs import Logs
 from vnotch.store.lake import Lake
 
@@ -34,7 +37,8 @@ class Site:
 @pytest.fixture
 def site(api: Any, tmp_path: Any) -> Iterator[Site]:
     lake = Lake.open(tmp_path / "lake")
-    api.serve(Ec2(api.state, api.accounts), Logs(api.state, lake))
+    routes = LabHosts(api.state, api.accounts).routes()
+    api.serve(Ec2(api.state, api.accounts), Logs(api.state, lake), routes=routes)
     yield Site(api.client("ec2"), api.client("logs"), api.client("iam"))
     api.stop()
     lake.close()
@@ -234,3 +238,45 @@ def test_a_vpc_lives_and_ends(site: Site) -> None:
     make_flow_log(site)
     destroy(site)
     assert site.ec2.describe_tags()["Tags"] == []
+
+
+def test_an_instance_lives_and_ends(api: Any, site: Site) -> None:
+    make_vpc(site)
+    make_subnets(site)
+    heard(api)
+    ec2 = site.ec2
+    [image] = ec2.describe_images(ImageIds=[IMAGE_ID])["Images"]
+    assert image["RootDeviceType"] == "instance-store"
+    [launched] = ec2.run_instances(
+        ImageId=image["ImageId"],
+        InstanceType="t3.micro",
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=site.ids["public"],
+        SecurityGroupIds=[site.ids["default"]],
+        Monitoring={"Enabled": False},
+        DisableApiTermination=False,
+        DisableApiStop=False,
+        EbsOptimized=False,
+        ClientToken="terraform-2",
+        TagSpecifications=tagged("instance", "web"),
+    )["Instances"]
+    instance_id = launched["InstanceId"]
+    heard(api, {"instance_id": instance_id, "state": "running"})
+    ec2.get_waiter("instance_running").wait(InstanceIds=[instance_id], WaiterConfig={"Delay": 1, "MaxAttempts": 5})
+    [kind] = ec2.describe_instance_types(InstanceTypes=["t3.micro"])["InstanceTypes"]
+    assert kind["BurstablePerformanceSupported"] is False, "so its credits are not asked for"
+    for name, member, value in (
+        ("disableApiStop", "DisableApiStop", {"Value": False}),
+        ("disableApiTermination", "DisableApiTermination", {"Value": False}),
+        ("instanceInitiatedShutdownBehavior", "InstanceInitiatedShutdownBehavior", {"Value": "terminate"}),
+        ("userData", "UserData", {}),
+        ("blockDeviceMapping", "BlockDeviceMappings", []),
+    ):
+        assert ec2.describe_instance_attribute(InstanceId=instance_id, Attribute=name)[member] == value
+    assert ec2.describe_volumes(Filters=by(attachment__instance_id=instance_id))["Volumes"] == []
+    assert ec2.describe_tags(Filters=by(resource_id=instance_id))["Tags"][0]["Value"] == "web"
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    heard(api, {"instance_id": instance_id, "state": "terminated"})
+    ec2.get_waiter("instance_terminated").wait(InstanceIds=[instance_id], WaiterConfig={"Delay": 1, "MaxAttempts": 5})
+    assert ec2.describe_network_interfaces(Filters=by(subnet_id=site.ids["public"]))["NetworkInterfaces"] == []

@@ -47,6 +47,7 @@ ATTRIBUTES: dict[str, Callable[[Instance], tuple[str, Any]]] = {
     "disableApiTermination": lambda row: ("DisableApiTermination", {"Value": row.protected}),
     "ebsOptimized": lambda row: ("EbsOptimized", {"Value": False}),
     "groupSet": lambda row: ("Groups", group_set(_groups_of(row))),
+    "instanceInitiatedShutdownBehavior": lambda row: ("InstanceInitiatedShutdownBehavior", {"Value": "terminate"}),
     "instanceType": lambda row: ("InstanceType", {"Value": row.instance_type} if row.instance_type else {}),
     "kernel": lambda row: ("KernelId", {}),
     "productCodes": lambda row: ("ProductCodes", []),
@@ -55,7 +56,7 @@ ATTRIBUTES: dict[str, Callable[[Instance], tuple[str, Any]]] = {
     "userData": lambda row: ("UserData", {}),
 }
 """Of API DescribeInstanceAttribute, name -> member and value: a namespace has no disk, no kernel of its own and no user
-data. What it would do when it shuts itself down, it cannot."""
+data. Like an instance whose root is in an instance store it cannot be stopped, but ends."""
 
 
 def _of_interfaces(table: Table) -> dict[str, Filter]:
