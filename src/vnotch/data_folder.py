@@ -72,7 +72,7 @@ def folder_in_memory(name: Path | None = None) -> Iterator[Path]:
         if name.exists():
             raise InputError(
                 f"{name} is there already, and --in-memory makes a folder of its own",
-                "name one that is not there, or leave --data-dir out",
+                "name one that is not there, or leave --data-dir (and VNOTCH_DATA_DIR) out",
             )
     folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=above))
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lakes import new_lake
 from sqlalchemy import func, select, text
 from state_database import VARIABLE, state_url
 
@@ -14,6 +16,7 @@ from vnotch.errors import HostError, InputError
 from vnotch.store import schema, wipe
 from vnotch.store.accounts import Accounts
 from vnotch.store.administrator import ensure_administrator
+from vnotch.store.backup import back_up, restore
 from vnotch.store.log_groups import LogGroup
 from vnotch.store.network import Agent, Revision, Vpc
 from vnotch.store.principals import AccessKey, User
@@ -126,6 +129,23 @@ def test_a_wipe_that_is_killed_is_completed_at_the_next_start(
         assert (before.root / "lake" / "events").exists()
         wipe.wipe(before.root)
     before.check_fresh()
+
+
+@ON_SQLITE
+@pytest.mark.root
+def test_what_root_wipes_or_restores_stays_its_owners(before: Before, tmp_path: Path) -> None:
+    """As `sudo vnotch wipe` does in the folder of a service with a user of its own."""
+    nobody = 65534
+    backup = tmp_path.parent / f"{tmp_path.name}-backup"
+    shutil.rmtree(before.root / "lake")
+    new_lake(before.root / "lake").close()
+    back_up(before.root, backup, 0)
+    for path in (before.root, *before.root.rglob("*")):
+        os.chown(path, nobody, nobody)
+    wipe.wipe(before.root)
+    assert {path.stat().st_uid for path in (before.root / "state", *(before.root / "state").rglob("*"))} == {nobody}
+    restore(backup, before.root, force=True)
+    assert {path.stat().st_uid for path in before.root.rglob("*")} == {nobody}
 
 
 @ON_SQLITE

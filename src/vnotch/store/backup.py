@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vnotch import __version__
+from vnotch.durable import give_as
 from vnotch.errors import HostError, InputError
 from vnotch.module_process import module_command, module_environment
 from vnotch.store.ducklake import sync_path
@@ -116,6 +117,7 @@ def restore(
         shutil.copytree(source, work)
         with closing(sqlite3.connect(work / STATE)) as state, state:
             state.execute("UPDATE log_progress SET sequence = ?", [RECOUNT])
+        give_as(work, root)
         _sync(work)
         old.mkdir(mode=0o700)
         for name in there:

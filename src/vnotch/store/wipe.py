@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import insert, inspect, select, text
 from sqlalchemy.orm import Session
 
-from vnotch.durable import sync_folder
+from vnotch.durable import give_as, sync_folder
 from vnotch.errors import HostError, InputError
 from vnotch.store import schema
 from vnotch.store.network import Agent, Revision
@@ -61,6 +61,7 @@ def wipe(root: Path, state_url: str | None = None) -> None:
         (root / _MAKING).mkdir(mode=0o700)
         if database is None:
             _make_beside(State.open(root / "state"), State.open(root / _MAKING))
+        give_as(root / _MAKING, root)
         (root / _MAKING).rename(root / _NEW)
         sync_folder(root)
         finish(root)
