@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vnotch.iam.evaluation import Outcome, evaluate, evaluate_trust
 from vnotch.iam.grammar import PolicyError, parse_policy
 from vnotch.iam.policy import Caller, Kind, Policy
-from vnotch.iam.variables import common_literal, wildcard
+from vnotch.iam.variables import Variants, common_literal, wildcard
 
 CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
 LAYERS = tomllib.loads((Path(__file__).parent / "cases_layers.toml").read_text())
@@ -142,6 +142,54 @@ def test_the_order_of_statements_and_policies_does_not_matter(
     together = evaluate([policy(listed)], action, resource, {}).outcome
     assert evaluate([policy(listed[::-1])], action, resource, {}).outcome is together
     assert evaluate([policy([one]) for one in listed], action, resource, {}).outcome is together
+
+
+teams = st.sampled_from(["net", "ops", "n*", ""])
+tag_conditions = st.dictionaries(
+    st.sampled_from(
+        [
+            *("StringEquals", "StringNotEquals", "StringLike", "StringNotLikeIfExists", "StringEqualsIfExists", "Null"),
+            *("ForAnyValue:StringEquals", "ForAllValues:StringLike", "ForAllValues:StringNotEquals"),
+        ]
+    ),
+    st.just(None),
+    min_size=1,
+    max_size=2,
+).flatmap(
+    lambda operators: st.fixed_dictionaries(
+        {
+            name: st.fixed_dictionaries(
+                {
+                    "aws:RequestTag/Team": st.sampled_from(["true", "false"])
+                    if name == "Null"
+                    else st.lists(teams, min_size=1, max_size=2)
+                }
+            )
+            for name in operators
+        }
+    )
+)
+tagging = st.fixed_dictionaries(
+    {
+        "Effect": st.sampled_from(["Allow", "Deny"]),
+        "Action": action_patterns,
+        "Resource": arns,
+        "Condition": tag_conditions,
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(tagging | statements_, min_size=1, max_size=4), actions, arns, teams, teams)
+def test_a_tag_in_two_spellings_is_allowed_no_more_than_either(
+    listed: list[dict[str, Any]], action: str, resource: str, one: str, other: str
+) -> None:
+    """A request or resource with Team and team: whoever must have the one or the other cannot hide behind it."""
+    key, policies = "aws:requesttag/team", [policy(listed)]
+    both = evaluate(policies, action, resource, {key: Variants((one, other))})
+    each = [evaluate(policies, action, resource, {key: value}) for value in (one, other)]
+    assert both.allowed <= all(decision.allowed for decision in each)
+    assert both.explicit >= any(decision.explicit for decision in each)
 
 
 @settings(max_examples=200, deadline=None)

@@ -231,9 +231,9 @@ def _one_condition(operator: str, name: str, values: Sequence[str], any_key: boo
         check_variables(value, any_key)
     holds = _holds([compiler(value) for value in values], negated)
     if prefix.lower() == "forallvalues":
-        return lambda context: all(holds(value, context) for value in _several(context.get(name)))
+        return _for_values(name, holds, every=True, if_absent=True, allows=allows)
     if prefix.lower() == "foranyvalue":
-        return _for_any_value(name, holds, if_exists, allows)
+        return _for_values(name, holds, every=False, if_absent=if_exists, allows=allows)
     return _plain(name, holds, negated, if_exists, allows)
 
 
@@ -274,13 +274,19 @@ def _plain(name: str, holds: Match, negated: bool, if_exists: bool, allows: bool
     return condition
 
 
-def _for_any_value(name: str, holds: Match, if_exists: bool, allows: bool) -> Condition:
+def _for_values(name: str, holds: Match, every: bool, if_absent: bool, allows: bool) -> Condition:
+    """ForAllValues (`every`) and ForAnyValue over the set of values that a key has."""
+
+    def of_set(given: str | tuple[str, ...] | None, context: Context) -> bool:
+        return (all if every else any)(holds(value, context) for value in _several(given))
+
     def condition(context: Context) -> bool:
         given = context.get(name)
         if given is None:
-            return if_exists
-        every = allows and isinstance(given, Variants)
-        return (all if every else any)(holds(value, context) for value in _several(given))
+            return if_absent
+        if isinstance(given, Variants):
+            return (all if allows else any)(of_set(value, context) for value in given)
+        return of_set(given, context)
 
     return condition
 
