@@ -72,7 +72,7 @@ class NastyValues(ModelValues):
     def _string(self, shape: Any, depth: int) -> str:
         if (choices := shape.metadata.get("enum")) and self._random.random() < 0.9:
             return str(self._random.choice(choices))
-        return self._random.choice(NASTY_TEXTS if self._random.random() < 0.3 else [*self._known.values(), *TEXTS])
+        return self._random.choice(NASTY_TEXTS if self._random.random() < 0.15 else [*self._known.values(), *TEXTS])
 
     def _integer(self, shape: Any, depth: int) -> int:
         return self._random.choice([0, 1, 5, 10, 60, 443, 1_000, -1, 2**31 - 1])
@@ -110,7 +110,7 @@ class Hostile:
         params = NastyValues(chance, self.known).value(operation.input_shape) if operation.input_shape else {}
         spoken = {"FormProtocol": self._form, "JsonProtocol": self._json, "CborProtocol": self._cbor}
         attack: WireAttack = spoken[type(protocol).__name__](chance, service, protocol, operation, params)
-        if chance.random() < 0.2:
+        if chance.random() < 0.1:
             chance.choice(SPOIL_HTTP)(attack, chance)
         return attack
 
@@ -118,7 +118,7 @@ class Hostile:
         kind = "ec2" if protocol.model.metadata["protocol"] == "ec2" else "query"
         made = create_serializer(kind, include_validation=False).serialize_to_request(params, operation)["body"]
         pairs = [(name, value if isinstance(value, str) else str(value)) for name, value in made.items()]
-        for _ in range(chance.choice((0, 0, 1, 1, 2))):
+        for _ in range(chance.choice((0, 0, 0, 1, 2))):
             chance.choice(SPOIL_FORM)(pairs, chance)
         body = "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in pairs).encode()
         headers = {"content-type": "application/x-www-form-urlencoded"}
@@ -133,7 +133,7 @@ class Hostile:
 
     def _cbor(self, chance: random.Random, service: str, protocol: Any, operation: Any, params: Any) -> WireAttack:
         body = cbor2.dumps(_spoil_document(params, chance), datetime_as_timestamp=True)
-        if chance.random() < 0.2:
+        if chance.random() < 0.1:
             body = chance.choice(NASTY_CBOR)
         headers = {"content-type": "application/cbor", "smithy-protocol": "rpc-v2-cbor"}
         path = f"/service/{protocol.model.metadata['targetPrefix']}/operation/{operation.name}"
@@ -224,7 +224,7 @@ def _plain(value: Any) -> Any:
 
 
 def _spoil_document(document: Any, chance: random.Random) -> Any:
-    for _ in range(chance.choice((0, 0, 1, 1, 2))):
+    for _ in range(chance.choice((0, 0, 0, 1, 2))):
         document = _spoil_somewhere(document, chance)
     return document
 
@@ -250,12 +250,12 @@ NASTY_BYTES = [b"%", b"%zz", b"\xff\xfe", b"\x00", b"&&&=", b"[" * 1_200, b'{"":
 
 def _spoilt(body: bytes, chance: random.Random) -> bytes:
     what = chance.random()
-    if not body or what > 0.2:
+    if not body or what > 0.12:
         return body
     at = chance.randrange(len(body))
-    if what < 0.08:
+    if what < 0.04:
         return body[:at]
-    if what < 0.16:
+    if what < 0.08:
         return body[:at] + bytes([chance.randrange(256)]) + body[at + 1 :]
     return (
         body[:at]
