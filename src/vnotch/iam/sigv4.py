@@ -238,7 +238,7 @@ def _check_coverage(signature: Signature, request: Request) -> None:
 
 def _check_time(signature: Signature, now_s: float) -> None:
     try:
-        signed_s = datetime.strptime(signature.time, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        signed_s = datetime.fromisoformat(signature.time).timestamp()  # with its zone, Z
     except ValueError:
         raise SignatureError(Fault.INCOMPLETE, f"'{signature.time}' is not a date.") from None
     now = datetime.fromtimestamp(now_s, UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -122,8 +122,11 @@ class SecurityGroups(Ec2Part):
 
     def _describe_groups(self, session: Session, call: Call) -> Describe:
         """Names of groups that rules refer to are read only where a filter asks for them."""
+        given = call.params.get("Filters")
+        if not given:
+            return Describe(SECURITY_GROUP, "GroupIds", FILTERS, SHOWN)
         names: dict[str, str] = {}
-        if any("group-name" in (item.get("Name") or "") for item in call.params.get("Filters") or ()):
+        if any("group-name" in (item.get("Name") or "") for item in given):
             row = firewall.SecurityGroup
             names = {group_id: name for group_id, name in session.execute(select(row.group_id, row.name))}  # noqa: C416
         by_rule = _rule_filters(call.account, names, False) | _rule_filters(call.account, names, True)
