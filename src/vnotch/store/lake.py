@@ -102,6 +102,7 @@ class Lake:
         self._upkeep = upkeep
         self._formats = formats
         self._readings = Readings(catalog)
+        upkeep.oldest_reading_seconds = self._readings.oldest_seconds
         self._committed = threading.Condition()
         self._on_commit: OnCommit | None = None
         committer.on_commit = self._heard

@@ -108,6 +108,7 @@ class Readings:
         self._catalog = catalog
         self._local = threading.local()
         self._free = threading.Semaphore(READINGS_MAX)
+        self._begun: dict[int, float] = {}
 
     def of_thread(self) -> Reading:
         """This thread's own, for short questions."""
@@ -116,15 +117,22 @@ class Readings:
             reading = self._local.reading = Reading(self._catalog.reader(), QUERY_SECONDS_MAX)
         return reading
 
+    def oldest_seconds(self) -> float:
+        """For how long the oldest of the long questions has been asked; 0 where none is."""
+        begun = list(self._begun.copy().values())
+        return time.monotonic() - min(begun) if begun else 0.0
+
     @contextmanager
     def open(self, seconds: float | None = None) -> Iterator[Reading]:
         if not self._free.acquire(timeout=READING_WAIT_SECONDS):
             raise QueryFailed(f"{READINGS_MAX} questions are being answered already", "ask again in a moment")
         try:
             reading = Reading(self._catalog.reader(), QUERY_SECONDS_MAX if seconds is None else seconds)
+            self._begun[id(reading)] = time.monotonic()
             try:
                 yield reading
             finally:
+                del self._begun[id(reading)]
                 reading.close()
         finally:
             self._free.release()

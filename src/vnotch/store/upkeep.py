@@ -5,7 +5,7 @@ step holds the commits up for long: many files below `SMALL_BYTES` into one, the
 into files of about `TARGET_BYTES`. A row inlined in the catalog is written out when there are enough of them.
 
 What is deleted or merged away stays on disk until no reader can need it: snapshots older than `READER_SECONDS` expire,
-and the files that only they named go one round later.
+and the files that only they named go one round later, when nobody who may read them is left.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ FILES_WAITING_MAX = 200
 """Merging leaves the way to commits that wait, until there are so many files to merge."""
 
 READER_SECONDS = 120
+HELD_SECONDS_MAX = 900
+"""For a question that takes longer no file is kept, so that a full disk does not wait for it."""
 BUDGET_FILL = 0.9
 """A budget that is exceeded is brought down to this part of itself, so that expiry is not needed at every step."""
 
@@ -91,10 +93,12 @@ class Upkeep:
         self.budget_bytes = budget_bytes
         self.intervals = intervals or UpkeepIntervals()
         self.cutoffs: Callable[[], Mapping[int, int]] = dict
+        self.oldest_reading_seconds: Callable[[], float] = float
         self.listener: ExpiryListener | None = None
         self.dead: set[tuple[int, int | None]] = set()
         self.on_buried: Callable[[Sequence[tuple[int, int | None]]], None] | None = None
         self._due = dict.fromkeys(("merge", "clean", "expire"), 0.0)
+        self._expired_s = time.monotonic()
 
     def step(self, keys: BatchKeys, batch_key_seconds: int, *, everything: bool = False, is_busy: bool = False) -> None:
         """Does what is due; with `everything` all of it. `is_busy`: events wait for the next commit.
@@ -202,13 +206,20 @@ class Upkeep:
         self.counters["merged_files"] += sum(row[2] for row in merged)
 
     def clean(self) -> None:
-        """Removes files that no snapshot names since the round before, then expires old snapshots."""
+        """Removes files that no snapshot names since the round before, then expires old snapshots.
+
+        A question that began before that round may still come to those files: they stay until it has its answer.
+        """
+        since_s = time.monotonic() - self._expired_s
+        if since_s < self.oldest_reading_seconds() and since_s < HELD_SECONDS_MAX:
+            return
         with self.catalog.durable() as writer:
             removed = writer.execute("CALL ducklake_cleanup_old_files('lake', cleanup_all => true)").fetchall()
         with self.catalog.durable() as writer:
             writer.execute(
                 f"CALL ducklake_expire_snapshots('lake', older_than => now() - INTERVAL {READER_SECONDS} SECOND)"
             )
+        self._expired_s = time.monotonic()
         self.catalog.forget_removed()
         self.counters["removed_files"] += len(removed)
 
