@@ -122,6 +122,23 @@ def test_a_missing_stream_is_made_only_when_asked_for(api: Any, logs: Any) -> No
     assert messages(logs, "new") == LINES
 
 
+def test_what_is_known_of_a_stream_is_forgotten_when_it_changes(api: Any, logs: Any) -> None:
+    body = write_body(records(LINES), DEFAULT)
+    assert put(api, body) == (200, {})
+    logs.delete_log_stream(logGroupName="flow", logStreamName="eni-1-all")
+    assert put(api, body)[1]["__type"] == "ResourceNotFoundException"
+    assert put(api, body, QUERY + "&create=true") == (200, {})
+    assert messages(logs) == LINES
+    logs.put_retention_policy(logGroupName="flow", retentionInDays=1)
+    old = write_body(records(LINES[:1], times=[now_ms() - 2 * DAY_MS]), DEFAULT)
+    assert put(api, old) == (200, {"rejectedLogEventsInfo": {"expiredLogEventEndIndex": 1}})
+    logs.delete_log_group(logGroupName="flow")
+    assert put(api, body, QUERY + "&create=true")[1]["__type"] == "ResourceNotFoundException"
+    logs.create_log_group(logGroupName="flow")
+    assert put(api, body, QUERY + "&create=true") == (200, {})
+    assert messages(logs) == LINES
+
+
 def test_it_needs_the_permissions_of_put_log_events_on_that_stream(api: Any, logs: Any) -> None:
     iam = api.client("iam")
     iam.create_user(UserName="writer")

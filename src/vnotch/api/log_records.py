@@ -11,8 +11,10 @@ missing is made, which needs logs:CreateLogStream as well; a group never is.
 from __future__ import annotations
 
 import asyncio
+import os
+from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,10 +37,19 @@ from vnotch.deliver.record_body import TIMESTAMP, read_body
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.store.batch_keys import record_batch_key
+from vnotch.store.committer import Appended
 from vnotch.store.log_groups import LogGroup, find_stream
+from vnotch.store.remembered import Remembered
 from vnotch.store.stream_maker import Made
 
 RECORDS_MAX = 200_000
+TURNS = os.cpu_count() or 1
+"""Deliveries that are read and checked at a time. More of them would not be done sooner, and whoever reads meanwhile
+would share the processors with all of them."""
+
+
+HandedIn: TypeAlias = "tuple[list[Future[Appended]], dict[str, Any]]"
+"""What is about to be stored, and the answer to be given then."""
 
 
 class LogRecords:
@@ -46,6 +57,8 @@ class LogRecords:
 
     def __init__(self, logs: Logs) -> None:
         self.logs = logs
+        self._turns = asyncio.Semaphore(TURNS)
+        self._streams: Remembered[tuple[str, str], tuple[LogGroup, int]] = Remembered(logs.state)
 
     def routes(self) -> list[Route]:
         return [signed_route("/vnotch/v1/log-records", self.put, ["POST"])]
@@ -56,33 +69,44 @@ class LogRecords:
         stream = checked_name("stream", asked.get("stream"), STREAM_NAME, "[^:*]*")
         arn = f"arn:aws:logs:{request.region}:{request.account}:log-group:{group}:log-stream:{stream}"
         request.authorise("logs:PutLogEvents", arn)
-        found, stream_id = await request.in_pool(partial(self._find, group, stream))
-        if stream_id is None:
+        handed_in = await self._in_turn(request, group, stream)
+        if handed_in is None:
             if asked.get("create") != "true":
                 raise no_such_stream()
             request.authorise("logs:CreateLogStream", arn)
-            stream_id = await request.in_pool(partial(self._make, found, stream, request.now_ms))
-        futures, answer = await request.in_pool(partial(self._submit, request, found, stream_id))
+            await request.in_pool(partial(self._make, group, stream, request.now_ms))
+            handed_in = await self._in_turn(request, group, stream)
+        if handed_in is None:
+            raise no_such_stream()  # deleted again in this moment
+        futures, answer = handed_in
         waiting = [asyncio.wrap_future(future) for future in futures]
         if waiting:
             await asyncio.wait(waiting, timeout=COMMIT_SECONDS_MAX)
         return stored(futures, answer)
 
-    def _find(self, group: str, stream: str) -> tuple[LogGroup, int | None]:
+    async def _in_turn(self, request: SignedRequest, group: str, stream: str) -> HandedIn | None:
+        """None where the stream is missing."""
+        async with self._turns:
+            handed_in: HandedIn | None = await request.in_pool(partial(self._submit_to, request, group, stream))
+            return handed_in
+
+    def _submit_to(self, request: SignedRequest, group: str, stream: str) -> HandedIn | None:
+        found = self._streams.get((group, stream), partial(self._find, group, stream))
+        return None if found is None else self._submit(request, *found)
+
+    def _find(self, group: str, stream: str) -> tuple[LogGroup, int] | None:
         with self.logs.state.read() as session:
             found = existing_group(session, group)
             row = find_stream(session, found.id, stream)
-        return found, row.id if row is not None else None
+        return (found, row.id) if row is not None else None
 
-    def _make(self, group: LogGroup, stream: str, now_ms: int) -> int:
-        if self.logs.stream_maker.make(group.id, stream, now_ms) is Made.NO_GROUP:
+    def _make(self, group: str, stream: str, now_ms: int) -> None:
+        with self.logs.state.read() as session:
+            group_id = existing_group(session, group).id
+        if self.logs.stream_maker.make(group_id, stream, now_ms) is Made.NO_GROUP:
             raise no_such_group()
-        _, stream_id = self._find(group.name, stream)
-        if stream_id is None:
-            raise no_such_stream()  # deleted again in this moment
-        return stream_id
 
-    def _submit(self, request: SignedRequest, group: LogGroup, stream_id: int) -> tuple[list[Any], dict[str, Any]]:
+    def _submit(self, request: SignedRequest, group: LogGroup, stream_id: int) -> HandedIn:
         records, format = read_records(request.exchange.body)
         members = members_of(request.exchange.header, records.num_rows)
         try:
