@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from lakes import new_lake
+from test_iam import user_key
 
 from tests.store.test_records import DEFAULT, LINES
 from vnotch.api.log_records import LogRecords
@@ -217,3 +218,24 @@ def test_what_is_no_stream_of_records_is_refused(api: Any, logs: Any, what: str,
     status, answer = put(api, body)
     assert (status, answer["__type"]) == (400, "InvalidParameterException")
     assert messages(logs) == []
+
+
+def test_tags_of_the_group_decide_as_they_do_of_put_log_events(api: Any, logs: Any) -> None:
+    logs.tag_log_group(logGroupName="flow", tags={"env": "production"})
+    tagged = {"StringEquals": {"aws:ResourceTag/env": "production"}}
+    keys = {}
+    for name, statements in (
+        ("may", [{"Effect": "Allow", "Action": "logs:*", "Resource": "*", "Condition": tagged}]),
+        (
+            "must-not",
+            [
+                {"Effect": "Allow", "Action": "logs:*", "Resource": "*"},
+                {"Effect": "Deny", "Action": "logs:PutLogEvents", "Resource": "*", "Condition": tagged},
+            ],
+        ),
+    ):
+        keys[name] = user_key(api, name, json.dumps({"Version": "2012-10-17", "Statement": statements}))
+    body = write_body(records(LINES), DEFAULT)
+    assert put(api, body, key=keys["may"])[0] == 200
+    status, answer = put(api, body, key=keys["must-not"])
+    assert (status, answer["__type"]) == (400, "AccessDeniedException")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from vnotch.api.answers import json_error
 from vnotch.api.app import Api
 from vnotch.api.exchange import Exchange
 from vnotch.api.gate import signature_of, signature_refused
-from vnotch.api.service import ApiError, Principal
+from vnotch.api.service import ApiError, Call, Principal
 from vnotch.api.wire import dialect as dialects
 from vnotch.api.wire.protocol import WireAnswer
 from vnotch.iam.sigv4 import SignatureError
@@ -57,8 +58,15 @@ class SignedRequest:
         assert self.exchange.identity is not None
         gate, circumstances = self.api.gate, self.exchange.circumstances()
         self.exchange.context = gate.context(self.exchange.identity, circumstances)
-        self.api.require(self.exchange, action, resources)
+        # What an AWS service's action decides by of a resource (tags of a log group), it decides by here too.
+        prefix, _, name = action.partition(":")
+        served = self.api.served.get(prefix)
+        keys = None if served is None else partial(served.service.resource_keys, self._call(prefix, name))
+        self.api.require(self.exchange, action, resources, keys)
         self.authorised = True
+
+    def _call(self, service: str, operation: str) -> Call:
+        return Call(service, operation, {}, self.principal, self.account, self.region, self.request_id, self.now_ms)
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object; ApiError where it is none. An empty body is an empty object."""
