@@ -216,7 +216,8 @@ def described(reading: Reading, alert: FlowAlert, relation: Relation, finding: F
         f"FROM {relation.sql} WHERE {where}"
     )
     (counts,) = reading.arrow(sql, [*relation.parameters, *parameters]).to_pylist()
-    sql, first = page_sql(relation, ["message"], conditions, None, "timestamp_ms, sequence", EXAMPLES_MAX)
+    shown = ["timestamp_ms", "sequence", "message"]  # a page is in order by what it shows
+    sql, first = page_sql(relation, shown, conditions, None, "timestamp_ms, sequence", EXAMPLES_MAX)
     examples = reading.arrow(sql, [*first, *parameters])["message"].to_pylist()
     place = finding.source, finding.destination, finding.start_ms, finding.end_ms, finding.port, finding.protocol
     return Finding(*place, counts, examples)
