@@ -9,8 +9,12 @@ import time
 from typing import Any
 
 import pytest
+from botocore.session import Session
+from botocore.stub import Stubber
 
 from tests.cli.running import RunningServer, run
+from vnotch.cli.tail import choose_group
+from vnotch.errors import InputError
 
 SSH = "2 123456789010 eni-1235b8ca123456789 172.31.16.139 172.31.16.21 20641 22 6 20 4249 START END ACCEPT OK"
 RDP = "2 123456789010 eni-1235b8ca123456789 172.31.9.69 172.31.9.12 49761 3389 6 20 4249 START END REJECT OK"
@@ -106,3 +110,16 @@ def test_a_field_that_is_nearly_one_of_records_is_named(server: RunningServer, g
     assert "records have no field srcaddr: did you mean srcAddr?" in done.stderr
     assert "user" not in done.stderr
     assert "srcadr" not in done.stderr
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_only_who_waits_for_a_group_is_told_to_name_one(waits: bool) -> None:
+    logs = Session().create_client(
+        "logs", region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key="secret"
+    )
+    with Stubber(logs) as stub:
+        stub.add_response("describe_log_groups", {"logGroups": []}, {})
+        with pytest.raises(InputError) as refused:
+            choose_group(logs, None, waits)
+    assert "there is no log group yet" in str(refused.value)
+    assert ("name it to wait for it" in str(refused.value)) == waits

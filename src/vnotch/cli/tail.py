@@ -45,7 +45,8 @@ def choose_group(logs: Any, group: str | None, waits: bool) -> str:
             step(f"waiting for the log group {group}: the first records of a flow log make it")
         return group
     if not names:
-        raise InputError("there is no log group yet", "the first records of a flow log make it; name it to wait for it")
+        remedy = "the first records of a flow log make it" + ("; name it to wait for it" if waits else "")
+        raise InputError("there is no log group yet", remedy)
     if len(names) > 1:
         raise InputError("which log group?", f"name one of: {', '.join(names)}")
     return str(names[0])
