@@ -34,6 +34,21 @@ def test_an_unknown_quota_is_answered_with_those_there_are(tmp_path: Path) -> No
     assert not (tmp_path / "data").exists()
 
 
+def test_a_misspelt_interface_is_answered_with_the_names_there_are(server: RunningServer) -> None:
+    ec2 = server.endpoint.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.77.0.0/24")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.77.0.0/28")["Subnet"]["SubnetId"]
+    tags = [{"ResourceType": "network-interface", "Tags": [{"Key": "Name", "Value": "database"}]}]
+    made = ec2.create_network_interface(SubnetId=subnet, TagSpecifications=tags)
+    try:
+        done = run("explain", "--data-dir", server.data_dir, "198.51.100.66", "databse", "3306")
+        refused(done, "no interface is named databse", "database")
+    finally:
+        ec2.delete_network_interface(NetworkInterfaceId=made["NetworkInterface"]["NetworkInterfaceId"])
+        ec2.delete_subnet(SubnetId=subnet)
+        ec2.delete_vpc(VpcId=vpc)
+
+
 TOPOLOGIES = {
     # name: (pattern, replacement in the example, what is said of which line)
     "unknown key": (r'^name = "app"$', 'name = "app"\ncolour = "red"', "colour"),

@@ -11,6 +11,7 @@ import os
 import socket
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ ENVIRONMENT_NAMES = (
     # Live Tail's host is `stream-` before the endpoint's, a name that nobody resolves.
     "AWS_DISABLE_HOST_PREFIX_INJECTION",
 )
+
+NAMES_SHOWN = 20
 
 
 @cache
@@ -106,16 +109,23 @@ class Endpoint:
         return SignedHttp(self.url, self.region, self.access_key_id, self.secret_access_key).request(method, path, body)
 
     def interface_named(self, name: str) -> str:
-        """The id of the interface whose Name tag is `name`, or `name` itself where there is none.
+        """The id of the interface whose Name tag is `name`; an address or id that is no name is returned as it is.
 
-        Raises InputError where several interfaces have that name.
+        Raises InputError where several interfaces have that name, and where it is none of these.
         """
         tagged = [{"Name": "tag:Name", "Values": [name]}]
         found = self.client("ec2").describe_network_interfaces(Filters=tagged)["NetworkInterfaces"]
         if len(found) > 1:
             ids = ", ".join(interface["NetworkInterfaceId"] for interface in found)
             raise InputError(f"several interfaces are named {name}", f"name one of {ids}")
-        return str(found[0]["NetworkInterfaceId"]) if found else name
+        if found:
+            return str(found[0]["NetworkInterfaceId"])
+        if not name.startswith(("eni-", "i-")) and not _is_address(name):
+            known = sorted(set(self.interface_names().values()))
+            shown = ", ".join(known[:NAMES_SHOWN]) + (", ..." if len(known) > NAMES_SHOWN else "")
+            given = "give an address, or the id of an interface or instance"
+            raise InputError(f"no interface is named {name}", f"known are {shown}; or {given}" if known else given)
+        return name
 
     def interface_names(self, *, timeout_seconds: float = 3) -> dict[str, str]:
         """Interface id -> Name tag, of those that have one."""
@@ -154,6 +164,14 @@ class Endpoint:
         if not self.is_up():
             raise HostError(f"no vnotch server answers at {self.url}", "start it with `vnotch server` or `vnotch up`")
         return self
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def aws_command(endpoint: Endpoint, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
