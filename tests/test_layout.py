@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "vnotch"
 ORDER = [
     "errors",
     "durable",
+    "interrupts",
     "module_process",
     "service_models",
     "signed_http",

@@ -91,10 +91,18 @@ def test_the_demo_refuses_a_wrong_topology_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["lab up", "tail group", "env", "agent", "tail"],
+    ["tail group", "env", "agent", "tail"],
 )
 def test_without_a_server_the_remedy_is_to_start_one(words: str, nothing: str) -> None:
     refused(run(*words.split(), "--data-dir", nothing), "no vnotch server has started", "`vnotch server`")
+    assert not Path(nothing).exists()
+
+
+def test_building_a_lab_waits_for_a_server_before_it_says_how_to_start_one(nothing: str) -> None:
+    done = run("lab", "up", "--data-dir", nothing)
+    waiting, _, done.stderr = done.stderr.partition("\n")
+    assert waiting.endswith("waiting up to 5 s for the server")
+    refused(done, "no vnotch server has started", "`vnotch server`")
     assert not Path(nothing).exists()
 
 

@@ -9,15 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from vnotch.errors import HostError
+from vnotch.interrupts import uninterrupted
 
 STOP_SECONDS = 20.0
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def vnotch(*arguments: str) -> list[str]:
@@ -128,36 +126,6 @@ def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         )
     output, errors = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Holds back Ctrl-C and its kin for a moment, and lets them happen at the end.
-
-    While a process is made they must not come: what an interrupt raises in the interpreter's own steps round a fork
-    is printed and lost, and a process just made would have no name.
-    """
-    caught: list[int] = []
-    before = {number: signal.signal(number, lambda got, _frame: caught.append(got)) for number in INTERRUPTS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for got in caught:
-            signal.raise_signal(got)
-
-
-def interrupt_on(*numbers: int) -> None:
-    """Makes these signals end this command as Ctrl-C does, so that it cleans up; those that are ignored (nohup) stay
-    so."""
-    for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h

@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vnotch.capture.playback import duration_seconds
-from vnotch.cli.children import INTERRUPTS, Child, ask, interrupt_on, run_to_end, uninterrupted, vnotch
+from vnotch.cli.children import Child, ask, run_to_end, vnotch
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.lab import prefix_of
 from vnotch.cli.place import Place
@@ -39,6 +39,7 @@ from vnotch.cli.terminal import is_terminal, out, record_text, step
 from vnotch.config import ENDPOINT_HOST, Folders
 from vnotch.errors import HostError
 from vnotch.fields import DEFAULT_FORMAT
+from vnotch.interrupts import INTERRUPTS, interrupt_on, uninterrupted
 from vnotch.lab.control import GROUP_ALL, GROUP_REJECT, ControlPlane
 from vnotch.lab.topology import Eni, Topology
 from vnotch.lab.topology_file import load_topology

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vnotch.cli.terminal import step
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.errors import HostError, InputError
 
@@ -35,6 +37,11 @@ ENVIRONMENT_NAMES = (
 )
 
 NAMES_SHOWN = 20
+START_SECONDS = 5
+
+
+class NoServer(HostError):
+    """No server has started with the data folder, or it has ended, or is still starting."""
 
 
 @cache
@@ -64,7 +71,7 @@ class Endpoint:
         try:
             document = json.loads(path.read_text())
         except FileNotFoundError:
-            raise HostError(
+            raise NoServer(
                 f"no vnotch server has started with the data folder {folders.root}",
                 "start one with `vnotch server`, or name its folder with --data-dir",
             ) from None
@@ -160,9 +167,26 @@ class Endpoint:
         except OSError:
             return False
 
+    @classmethod
+    def await_up(cls, folders: Folders, url: str | None = None) -> Endpoint:
+        """As `find(...).require_up()`, for what people start right behind `vnotch server &`: a server takes a second or
+        two to start."""
+        deadline = time.monotonic() + START_SECONDS
+        told = False
+        while True:
+            try:
+                return cls.find(folders, url).require_up()
+            except NoServer:
+                if time.monotonic() > deadline:
+                    raise
+            if not told:
+                step(f"waiting up to {START_SECONDS} s for the server")
+                told = True
+            time.sleep(0.2)
+
     def require_up(self) -> Endpoint:
         if not self.is_up():
-            raise HostError(f"no vnotch server answers at {self.url}", "start it with `vnotch server` or `vnotch up`")
+            raise NoServer(f"no vnotch server answers at {self.url}", "start it with `vnotch server` or `vnotch up`")
         return self
 
 

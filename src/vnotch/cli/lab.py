@@ -16,13 +16,14 @@ import typer
 from rich import box
 from rich.table import Table
 
-from vnotch.cli.children import Child, interrupt_on, vnotch
+from vnotch.cli.children import Child, vnotch
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.root import is_root, run_again_as_root
 from vnotch.cli.terminal import out, step
 from vnotch.config import Folders
 from vnotch.errors import HostError, InputError, VnotchError
+from vnotch.interrupts import interrupt_on
 
 if TYPE_CHECKING:  # the lab itself is imported where it is used: it takes half of the time of any other command
     from vnotch.lab.lab import Event, Lab, Status
@@ -120,7 +121,7 @@ def up(
 
     folders = folders_of(data_dir)
     chosen = load_topology(topology) if topology else None
-    endpoint = Endpoint.find(folders, endpoint_url).require_up()
+    endpoint = Endpoint.await_up(folders, endpoint_url)
     name = name_of(folders, name)
     given = _options(endpoint_url=endpoint_url, topology=topology, interval=interval, name=name, brief=brief)
     _need_root(folders, "up", *given)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ import typer
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.tail import seconds_of
 from vnotch.errors import InputError
+from vnotch.interrupts import interrupt_on, uninterrupted
 
 if TYPE_CHECKING:
     from vnotch.query.files import LogFile
@@ -100,15 +102,17 @@ class Asking:
         `extra` are fields that are NULL where the flow logs have none; `check` sees the table's columns first;
         `addresses` are the answer's columns that get labels.
         """
-        from vnotch.cli.answers import Output, with_labels, write_chart
-        from vnotch.cli.children import interrupt_on
-        from vnotch.cli.waiting import ProgressBar, write_summary
-        from vnotch.query.engine import Engine, Settings, available_threads
-        from vnotch.query.period import Period
-        from vnotch.query.problems import Problems
-        from vnotch.query.progress import Progress
-
         interrupt_on(signal.SIGTERM, signal.SIGHUP)  # what is spilled to disk is removed then too
+        with uninterrupted():
+            import_module("vnotch.query.text_table")  # what a question needs later, also in threads that it starts
+            from vnotch.cli.answers import Output, with_labels, write_chart
+            from vnotch.cli.waiting import ProgressBar, write_summary
+            from vnotch.query.engine import Engine, Settings, available_threads
+            from vnotch.query.period import Period
+            from vnotch.query.problems import Problems
+            from vnotch.query.progress import Progress
+
+            tempfile.gettempdir()  # it tries the folder with a file
         output = Output(self.output)
         if self.chart and self.output != "table":
             raise InputError(f"a chart cannot be {self.output}", "either --chart or --output")
@@ -145,7 +149,9 @@ class Asking:
         groups = [source.removeprefix(_GROUP) for source in self.sources if source.startswith(_GROUP)]
         places = [source for source in self.sources if not source.startswith(_GROUP)]
         given = text_format_of(self.format) if self.format else None
-        with tempfile.TemporaryDirectory(prefix="vnotch-group-") as folder:
+        with uninterrupted():
+            made = tempfile.TemporaryDirectory(prefix="vnotch-group-")
+        with made as folder:
             files: list[LogFile] = []
             if groups:
                 files, given = self._groups(groups, period, given, Path(folder), progress)

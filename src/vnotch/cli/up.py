@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from vnotch.cli.children import Child, interrupt_on, uninterrupted, vnotch
+from vnotch.cli.children import Child, vnotch
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.root import acquire, as_root, refresh
 from vnotch.cli.terminal import out, step
 from vnotch.config import Folders
 from vnotch.errors import HostError
+from vnotch.interrupts import interrupt_on, uninterrupted
 
 START_SECONDS = 60.0
 REFRESH_SECONDS = 60.0

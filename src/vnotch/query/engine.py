@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import re
-import shutil
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from vnotch.errors import HostError, InputError, LimitError, VnotchError
+from vnotch.interrupts import uninterrupted
 from vnotch.query.columns import COLUMN_TYPES
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.functions import add_functions
@@ -98,7 +98,9 @@ class Engine:
         self._settings = settings
         self._problems = problems
         self._progress = progress
-        self._folder = Path(tempfile.mkdtemp(prefix="vnotch-query-"))
+        with uninterrupted():
+            self._made = tempfile.TemporaryDirectory(prefix="vnotch-query-", ignore_cleanup_errors=True)
+        self._folder = Path(self._made.name)
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._text: TextTable | None = None
         self._paths: dict[str, LogFile] = {}
@@ -118,7 +120,7 @@ class Engine:
             self._text.stop()
         if self._connection is not None:
             self._connection.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._made.cleanup()
 
     def ask(
         self, sql: str, parameters: Mapping[str, Any] | None = None, waiting: Callable[[], None] | None = None
@@ -135,7 +137,8 @@ class Engine:
         deadline = None
         if self._settings.timeout_seconds is not None:
             deadline = time.monotonic() + self._settings.timeout_seconds
-        self._runner.start()
+        with uninterrupted():  # else it may run without being known to
+            self._runner.start()
         items = self._items(results, deadline, waiting)
         schema = next(items)
         return Answer(schema, items)
