@@ -25,6 +25,8 @@ from vnotch.cli.endpoint import Endpoint
 from vnotch.config import Folders
 
 GROUP = "spine"
+AGENT = f"spine-{os.getpid()}"
+"""Agents of one name share pinned maps, and tests run side by side."""
 INTERVAL_SECONDS = 5
 ADDRESSES = {"a": "10.77.1.10", "b": "10.77.2.10"}
 PORT = 9999
@@ -156,13 +158,14 @@ class Spine:
         return [], {}
 
     def start_server(self) -> None:
-        (self.folders.root / "endpoint").unlink(missing_ok=True)
+        """Always at the same place, so that an agent that starts while there is no server knows where it will be."""
         self.start("server", "server", "--port", str(self.port), "--any-interval")
-        until("the server answers", (self.folders.root / "endpoint").exists)
+        written = self.folders.root / "endpoint"
+        until("the server answers", lambda: written.exists() and Endpoint.find(self.folders).is_up())
         self.endpoint = Endpoint.find(self.folders)
 
     def start_agent(self) -> None:
-        self.start("agent", "agent", "--name", "spine", "--netns", self.network.host, "--flush")
+        self.start("agent", "agent", "--name", AGENT, "--netns", self.network.host, "--flush")
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()
@@ -172,7 +175,7 @@ class Spine:
         ec2, iam = self.endpoint.client("ec2"), self.endpoint.client("iam")
         iam.create_role(RoleName="spine", AssumeRolePolicyDocument=json.dumps(TRUST))
         self.allow(FULL)
-        until("the agent has registered itself", (self.folders.agent("spine") / "key.json").exists)
+        until("the agent has registered itself", (self.folders.agent(AGENT) / "key.json").exists)
         vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
         self.enis = {}
         for number, place in enumerate(("a", "b"), 1):
@@ -183,7 +186,7 @@ class Spine:
                 "PUT",
                 f"/vnotch/v1/network-interfaces/{self.enis[place]}/binding",
                 {
-                    "agent": "spine",
+                    "agent": AGENT,
                     "device": f"vn-{place}",
                     "instance_id": None,
                     "interface_type": None,
@@ -210,7 +213,7 @@ class Spine:
 
     def in_records(self) -> dict[str, int]:
         """Packets of each interface that are in records, by the agent's ledger."""
-        status = self.endpoint.agent_status("spine")
+        status = self.endpoint.agent_status(AGENT)
         assert status is not None
         found: Counter[str] = Counter()
         for row in status["ledger"]["interfaces"]:

@@ -25,7 +25,7 @@ import pytest
 from fault_proxy import FaultProxy
 from flowlogs_reader import S3FlowLogsReader
 from seaweed import OWNER, Seaweed, seaweed
-from spine import ADDRESSES, PORT, Network, Spine, running, until
+from spine import ADDRESSES, AGENT, PORT, Network, Spine, running, until
 
 from tests.cli.running import environment
 from vnotch.bucket_keys import parse_name, slot_of
@@ -170,7 +170,7 @@ def test_a_bucket_that_is_gone_shows_and_nothing_is_lost_until_it_is_back(spine:
     puts = [json.loads(line) for line in (spine.folders.root / "access.log").read_text().splitlines()]
     signed = [entry for entry in puts if entry["action"] == "vnotch:PresignUpload"]
     assert signed
-    assert all(entry["principal_arn"].endswith(":agent/spine") for entry in signed)
+    assert all(entry["principal_arn"].endswith(f":agent/{AGENT}") for entry in signed)
 
 
 def check_text_files(spine: BucketSpine) -> None:

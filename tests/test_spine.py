@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from flowlogs_reader import FlowLogsReader
-from spine import ADDRESSES, FULL, GROUP, INTERVAL_SECONDS, PORT, WITHOUT_PUT, Network, Spine, running, until
+from spine import ADDRESSES, AGENT, FULL, GROUP, INTERVAL_SECONDS, PORT, WITHOUT_PUT, Network, Spine, running, until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -87,7 +87,7 @@ def test_exactly_the_packets_sent_are_read_whatever_dies_meanwhile(spine: Spine)
 
     # The ledger agrees with the kernel's own count, and no record comes late.
     def settled() -> bool:
-        status = spine.endpoint.agent_status("spine")
+        status = spine.endpoint.agent_status(AGENT)
         if status is None:
             return False
         seen = {(row["slot"], row["direction"]): row["packets"] for row in status["ledger"]["seen"]}
@@ -102,4 +102,4 @@ def test_exactly_the_packets_sent_are_read_whatever_dies_meanwhile(spine: Spine)
         assert read_by_flowlogs_reader(logs, threads) == spine.wanted
     # A stopped agent leaves no pin.
     spine.stop()
-    assert not Path("/run/vnotch/bpf/spine").exists()
+    assert not Path("/run/vnotch/bpf", AGENT).exists()

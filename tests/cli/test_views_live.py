@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.cli.running import environment, run
-from tests.spine import ADDRESSES, GROUP, PORT, Network, Spine, running, until
+from tests.spine import ADDRESSES, AGENT, GROUP, PORT, Network, Spine, running, until
 from vnotch.agent.asking import NAME, ask
 from vnotch.cli.local_agents import LocalAgent
 from vnotch.flow import FLOW_SCHEMA
@@ -68,7 +68,7 @@ def as_nobody(action: Callable[[], Any]) -> str:
 
 
 def test_looking_finds_every_packet_and_changes_nothing(spine: Spine) -> None:
-    folder = spine.folders.agent("spine")
+    folder = spine.folders.agent(AGENT)
     assert stat.S_IMODE((folder / NAME).stat().st_mode) == 0o600
     since = ask(folder, {"view": "flows", "since": -1}).about["number"]
     for count in (100, 200):
@@ -150,11 +150,11 @@ def test_status_by_both_sides_and_by_each_alone(spine: Spine) -> None:
     assert maps["flows_max"] == 131_072
     assert 0 <= maps["connections"] <= maps["connections_max"]
     text = vnotch(spine, "status").stdout
-    assert "agent spine runs" in text
+    assert f"agent {AGENT} runs" in text
     assert f"{spine.flow_log} delivers" in text
 
-    said = as_nobody(lambda: LocalAgent("spine", spine.folders.agent("spine")).ask({"view": "alive"}))
-    assert said.startswith("HostError: agent spine runs")
+    said = as_nobody(lambda: LocalAgent(AGENT, spine.folders.agent(AGENT)).ask({"view": "alive"}))
+    assert said.startswith(f"HostError: agent {AGENT} runs")
     assert "only its owner may look at it" in said
     assert "sudo" in said
 
