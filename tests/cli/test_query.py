@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -305,12 +306,16 @@ def test_an_interrupt_ends_a_question_and_leaves_nothing(tmp_path: Path, number:
     process = subprocess.Popen(
         command("query", f"select count(*) from {joined}", str(tmp_path / "a.log")),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(TMPDIR=str(spill)),
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),  # under nohup these tests would have SIGHUP ignored
     )  # fmt: skip
-    while not list(spill.iterdir()):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    try:
+        while not list(spill.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in errors
     assert list(spill.iterdir()) == []
