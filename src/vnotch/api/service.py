@@ -19,13 +19,18 @@ from vnotch.iam.evaluation import Decision
 from vnotch.store.accounts import Identity
 
 
+MESSAGE_MAX = 1_500
+"""Characters of an error's text. Texts name what was sent, and an answer does not repeat kilobytes of it."""
+_HEAD, _TAIL = 1_200, 200
+
+
 class ApiError(Exception):
     """An answer of the API that is an error, with AWS's code and text (reference: the service's error page)."""
 
     def __init__(self, code: str, message: str, status: int = 400, members: Mapping[str, Any] | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
-        self.message = message
+        self.message = message if len(message) <= MESSAGE_MAX else f"{message[:_HEAD]}...{message[-_TAIL:]}"
         self.status = status
         self.members = dict(members or {})  # further members of a modelled error shape
 
