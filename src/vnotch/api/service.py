@@ -18,7 +18,6 @@ from vnotch.api.accepts import Accepts
 from vnotch.iam.evaluation import Decision
 from vnotch.store.accounts import Identity
 
-
 MESSAGE_MAX = 1_500
 """Characters of an error's text. Texts name what was sent, and an answer does not repeat kilobytes of it."""
 _HEAD, _TAIL = 1_200, 200
