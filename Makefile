@@ -15,8 +15,10 @@ setup: ## the virtual environment with vnotch in it, datapath compiled
 demo: setup ## a VPC on this host, real traffic for 30 s, its flow log records and their ledger
 	@$(RUN)/vnotch demo
 
-test: setup ## all tests (at most 10 minutes on two cores)
-	@$(RUN)/python -m pytest -q -m "not soak" -n 4 --dist loadfile --no-loadscope-reorder
+WORKERS ?= 4
+
+test: setup ## all tests (about 13 minutes on two cores; WORKERS=2 where other things run beside them)
+	@$(RUN)/python -m pytest -q -m "not soak" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: setup ## the tests that take longer (Spark's need Java 17: apt install openjdk-17-jre-headless)
 	@$(RUN)/python -m pip install --disable-pip-version-check --quiet 'pyspark>=4,<5'
