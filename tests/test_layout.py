@@ -16,6 +16,7 @@ ORDER = [
     "durable",
     "interrupts",
     "module_process",
+    "native_library",
     "service_models",
     "signed_http",
     # packet

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from vnotch.address import Values
 from vnotch.coded import TEXT_CODES
-from vnotch.errors import HostError
+from vnotch.native_library import Signatures, load_native
 
 LIBRARY = Path(__file__).parent / "native" / "liblines.so"
 
@@ -35,16 +35,8 @@ _ABSENT = -1
 @cache
 def load() -> ctypes.CDLL:
     """The native library with its signatures. Raises HostError where it is missing or of another version."""
-    remedy = "build it: python hatch_build.py"
-    try:
-        lib = ctypes.CDLL(str(LIBRARY))
-        abi = int(lib.lines_abi())
-    except (OSError, AttributeError) as error:
-        raise HostError(f"the native library cannot be used: {error}", remedy) from error
-    if abi != ABI:
-        raise HostError("the native library is of another version than vnotch", remedy)
     pointer, u32, u64, i64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int64
-    signatures: dict[str, tuple[object, list[object]]] = {
+    signatures: Signatures = {
         "lines_open": (pointer, [u32, pointer, pointer, u64]),
         "lines_close": (None, [pointer]),
         "lines_reset": (None, [pointer]),
@@ -53,10 +45,7 @@ def load() -> ctypes.CDLL:
         "lines_absent": (u64, [pointer, u32]),
         "lines_texts": (u32, [pointer, u32, ctypes.POINTER(pointer), ctypes.POINTER(pointer)]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
-    return lib
+    return load_native(LIBRARY, "lines_abi", ABI, signatures)
 
 
 class LineParser:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from vnotch.capture.layout import ENI, ENI_ADOPT, ENI_INSIDE, ENI_MAC, FLOW_KEY, FLOW_TOTAL, Array
-from vnotch.errors import HostError, InputError
+from vnotch.errors import InputError
 from vnotch.flow import Exclusion
+from vnotch.native_library import Signatures, another_version, load_native
 
 LIBRARY = Path(__file__).parent / "native" / "libvnotch.so"
 
@@ -113,19 +114,8 @@ FLOW = np.dtype(
 @cache
 def load() -> ctypes.CDLL:
     """The native library with its signatures. Raises HostError where it is missing or of another version."""
-    remedy = "build it: python hatch_build.py"
-    try:
-        lib = ctypes.CDLL(str(LIBRARY))
-        abi = int(lib.capture_abi())
-    except (OSError, AttributeError) as error:
-        raise HostError(f"the native library cannot be used: {error}", remedy) from error
-    sizes = (ctypes.c_uint32 * 5)()
-    lib.capture_sizes(sizes)
-    ours = [ENI.itemsize, ctypes.sizeof(LocalNetwork), ctypes.sizeof(Report), ctypes.sizeof(_Parsed), FLOW.itemsize]
-    if abi != ABI or list(sizes) != ours:
-        raise HostError("the native library is of another version than vnotch", remedy)
     pointer, u8, u16, u32, u64 = ctypes.c_void_p, ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
-    signatures: dict[str, tuple[object, list[object]]] = {
+    signatures: Signatures = {
         "capture_open": (pointer, [u64, u32, u64, u32, u32]),
         "capture_set_rules": (None, [pointer, pointer, pointer]),
         "capture_close": (None, [pointer]),
@@ -144,9 +134,12 @@ def load() -> ctypes.CDLL:
             [u32, ctypes.POINTER(u8), u32, u32, u32, u16, pointer, ctypes.POINTER(_Parsed)],
         ),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
+    lib = load_native(LIBRARY, "capture_abi", ABI, signatures)
+    sizes = (u32 * 5)()
+    lib.capture_sizes(sizes)
+    ours = [ENI.itemsize, ctypes.sizeof(LocalNetwork), ctypes.sizeof(Report), ctypes.sizeof(_Parsed), FLOW.itemsize]
+    if list(sizes) != ours:
+        raise another_version()
     return lib
 
 
