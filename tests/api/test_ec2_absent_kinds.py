@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from refusals import refused
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.ec2.absent_kinds import ABSENT_KINDS
@@ -19,14 +19,6 @@ from vnotch.api.quotas import Quotas
 def ec2(shared_api: Any) -> Any:
     shared_api.serve(Ec2(shared_api.state, shared_api.accounts, quotas=Quotas(elastic_addresses=7)))
     return shared_api.client("ec2", parameter_validation=False)
-
-
-def refused(call: Any, **params: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**params)
-    answer = caught.value.response
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 400
-    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 CALLS = [

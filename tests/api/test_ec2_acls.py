@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from refusals import refused
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.quotas import Quotas
@@ -28,14 +29,6 @@ def vpc(ec2: Any) -> str:
 @pytest.fixture
 def acl(ec2: Any, vpc: str) -> str:
     return str(ec2.create_network_acl(VpcId=vpc)["NetworkAcl"]["NetworkAclId"])
-
-
-def refused(call: Any, **params: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**params)
-    answer = caught.value.response
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 400
-    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 def acls_of(ec2: Any, vpc: str, *filters: tuple[str, str]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from refusals import refused
 from test_ec2_instances import heard, run
 
 from vnotch.api.ec2 import Ec2
@@ -61,14 +62,6 @@ def allocated(ec2: Any) -> str:
 def only(ec2: Any, allocation_id: str) -> dict[str, Any]:
     [found] = ec2.describe_addresses(AllocationIds=[allocation_id])["Addresses"]
     return dict(found)
-
-
-def refused(call: Any, **params: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**params)
-    error = caught.value.response
-    assert error["ResponseMetadata"]["HTTPStatusCode"] == 400
-    return error["Error"]["Code"], error["Error"]["Message"]
 
 
 def test_an_address_is_allocated_described_and_released(ec2: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from refusals import refused
 from test_iam import allow, user_key
 
 from vnotch.api.agents import Agents
@@ -39,14 +40,6 @@ def vpc(ec2: Any) -> str:
 @pytest.fixture
 def group(ec2: Any, vpc: str) -> str:
     return group_of(ec2, vpc, "web")
-
-
-def refused(call: Any, **params: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**params)
-    answer = caught.value.response
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 400
-    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 def group_of(ec2: Any, vpc: str, name: str, **params: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from refusals import refused
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.quotas import Quotas
@@ -19,14 +20,6 @@ def ec2(shared_api: Any) -> Any:
     quotas = Quotas(rules_per_security_group=10, entries_per_prefix_list=300)
     shared_api.serve(Ec2(shared_api.state, shared_api.accounts, quotas=quotas))
     return shared_api.client("ec2", parameter_validation=False)
-
-
-def refused(call: Any, **params: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**params)
-    answer = caught.value.response
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 400
-    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 def given(*cidrs: str) -> list[dict[str, str]]:

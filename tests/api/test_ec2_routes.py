@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from refusals import refused
 from test_agents import Client
 
 from vnotch.api.agents import Agents
@@ -94,14 +95,6 @@ def place(shared_api: Any, ec2: Any) -> Place:
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
     Client(shared_api).ok("PUT", f"/agents/{vpc}")
     return Place(shared_api, ec2, vpc, subnet, vpc)
-
-
-def refused(call: Any, **params: Any) -> tuple[str, str]:
-    with pytest.raises(ClientError) as caught:
-        call(**params)
-    answer = caught.value.response
-    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 400
-    return answer["Error"]["Code"], answer["Error"]["Message"]
 
 
 # --- internet gateways
