@@ -75,7 +75,7 @@ class _File(logging.handlers.RotatingFileHandler):
                 self._bytes = os.stat(self.baseFilename).st_size
             except OSError:
                 self._bytes = 0
-        self._bytes += len(record.msg) + 1
+        self._bytes += len(record.msg.encode()) + 1
         return self._bytes > self.maxBytes
 
     def doRollover(self) -> None:
