@@ -53,6 +53,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vnotch.cli.endpoint import Endpoint
+from vnotch.coded import coded_table, plain_table
 from vnotch.config import Folders
 from vnotch.deliver.logs import put_log_events_body
 from vnotch.deliver.record_body import CONTENT_TYPE, write_body
@@ -165,7 +166,7 @@ def typed_call(group: str, stream: str, records: pa.Table) -> Call:
 
 
 def text_calls(group: str, stream: str, records: pa.Table) -> Iterator[Call]:
-    lines = record_lines(records, FORMAT)
+    lines = record_lines(plain_table(records), FORMAT)
     sizes = np.cumsum(pc.binary_length(lines).to_numpy().astype(np.int64) + 26)
     events = pa.table({"timestamp": records["timestamp"], "message": lines})
     begin = 0
@@ -179,7 +180,7 @@ def text_calls(group: str, stream: str, records: pa.Table) -> Iterator[Call]:
 
 
 def batches(folder: Path, records: int) -> Iterator[tuple[str, pa.Table]]:
-    """(stream, records of one interface in one hour), with times that end now."""
+    """(stream, records of one interface in one hour, text coded as an agent has it), with times that end now."""
     made = folder / f"parquet-{records}"
     if not made.exists():
         work = made.with_suffix(".part")
@@ -189,16 +190,18 @@ def batches(folder: Path, records: int) -> Iterator[tuple[str, pa.Table]]:
     files = sorted(made.rglob("*.parquet"))
     last_s = pc.max(pq.read_table(files[-1], columns=["start"], partitioning=None)["start"]).as_py()
     shift_s = int(time.time()) - last_s
+    texts = [item.column for item in FORMAT.fields if pa.types.is_string(item.type)]
     for _, paths in groupby(files, key=lambda path: path.parent):  # a folder is an hour
-        table = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths]).combine_chunks()
+        parts = [pq.read_table(path, partitioning=None, read_dictionary=texts) for path in paths]
+        table = coded_table(pa.concat_tables(parts))
         for name in ("start", "end"):
             table = table.set_column(table.column_names.index(name), name, pc.add(table[name], shift_s))
-        stamps = pc.multiply(table["start"], 1000)
-        table = table.add_column(0, "timestamp", stamps).sort_by(
-            [("interface_id", "ascending"), ("start", "ascending")]
-        )
-        names = table["interface_id"].combine_chunks().dictionary_encode()
-        cuts = np.flatnonzero(np.diff(names.indices.to_numpy())) + 1
+        table = table.add_column(0, "timestamp", pc.multiply(table["start"], 1000))
+        interfaces = table["interface_id"].chunk(0)
+        ranks = np.argsort(np.argsort(interfaces.dictionary.to_pylist()))[interfaces.indices.to_numpy()]
+        order = np.lexsort([table["start"].to_numpy(), ranks])
+        table = table.take(pa.array(order))
+        cuts = np.flatnonzero(np.diff(ranks[order])) + 1
         bounds = [0, *cuts.tolist(), table.num_rows]
         for begin, end in pairwise(bounds):
             yield f"{table['interface_id'][begin].as_py()}-all", table.slice(begin, end - begin)

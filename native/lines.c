@@ -13,7 +13,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* The version of this file's border with line_parser.py. */
-#define LINES_ABI 1
+#define LINES_ABI 2
 
 #define KIND_INT32 0
 #define KIND_INT64 1
@@ -378,4 +378,71 @@ EXPORT uint32_t lines_texts(const struct parser *parser, uint32_t field, const u
 	*bytes = texts->bytes;
 	*ends = texts->ends;
 	return texts->count;
+}
+
+/* The other way, without writing it: how long the lines of columns are. */
+
+static int32_t digits_of(int64_t value)
+{
+	static const uint64_t powers[] = {
+		1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
+		1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000,
+		100000000000000000, 1000000000000000000, 10000000000000000000u,
+	};
+	uint64_t number = (uint64_t)value | 1;	/* no even number is one below a power, so it has as many digits */
+	/* 1233 / 4096 is a little above log10(2): the digits, or one too few. */
+	uint32_t guess = (uint32_t)(64 - __builtin_clzll(number)) * 1233 >> 12;
+
+	return (int32_t)(guess + (number >= powers[guess]));
+}
+
+/*
+ * Adds to sizes[i] what row i takes in each column: a number its digits, a code lengths[f][code]. least[f] and greatest[f]
+ * are of the numbers of a column. Numbers below zero have no line; their size is any.
+ */
+EXPORT void lines_measure(uint32_t fields, const uint8_t *kinds, const void *const *columns,
+			  const int32_t *const *lengths, uint64_t rows, int32_t *sizes, int64_t *least, int64_t *greatest)
+{
+	for (uint32_t f = 0; f < fields; f++) {
+		int64_t low = INT64_MAX, high = INT64_MIN;
+
+		for (uint64_t i = 0; i < rows; i++) {
+			int64_t value = kinds[f] == KIND_INT64 ? ((const int64_t *)columns[f])[i]
+							       : ((const int32_t *)columns[f])[i];
+
+			if (kinds[f] == KIND_TEXT) {
+				sizes[i] += lengths[f][value];
+				continue;
+			}
+			low = value < low ? value : low;
+			high = value > high ? value : high;
+			sizes[i] += digits_of(value);
+		}
+		least[f] = low;
+		greatest[f] = high;
+	}
+}
+
+/* Whether it is an IPv4 address as inet_pton(3) takes it: four numbers to 255 without leading zeros, points between. */
+static int is_dotted_quad(const uint8_t *at, const uint8_t *end)
+{
+	for (int part = 0; part < 4; part++) {
+		const uint8_t *begin = at;
+		unsigned number = 0;
+
+		while (at < end && at - begin < 3 && (uint8_t)(*at - '0') <= 9)
+			number = number * 10 + (unsigned)(*at++ - '0');
+		if (at == begin || number > 255 || (*begin == '0' && at - begin > 1))
+			return 0;
+		if (part < 3 && (at == end || *at++ != '.'))
+			return 0;
+	}
+	return at == end;
+}
+
+/* found[i]: whether text i, between offsets[i] and offsets[i + 1], is one. */
+EXPORT void lines_dotted_quads(const uint8_t *data, const int32_t *offsets, uint64_t texts, uint8_t *found)
+{
+	for (uint64_t i = 0; i < texts; i++)
+		found[i] = (uint8_t)is_dotted_quad(data + offsets[i], data + offsets[i + 1]);
 }

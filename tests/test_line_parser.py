@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
+from socket import AF_INET, inet_pton
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnotch.coded import plain_table
+from vnotch.coded import coded, plain_table
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, FIELDS, Format, format_text, parse_format
 from vnotch.line import parse_coded, parse_line, parse_valid, record_lines
-from vnotch.line_parser import LineParser
+from vnotch.line_parser import LineParser, dotted_quads, line_lengths
 
 DEFAULT = parse_format(DEFAULT_FORMAT)
 CUSTOM = parse_format("${x-process} ${srcport} ${bytes} ${start} ${end} ${srcaddr}")
@@ -144,3 +145,60 @@ def test_a_block_with_an_odd_line_is_none(odd: str) -> None:
     columns = reader.block(GOOD.encode())
     assert columns is not None, "what was refused leaves nothing behind"
     assert [len(column.dictionary) for column in columns if pa.types.is_dictionary(column.type)] == [1] * 6
+
+
+NUMBERS_OF = {
+    kind: st.one_of(
+        st.integers(0, largest),
+        st.sampled_from(
+            [10**power + step for power in range(19) for step in (-1, 0, 1) if 10**power + step <= largest]
+        ),
+        st.none(),
+    )
+    for kind, largest in ((pa.int32(), 2**31 - 1), (pa.int64(), 2**63 - 1))
+}
+
+
+@given(st.data(), st.integers(1, 30), st.integers(0, 3))
+def test_the_length_of_a_line_is_that_of_the_line_that_is_written(data: st.DataObject, rows: int, before: int) -> None:
+    """Also of columns that are slices of larger ones, and with values absent."""
+    columns, written = [], []
+    for kind in (pa.int32(), pa.int64(), pa.string()):
+        values = st.sampled_from([None, "a", "10.0.0.1", "é", "x" * 300]) if kind == pa.string() else NUMBERS_OF[kind]
+        column = pa.array(data.draw(st.lists(values, min_size=before + rows, max_size=before + rows)), kind)
+        column = coded(column) if kind == pa.string() else column
+        columns.append(column.slice(before))
+        written.append(column.slice(before).to_pylist())
+    lines = [" ".join("-" if value is None else str(value) for value in row) for row in zip(*written, strict=True)]
+    lengths, bounds = line_lengths(columns)
+    assert lengths.tolist() == [len(line.encode()) for line in lines]
+    for values, found in zip(written[:2], bounds[:2], strict=True):
+        there = [value for value in values if value is not None]
+        assert found == ((min(there), max(there)) if there else None)
+    assert bounds[2] is None
+
+
+def is_address(text: str) -> bool:
+    try:
+        inet_pton(AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+OCTETS = st.sampled_from(
+    ["0", "1", "9", "10", "99", "100", "199", "249", "250", "255", "256", "299", "00", "01", "1000", ""]
+)
+QUADS = st.lists(OCTETS, min_size=3, max_size=5).map(".".join)
+
+
+@given(st.lists(st.one_of(QUADS, st.text("0123456789.: \0é", max_size=16)), max_size=20), st.integers(0, 3))
+def test_a_dotted_quad_is_what_inet_pton_takes(texts: list[str], before: int) -> None:
+    found = dotted_quads(pa.array(["10.0.0.1"] * before + texts, pa.string()).slice(before))
+    assert found.tolist() == [is_address(text) for text in texts]
+
+
+def test_a_negative_number_shows_in_the_bounds() -> None:
+    least = [-(2**31), -(2**63)]
+    _, bounds = line_lengths([pa.array([low, 7], kind) for low, kind in zip(least, NUMBERS_OF, strict=True)])
+    assert bounds == [(low, 7) for low in least]

@@ -21,7 +21,7 @@ from vnotch.address import Values
 from vnotch.coded import coded, is_coded, of_each
 from vnotch.errors import InputError
 from vnotch.fields import ABSENT, SEPARATOR, Field, Format
-from vnotch.line_parser import LineParser
+from vnotch.line_parser import LineParser, dotted_quads, line_lengths
 
 _SPACE = ord(SEPARATOR)
 _PARSE_ROWS = 262_144
@@ -33,10 +33,8 @@ _FEW_TEXTS = 8
 """So many texts are looked at in Python, which takes less than calls of Arrow do."""
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
 _PRINTABLE = r"^[!-~]+$"
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_DOTTED_QUAD = rf"^(?:{_OCTET}\.){{3}}{_OCTET}$"
-"""What inet_pton(3) takes for IPv4; Arrow's RE2 looks at a million texts in the time in which Python looks at ten
-thousand. Its `$` is the end of the text, not a place before a last line end as in Python's."""
+"""Arrow's RE2 looks at a million texts in the time in which Python looks at ten thousand. Its `$` is the end of the
+text, not a place before a last line end as in Python's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +224,7 @@ def _wrong_rows(item: Field, column: pa.Array, format: Format) -> Values | None:
     if len(texts) <= _FEW_TEXTS:
         right = np.array([_is_right(item, text) for text in texts.to_pylist()], bool)
     else:
-        right = _right_distinct(item, texts).to_numpy(zero_copy_only=False)
+        right = _right_distinct(item, texts)
     return None if right.all() else of_each(column, ~right, False)
 
 
@@ -306,32 +304,64 @@ def _parse_integers(item: Field, texts: pa.Array, format: Format) -> tuple[pa.Ar
 def check_values(item: Field, values: pa.Array | pa.ChunkedArray, format: Format) -> None:
     """Raises InputError where a column has a value that no line of the format has: such a record's line would not be
     parsed back to it. Text may be coded (`vnotch.coded`); then a text that no row has is looked at too."""
-    if item.required and values.null_count:
-        raise _wrong(item, ABSENT, "this field is never absent")
+    _check_presence(item, values)
     if pa.types.is_integer(item.type):
         bounds = pc.min_max(values).as_py()
-        low, high = bounds["min"], bounds["max"]
-        if low is not None and low < 0:
-            raise _wrong(item, str(low), "a decimal number")
-        if item.name == "version" and low is not None and (low, high) != (format.version, format.version):
-            other = high if low == format.version else low
-            raise _wrong(item, str(other), f"lines of this format have version {format.version}")
+        _check_bounds(item, None if bounds["min"] is None else (bounds["min"], bounds["max"]), format)
+    else:
+        _check_texts(item, pc.unique(values).drop_null() if not is_coded(values.type) else coded(values).dictionary)
+
+
+def checked_lengths(table: pa.Table, format: Format) -> Values:
+    """The length of each record's line, without writing it; texts are coded.
+
+    Raises InputError as `check_values` does.
+    """
+    columns = [table[item.column].combine_chunks() for item in format.fields]
+    lengths, bounds = line_lengths(columns)
+    for item, column, found in zip(format.fields, columns, bounds, strict=True):
+        _check_presence(item, column)
+        if is_coded(column.type):
+            _check_texts(item, column.dictionary)
+        else:
+            _check_bounds(item, found, format)
+    return lengths
+
+
+def _check_presence(item: Field, values: pa.Array | pa.ChunkedArray) -> None:
+    if item.required and values.null_count:
+        raise _wrong(item, ABSENT, "this field is never absent")
+
+
+def _check_bounds(item: Field, bounds: tuple[int, int] | None, format: Format) -> None:
+    """The least and the greatest number of a column; None where it has none."""
+    if bounds is None:
         return
-    distinct = pc.unique(values).drop_null() if not is_coded(values.type) else coded(values).dictionary
+    low, high = bounds
+    if low < 0:
+        raise _wrong(item, str(low), "a decimal number")
+    if item.name == "version" and (low, high) != (format.version, format.version):
+        other = high if low == format.version else low
+        raise _wrong(item, str(other), f"lines of this format have version {format.version}")
+
+
+def _check_texts(item: Field, distinct: pa.StringArray) -> None:
     if len(distinct) <= _FEW_TEXTS:
         for text in distinct.to_pylist():
             if text == ABSENT or not _is_right(item, text):
                 raise _wrong(item, text, "the table of fields says which are")
         return
-    right = pc.and_(_right_distinct(item, distinct), pc.not_equal(distinct, ABSENT))
-    if not pc.all(right, min_count=0).as_py():
-        raise _wrong(item, distinct[pc.index(right, False).as_py()].as_py(), "the table of fields says which are")
+    right = _right_distinct(item, distinct)
+    if not item.address:
+        right &= pc.not_equal(distinct, ABSENT).to_numpy(zero_copy_only=False)
+    if not right.all():
+        raise _wrong(item, distinct[int(right.argmin())].as_py(), "the table of fields says which are")
 
 
 def _right_texts(item: Field, texts: pa.Array) -> pa.Array:
     """Looks at each distinct text once."""
     encoded = texts.dictionary_encode()
-    return pc.take(_right_distinct(item, encoded.dictionary), encoded.indices)
+    return pc.take(pa.array(_right_distinct(item, encoded.dictionary)), encoded.indices)
 
 
 def _is_right(item: Field, text: str) -> bool:
@@ -340,23 +370,25 @@ def _is_right(item: Field, text: str) -> bool:
     return _is_address(text) if item.address else bool(re.fullmatch(_PRINTABLE[1:-1], text))
 
 
-def _right_distinct(item: Field, texts: pa.Array) -> pa.Array:
-    if item.values:
-        return pc.is_in(texts, value_set=pa.array(item.values))
+def _right_distinct(item: Field, texts: pa.StringArray) -> Values:
     if not item.address:
-        return pc.match_substring_regex(texts, _PRINTABLE)
-    right = pc.match_substring_regex(texts, _DOTTED_QUAD)
-    if pc.all(right, min_count=0).as_py():
+        found = pc.is_in(texts, value_set=pa.array(item.values)) if item.values else _printable(texts)
+        right: Values = found.to_numpy(zero_copy_only=False)
         return right
-    rest = pc.invert(right)
-    others = pa.array([_is_address(text) for text in texts.filter(rest).to_pylist()], pa.bool_())
-    return pc.replace_with_mask(right, rest, others)
+    right = dotted_quads(texts)
+    if not right.all():
+        right[~right] = [_is_address(text) for text in texts.filter(pa.array(~right)).to_pylist()]
+    return right
+
+
+def _printable(texts: pa.StringArray) -> pa.BooleanArray:
+    return pc.match_substring_regex(texts, _PRINTABLE)
 
 
 def _is_address(text: str) -> bool:
     try:
         inet_pton(AF_INET6 if ":" in text else AF_INET, text)
-    except OSError:
+    except (OSError, ValueError):  # the latter where it has a null character
         return False
     return True
 

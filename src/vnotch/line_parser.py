@@ -1,7 +1,8 @@
 """Lines of records by the native library: native/lines.c as it is seen from Python.
 
-Its columns are numbers, and texts as codes (`vnotch.coded`). It takes no line that its columns would not print as again
-byte for byte. Which of the distinct texts a column can have is for the caller to say.
+`LineParser` makes columns of lines: numbers, and texts as codes (`vnotch.coded`). It takes no line that its columns
+would not print as again byte for byte. Which of the distinct texts a column can have is for the caller to say.
+`line_lengths` says how long the lines of columns are.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vnotch.address import Values
-from vnotch.coded import TEXT_CODES
+from vnotch.coded import TEXT_CODES, codes_of
 from vnotch.native_library import Signatures, load_native
 
 LIBRARY = Path(__file__).parent / "native" / "liblines.so"
 
-ABI = 1
+ABI = 2
 """native/lines.c: LINES_ABI. Raised by one with every change of what crosses this border."""
 
 _KINDS: dict[pa.DataType, tuple[int, type]] = {
@@ -44,6 +46,8 @@ def load() -> ctypes.CDLL:
         "lines_parse_each": (i64, [pointer, pointer, pointer, u64, pointer, pointer]),
         "lines_absent": (u64, [pointer, u32]),
         "lines_texts": (u32, [pointer, u32, ctypes.POINTER(pointer), ctypes.POINTER(pointer)]),
+        "lines_measure": (None, [u32, pointer, pointer, pointer, u64, pointer, pointer, pointer]),
+        "lines_dotted_quads": (None, [pointer, pointer, u64, pointer]),
     }
     return load_native(LIBRARY, "lines_abi", ABI, signatures)
 
@@ -80,12 +84,10 @@ class LineParser:
         throughout. Raises MemoryError where there is no room for the texts."""
         columns, places = self._columns(len(lines))
         taken = np.zeros(len(lines), bool)
-        _, offsets, data = lines.buffers()
+        data = lines.buffers()[2]
         if len(lines) and data is not None:
-            begins = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
-            rows = self._lib.lines_parse_each(
-                self._parser, data.address, begins.ctypes.data, len(lines), places, taken.ctypes.data
-            )
+            begins = _offsets(lines).ctypes.data
+            rows = self._lib.lines_parse_each(self._parser, data.address, begins, len(lines), places, taken.ctypes.data)
             if rows < 0:
                 self._lib.lines_reset(self._parser)
                 raise MemoryError("no room for the texts of lines")
@@ -117,3 +119,58 @@ class LineParser:
         offsets[1:] = np.ctypeslib.as_array(ctypes.cast(ends, ctypes.POINTER(ctypes.c_uint32)), (count,))
         data = ctypes.string_at(found.value or 0, int(offsets[-1]))
         return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def line_lengths(columns: Sequence[pa.Array]) -> tuple[Values, list[tuple[int, int] | None]]:
+    """(the length of each row's line, values with one space between them; of each column of numbers the least and the
+    greatest, None for texts and where all are absent).
+
+    The columns are int32, int64 or of TEXT_CODES, all of one length. Numbers below zero have no line, and any length.
+    """
+    rows = len(columns[0])
+    sizes = np.full(rows, len(columns) - 1, np.int32)
+    kinds = bytearray()
+    held: list[Values | None] = []
+    lengths: list[Values | None] = []
+    for column in columns:
+        coded = pa.types.is_dictionary(column.type)
+        kinds.append(_KINDS[pa.string() if coded else column.type][0])
+        held.append(codes_of(column) if coded else (column.fill_null(0) if column.null_count else column).to_numpy())
+        lengths.append(_lengths(column.dictionary) if coded else None)
+    least, greatest = np.empty((2, len(columns)), np.int64)
+    load().lines_measure(
+        len(columns), bytes(kinds), _addresses(held), _addresses(lengths), rows,
+        sizes.ctypes.data, least.ctypes.data, greatest.ctypes.data,
+    )  # fmt: skip
+    bounds: list[tuple[int, int] | None] = list(zip(least.tolist(), greatest.tolist(), strict=True))
+    for place, column in enumerate(columns):
+        if lengths[place] is not None or column.null_count == rows:
+            bounds[place] = None
+        elif column.null_count:
+            bounds[place] = tuple(pc.min_max(column).as_py().values())
+    return sizes, bounds
+
+
+def _lengths(texts: pa.StringArray) -> Values:
+    """The length of each text, and behind the last that of what is absent, whose line has one character."""
+    return np.append(np.diff(_offsets(texts)), np.int32(1))
+
+
+def _offsets(texts: pa.StringArray) -> Values:
+    offsets = texts.buffers()[1]
+    if not len(texts) or offsets is None:
+        return np.zeros(len(texts) + 1, np.int32)
+    return np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+
+
+def _addresses(arrays: Sequence[Values | None]) -> object:
+    return (ctypes.c_void_p * len(arrays))(*(None if array is None else array.ctypes.data for array in arrays))
+
+
+def dotted_quads(texts: pa.StringArray) -> Values:
+    """Which texts, none of them null, are IPv4 addresses as inet_pton(3) takes them."""
+    found = np.zeros(len(texts), bool)
+    data = texts.buffers()[2]
+    if data is not None:
+        load().lines_dotted_quads(data.address, _offsets(texts).ctypes.data, len(texts), found.ctypes.data)
+    return found

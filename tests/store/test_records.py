@@ -12,11 +12,12 @@ import pytest
 from lakes import new_lake
 
 from tests.store.test_lake import BASE_MS, EVER, NEVER, batch, read
+from vnotch.coded import coded_table
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, FIELDS, Format, parse_format
-from vnotch.line import parse_lines
+from vnotch.line import checked_lengths, parse_lines
 from vnotch.record import flow_log_format
-from vnotch.store import event_rows, formats
+from vnotch.store import formats
 from vnotch.store.batch_keys import batch_key, record_batch_key
 from vnotch.store.lake import Lake, Predicate, QueryFailed, QueryInterrupted
 
@@ -188,7 +189,7 @@ def test_a_record_whose_line_would_not_come_back_is_refused(lake: Lake, column: 
 
 def test_the_length_of_a_line_is_known_without_writing_it() -> None:
     for lines, format in ((LINES, DEFAULT), ([every_line(n, n % 5 == 4) for n in range(40)], EVERY)):
-        sizes = event_rows.line_sizes(parse_lines(pa.array(lines), format), format)
+        sizes = checked_lengths(coded_table(parse_lines(pa.array(lines), format)), format)
         assert sizes.tolist() == [len(line) for line in lines]
 
 

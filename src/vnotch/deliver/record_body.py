@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from vnotch.coded import coded_table, compacted, is_coded
+from vnotch.coded import coded_table, is_coded, ordered
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.record import flow_log_format
@@ -47,7 +47,7 @@ def write_stream(records: pa.Table, metadata: Mapping[bytes, str]) -> bytes:
 
 
 def _narrow(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    column = compacted(column)
+    column = ordered(column)  # as the batch's key wants it
     count = len(column.dictionary)
     kind = next((kind for kind, most in _NARROW if count <= most), None)
     return column if kind is None else pa.DictionaryArray.from_arrays(column.indices.cast(kind), column.dictionary)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vnotch.coded import canonical, coded, is_coded
+from vnotch.coded import coded, codes_of, is_coded, ordered
 from vnotch.fields import Format
 from vnotch.store.ducklake import Catalog
 
@@ -38,13 +38,18 @@ def record_batch_key(group_id: int, stream_id: int, batch_id: str, records: pa.T
     digest.update(format.text.encode())
     for column in records.columns:
         if is_coded(column.type) or pa.types.is_string(column.type):
-            texts, codes = canonical(coded(column))
-            _add_texts(digest, pa.chunked_array([texts]))
-            if codes is not None:
-                digest.update(codes.data)
+            _add_coded(digest, ordered(coded(column)))
         else:
-            digest.update(pc.fill_null(column, -1).to_numpy())
+            digest.update((column.fill_null(-1) if column.null_count else column).to_numpy())
     return digest.digest()[:16]
+
+
+def _add_coded(digest: Any, column: pa.DictionaryArray) -> None:
+    """No codes where all rows have one text."""
+    texts = column.dictionary
+    _add_texts(digest, pa.chunked_array([texts]))
+    if len(texts) != 1 or column.indices.null_count:
+        digest.update(codes_of(column).data)
 
 
 def _about(group_id: int, stream_id: int, batch_id: str) -> bytes:

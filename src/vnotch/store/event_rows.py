@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from vnotch.coded import coded, coded_table, is_coded, of_each, plain_table
 from vnotch.errors import InputError
-from vnotch.fields import ABSENT, SEPARATOR, Format
-from vnotch.line import check_values, parse_coded, record_lines
+from vnotch.fields import SEPARATOR, Format
+from vnotch.line import checked_lengths, parse_coded, record_lines
+from vnotch.line_parser import line_lengths
 from vnotch.store.formats import Formats
 
 PUT_SCHEMA = pa.schema([pa.field("timestamp_ms", pa.int64()), pa.field("message", pa.string())])
@@ -68,7 +69,7 @@ def line_rows(events: pa.Table, candidates: Iterable[Format], formats: Formats) 
         numbers[alone] = number
         if not alone[mask].all():
             table = table.filter(pa.array(alone[mask]))
-        sizes = line_sizes(table, format)
+        sizes, _ = line_lengths([column.combine_chunks() for column in table.columns])
         assert bool((sizes == rows["message_bytes"].to_numpy()[alone]).all()), "a record's line is another than it was"
         _spread(parts, table, alone)
     if not numbers.any():
@@ -103,9 +104,7 @@ def record_rows(records: pa.Table, format: Format, formats: Formats) -> pa.Table
     Raises InputError where a value is one that no line of the format has, and where the lines are LINES_BYTES_MAX.
     """
     table = coded_table(records.select(list(format.columns)))
-    for item in format.fields:
-        check_values(item, table[item.column], format)
-    sizes = line_sizes(table, format)
+    sizes = checked_lengths(table, format)
     if int(sizes.sum(dtype=np.int64)) > LINES_BYTES_MAX:
         raise InputError(f"the lines of these records are more than {LINES_BYTES_MAX >> 20} MiB", "send fewer at once")
     number = formats.number(format)
@@ -135,33 +134,6 @@ def _wrapped(table: pa.Table, format: Format) -> pa.Array | None:
             here = pa.array(of_each(column, wraps.to_numpy(zero_copy_only=False), False))
             found = here if found is None else pc.or_(found, here)
     return found
-
-
-def line_sizes(table: pa.Table, format: Format) -> np.ndarray:
-    """The length of each record's line, in bytes, without writing it."""
-    sizes = np.full(table.num_rows, len(format.fields) - 1, np.int32)
-    for item in format.fields:
-        column = table[item.column].combine_chunks()
-        if is_coded(column.type):
-            sizes += of_each(column, pc.binary_length(column.dictionary).to_numpy(), len(ABSENT))
-        elif pa.types.is_string(column.type):
-            sizes += pc.fill_null(pc.binary_length(column), len(ABSENT)).to_numpy()
-        else:
-            _add_digits(sizes, column)
-    return sizes
-
-
-def _add_digits(sizes: np.ndarray, column: pa.Array) -> None:
-    """An absent number is as long as a digit."""
-    numbers = (column.fill_null(0) if column.null_count else column).to_numpy()
-    if not len(numbers):
-        return
-    least, largest = int(numbers.min()), int(numbers.max())
-    sizes += np.int32(max(1, len(str(max(0, least)))))
-    power = 10 ** max(1, len(str(max(0, least))))
-    while power <= largest:
-        sizes += numbers >= power
-        power *= 10
 
 
 def formats_in(rows: pa.Table) -> list[int]:
