@@ -70,6 +70,7 @@ ORDER = [
     "agent",
     "doctor",
     "data_folder",
+    "server_identity",
     "server",
     "cli",
 ]

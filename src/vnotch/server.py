@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import re
 import shutil
 import signal
 import socket
@@ -48,7 +47,8 @@ from vnotch.buckets.upload import BucketStore
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.data_folder import lock_folder, prepare_folder
 from vnotch.delivery_streams import DeliveryStream
-from vnotch.errors import InputError, VnotchError
+from vnotch.errors import VnotchError
+from vnotch.server_identity import check_identity
 from vnotch.store.accounts import Accounts
 from vnotch.store.administrator import ensure_administrator
 from vnotch.store.flow_alerts import FlowAlert
@@ -80,35 +80,18 @@ class ServerConfig:
     def url(self) -> str:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def check(self) -> None:
-        """Raises InputError for an account or a region of another form than AWS's."""
-        if self.account is not None and not re.fullmatch(r"[0-9]{12}", self.account):
-            raise InputError(f"{self.account!r} is no account id", "12 digits, such as 123456789012")
-        if self.region is not None and not re.fullmatch(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}", self.region):
-            raise InputError(f"{self.region!r} is no region", "such as us-east-1")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """The listening socket. Only loopback addresses are taken: without TLS keys and data would cross the network."""
-    if not (host.startswith("127.") or host in ("::1", "localhost")):
-        raise InputError(
-            f"the endpoint cannot be {host}: without TLS it listens on loopback only",
-            "use 127.0.0.1 and put a proxy with TLS before it",
-        )
-    return listen(host, port)
-
 
 def run(config: ServerConfig, started: Callable[[str], None] = lambda url: None) -> None:
     """Serves until SIGINT or SIGTERM, over wipes that are asked for. `started` is called with the endpoint's URL once
     it answers; after a wipe again."""
-    config.check()
+    check_identity(config.account, config.region, config.host)
     folder = config.folders.root
     is_new = not folder.exists()
     lock = None
     try:
         prepare_folder(folder)
         lock = lock_folder(folder)
-        listener = bind(config.host, config.port)
+        listener = listen(config.host, config.port)
     except VnotchError:
         if lock is not None:
             os.close(lock)

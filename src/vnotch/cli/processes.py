@@ -106,16 +106,21 @@ def server(
     ] = None,
 ) -> None:
     """Run the API endpoint, the log service and the state. Needs no privilege."""
+    from vnotch.api.quotas import Quotas
+    from vnotch.server_identity import check_identity
+
+    check_identity(account, region, host)
+    quotas = Quotas.of(quota or ())
+
     from vnotch.api.cloudwatch.alert_settings import flow_alerts
     from vnotch.api.cloudwatch.webhooks import webhook_map
-    from vnotch.api.quotas import Quotas
     from vnotch.buckets.s3 import S3Settings
     from vnotch.data_folder import folder_in_memory, is_in_memory
     from vnotch.delivery_streams import read_streams
     from vnotch.server import ServerConfig, run
 
     s3 = S3Settings(None, s3_region, s3_profile, str(s3_credentials) if s3_credentials else None, bucket_policies)
-    quotas, webhooks = Quotas.of(quota or ()), webhook_map(webhook or ())
+    webhooks = webhook_map(webhook or ())
     config = ServerConfig(
         folders=folders_of(data_dir),  # of --in-memory another one
         host=host,
