@@ -13,7 +13,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* The version of this file's border with line_parser.py. */
-#define LINES_ABI 2
+#define LINES_ABI 3
 
 #define KIND_INT32 0
 #define KIND_INT64 1
@@ -23,10 +23,21 @@
 #define FIELDS_MAX 256
 #define TEXT_BYTES_MAX (1u << 30)
 #define MIN_SLOTS 256
+#define ROWS_AT_ONCE 32
 
-/* Where a text is found: all that is needed to tell it from others in one place. `length` is 0 where it is free. */
+/*
+ * What tells a text from others: the first bytes of it with zeros behind them, which of an IPv4 address is all, so that a
+ * look at a slot is mostly one at one line of the cache. `length` is 0 where a slot is free.
+ */
+struct key {
+	uint64_t head[2];
+	uint32_t hash, length;
+};
+
+/* A text that is known, and where its bytes begin. */
 struct slot {
-	uint32_t hash, begin, length;
+	struct key key;
+	uint32_t begin;
 	int32_t code;
 };
 
@@ -38,7 +49,12 @@ struct texts {
 	uint32_t count, count_room;
 	struct slot *slots;	/* by hash */
 	uint32_t slot_count;
-	struct slot last;	/* that of the row before */
+};
+
+struct token {
+	const uint8_t *at;
+	uint32_t length;
+	int64_t number;
 };
 
 struct parser {
@@ -48,12 +64,7 @@ struct parser {
 	uint64_t seed;
 	uint64_t absent[FIELDS_MAX];
 	struct texts texts[FIELDS_MAX];
-};
-
-struct token {
-	const uint8_t *at;
-	uint32_t length;
-	int64_t number;
+	struct token *tokens;	/* of ROWS_AT_ONCE rows, one behind the other */
 };
 
 EXPORT uint32_t lines_abi(void)
@@ -71,6 +82,7 @@ EXPORT void lines_close(struct parser *parser)
 		free(texts->ends);
 		free(texts->slots);
 	}
+	free(parser->tokens);
 	free(parser);
 }
 
@@ -82,6 +94,11 @@ EXPORT struct parser *lines_open(uint32_t fields, const uint8_t *kinds, const ui
 
 	if (!parser)
 		return NULL;
+	parser->tokens = calloc((size_t)fields * ROWS_AT_ONCE, sizeof *parser->tokens);
+	if (!parser->tokens) {
+		free(parser);
+		return NULL;
+	}
 	parser->fields = fields;
 	parser->seed = seed;
 	memcpy(parser->kinds, kinds, fields);
@@ -96,7 +113,6 @@ EXPORT void lines_reset(struct parser *parser)
 		struct texts *texts = &parser->texts[f];
 
 		texts->size = texts->count = 0;
-		texts->last.length = 0;
 		parser->absent[f] = 0;
 		if (texts->slot_count)
 			memset(texts->slots, 0, texts->slot_count * sizeof *texts->slots);
@@ -110,23 +126,55 @@ static uint64_t mixed(uint64_t a, uint64_t b)
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static uint32_t hash_of(const uint8_t *at, uint32_t length, uint64_t seed)
+static uint64_t word_at(const uint8_t *at)
 {
-	uint64_t word, hash = seed ^ length;
+	uint64_t word;
 
-	for (; length >= 8; length -= 8, at += 8) {
-		memcpy(&word, at, 8);
-		hash = mixed(hash ^ word, 0x9e3779b97f4a7c15u);
-	}
-	word = 0;
-	memcpy(&word, at, length);
-	hash = mixed(hash ^ word, seed | 1);
-	return (uint32_t)(hash ^ hash >> 32);
+	memcpy(&word, at, 8);
+	return word;
 }
 
-static int grown(struct texts *texts, uint32_t length)
+/* Up to eight bytes, zeros behind them. Only these bytes are read, in pieces that may overlap. */
+static uint64_t short_word(const uint8_t *at, uint32_t length)
 {
-	if (texts->size + (uint64_t)length > TEXT_BYTES_MAX)
+	if (length >= 8)
+		return word_at(at);
+	if (length >= 4) {
+		uint32_t first, last;
+
+		memcpy(&first, at, 4);
+		memcpy(&last, at + length - 4, 4);
+		return first | (uint64_t)last << (length - 4) * 8;
+	}
+	if (!length)
+		return 0;
+	return at[0] | (uint64_t)at[length / 2] << length / 2 * 8 | (uint64_t)at[length - 1] << (length - 1) * 8;
+}
+
+static struct key key_of(const uint8_t *at, uint32_t length, uint64_t seed)
+{
+	struct key key = { .head = { short_word(at, length) }, .length = length };
+
+	if (length >= 16)
+		key.head[1] = word_at(at + 8);
+	else if (length > 8)
+		key.head[1] = word_at(at + length - 8) >> (16 - length) * 8;
+	uint64_t hash = mixed(key.head[0] ^ seed ^ length, 0x9e3779b97f4a7c15u);
+
+	hash = mixed(hash ^ key.head[1], seed | 1);
+	if (length > 16) {
+		for (uint32_t done = 16; length - done > 8; done += 8)
+			hash = mixed(hash ^ word_at(at + done), 0x9e3779b97f4a7c15u);
+		hash = mixed(hash ^ word_at(at + length - 8), seed | 1);
+	}
+	key.hash = (uint32_t)(hash ^ hash >> 32);
+	return key;
+}
+
+/* Makes room for `more` texts of `length` bytes together. */
+static int grown(struct texts *texts, uint64_t length, uint32_t more)
+{
+	if (texts->size + length > TEXT_BYTES_MAX)
 		return 0;
 	if (texts->size + length > texts->room) {
 		uint32_t room = texts->room ? texts->room * 2 : 4096;
@@ -140,7 +188,7 @@ static int grown(struct texts *texts, uint32_t length)
 		texts->bytes = bytes;
 		texts->room = room;
 	}
-	if (texts->count == texts->count_room) {
+	if (texts->count + more > texts->count_room) {
 		uint32_t room = texts->count_room ? texts->count_room * 2 : MIN_SLOTS / 2;
 		uint32_t *ends = realloc(texts->ends, room * sizeof *ends);
 
@@ -149,18 +197,18 @@ static int grown(struct texts *texts, uint32_t length)
 		texts->ends = ends;
 		texts->count_room = room;
 	}
-	if (texts->count * 2 >= texts->slot_count) {
+	if ((texts->count + more) * 2 > texts->slot_count) {
 		uint32_t slot_count = texts->slot_count ? texts->slot_count * 2 : MIN_SLOTS;
 		struct slot *slots = calloc(slot_count, sizeof *slots);
 
 		if (!slots)
 			return 0;
 		for (uint32_t old = 0; old < texts->slot_count; old++) {
-			uint32_t place = texts->slots[old].hash & (slot_count - 1);
+			uint32_t place = texts->slots[old].key.hash & (slot_count - 1);
 
-			if (!texts->slots[old].length)
+			if (!texts->slots[old].key.length)
 				continue;
-			while (slots[place].length)
+			while (slots[place].key.length)
 				place = (place + 1) & (slot_count - 1);
 			slots[place] = texts->slots[old];
 		}
@@ -171,32 +219,32 @@ static int grown(struct texts *texts, uint32_t length)
 	return 1;
 }
 
-static int is_text(const struct texts *texts, const struct slot *slot, const uint8_t *at, uint32_t length)
+static int is_text(const struct texts *texts, const struct slot *slot, const struct key *key, const uint8_t *at)
 {
-	return slot->length == length && !memcmp(texts->bytes + slot->begin, at, length);
+	uint64_t other = (slot->key.head[0] ^ key->head[0]) | (slot->key.head[1] ^ key->head[1]) |
+			 (slot->key.length ^ key->length);
+
+	return !other && (key->length <= 16 || !memcmp(texts->bytes + slot->begin + 16, at + 16, key->length - 16));
 }
 
-/* The code of a text, a new one where it has none; ABSENT where there is no room for it. */
-static int32_t code_of(struct texts *texts, const uint8_t *at, uint32_t length, uint64_t seed)
+/* The code of a text, a new one where it has none. There is room for it. */
+static int32_t code_of(struct texts *texts, const struct key *key, const uint8_t *at)
 {
-	if (is_text(texts, &texts->last, at, length))
-		return texts->last.code;
-	if (!grown(texts, length))
-		return ABSENT;
-	uint32_t hash = hash_of(at, length, seed), mask = texts->slot_count - 1;
-	struct slot *slot = &texts->slots[hash & mask];
+	uint32_t mask = texts->slot_count - 1, place = key->hash & mask;
 
-	for (; slot->length; slot = &texts->slots[(uint32_t)(slot - texts->slots + 1) & mask])
-		if (slot->hash == hash && is_text(texts, slot, at, length))
+	while (!is_text(texts, &texts->slots[place], key, at)) {
+		if (!texts->slots[place].key.length) {
+			texts->slots[place] = (struct slot){
+				.key = *key, .begin = texts->size, .code = (int32_t)texts->count,
+			};
+			memcpy(texts->bytes + texts->size, at, key->length);
+			texts->size += key->length;
+			texts->ends[texts->count++] = texts->size;
 			break;
-	if (!slot->length) {
-		*slot = (struct slot){ .hash = hash, .begin = texts->size, .length = length, .code = (int32_t)texts->count };
-		memcpy(texts->bytes + texts->size, at, length);
-		texts->size += length;
-		texts->ends[texts->count++] = texts->size;
+		}
+		place = (place + 1) & mask;
 	}
-	texts->last = *slot;
-	return slot->code;
+	return texts->slots[place].code;
 }
 
 #define EACH_BYTE(value) (0x0101010101010101u * (value))
@@ -293,55 +341,86 @@ static int split(const struct parser *parser, const uint8_t *at, const uint8_t *
 	return at == end;
 }
 
-/* 0 where there is no room for a text. */
-static int store(struct parser *parser, const struct token *tokens, void *const *columns, uint64_t row)
+/*
+ * The codes of one field's texts. Addresses are many, and where they are found lies anywhere: all places are asked for
+ * before the first is looked at. 0 where there is no room.
+ */
+static int store_texts(struct parser *parser, uint32_t f, uint32_t rows, int32_t *codes)
+{
+	struct texts *texts = &parser->texts[f];
+	const struct token *token = &parser->tokens[f];
+	struct key keys[ROWS_AT_ONCE];
+	uint64_t length = 0;
+
+	for (uint32_t row = 0; row < rows; row++)
+		length += token[row * parser->fields].length;
+	if (!grown(texts, length, rows))
+		return 0;
+	for (uint32_t row = 0; row < rows; row++) {
+		keys[row] = key_of(token[row * parser->fields].at, token[row * parser->fields].length, parser->seed);
+		__builtin_prefetch(&texts->slots[keys[row].hash & (texts->slot_count - 1)]);
+	}
+	for (uint32_t row = 0; row < rows; row++) {
+		codes[row] = keys[row].length ? code_of(texts, &keys[row], token[row * parser->fields].at) : ABSENT;
+		parser->absent[f] += !keys[row].length;
+	}
+	return 1;
+}
+
+/* The parser's tokens as rows of the columns, from `begin` on; at most ROWS_AT_ONCE. 0 where there is no room. */
+static int store(struct parser *parser, uint32_t rows, void *const *columns, uint64_t begin)
 {
 	for (uint32_t f = 0; f < parser->fields; f++) {
-		const struct token *token = &tokens[f];
+		const struct token *token = &parser->tokens[f];
 
-		parser->absent[f] += !token->length;
-		if (parser->kinds[f] == KIND_INT64) {
-			((int64_t *)columns[f])[row] = token->number;
-		} else if (parser->kinds[f] == KIND_INT32) {
-			((int32_t *)columns[f])[row] = (int32_t)token->number;
-		} else {
-			int32_t code = ABSENT;
-
-			if (token->length) {
-				code = code_of(&parser->texts[f], token->at, token->length, parser->seed);
-				if (code == ABSENT)
-					return 0;
-			}
-			((int32_t *)columns[f])[row] = code;
+		if (parser->kinds[f] == KIND_TEXT) {
+			if (!store_texts(parser, f, rows, (int32_t *)columns[f] + begin))
+				return 0;
+			continue;
+		}
+		for (uint32_t row = 0; row < rows; row++, token += parser->fields) {
+			parser->absent[f] += !token->length;
+			if (parser->kinds[f] == KIND_INT64)
+				((int64_t *)columns[f])[begin + row] = token->number;
+			else
+				((int32_t *)columns[f])[begin + row] = (int32_t)token->number;
 		}
 	}
 	return 1;
 }
 
 /*
- * Lines that each end in a line end, the last one perhaps without. Empty ones are passed over. -> rows, at most `room`;
- * -1 where a line is none of the format, or there is no room for what it says.
+ * Lines that each end in a line end, the last one perhaps without. Empty ones are passed over. -> rows, at most `room`,
+ * and in `taken` the bytes that they are; -1 where a line is none of the format, or there is no room for what it says.
  */
 EXPORT int64_t lines_parse_block(struct parser *parser, const uint8_t *data, uint64_t size, uint64_t room,
-				 void *const *columns)
+				 void *const *columns, uint64_t *taken)
 {
-	struct token tokens[FIELDS_MAX];
 	const uint8_t *at = data, *all = data + size;
 	uint64_t rows = 0;
+	uint32_t waiting = 0;
 
-	while (at < all) {
+	while (at < all && rows + waiting < room) {
 		const uint8_t *end = memchr(at, '\n', (size_t)(all - at));
 
 		if (!end)
 			end = all;
 		if (end > at) {
-			if (rows == room || !split(parser, at, end, tokens) || !store(parser, tokens, columns, rows))
+			if (!split(parser, at, end, parser->tokens + (size_t)waiting * parser->fields))
 				return -1;
-			rows++;
+			if (++waiting == ROWS_AT_ONCE) {
+				if (!store(parser, waiting, columns, rows))
+					return -1;
+				rows += waiting;
+				waiting = 0;
+			}
 		}
-		at = end + 1;
+		at = end < all ? end + 1 : all;
 	}
-	return (int64_t)rows;
+	if (waiting && !store(parser, waiting, columns, rows))
+		return -1;
+	*taken = (uint64_t)(at - data);
+	return (int64_t)(rows + waiting);
 }
 
 /*
@@ -351,18 +430,25 @@ EXPORT int64_t lines_parse_block(struct parser *parser, const uint8_t *data, uin
 EXPORT int64_t lines_parse_each(struct parser *parser, const uint8_t *data, const int32_t *offsets, uint64_t lines,
 				void *const *columns, uint8_t *taken)
 {
-	struct token tokens[FIELDS_MAX], nothing[FIELDS_MAX];
-	int64_t rows = 0;
+	int64_t found = 0;
 
-	for (uint32_t f = 0; f < parser->fields; f++)
-		nothing[f] = (struct token){ .at = data, .length = 0, .number = ABSENT };
-	for (uint64_t i = 0; i < lines; i++) {
-		taken[i] = (uint8_t)split(parser, data + offsets[i], data + offsets[i + 1], tokens);
-		if (!store(parser, taken[i] ? tokens : nothing, columns, i))
+	for (uint64_t begin = 0; begin < lines; begin += ROWS_AT_ONCE) {
+		uint32_t rows = lines - begin < ROWS_AT_ONCE ? (uint32_t)(lines - begin) : ROWS_AT_ONCE;
+
+		for (uint32_t row = 0; row < rows; row++) {
+			const int32_t *place = offsets + begin + row;
+			struct token *tokens = parser->tokens + (size_t)row * parser->fields;
+			uint8_t right = (uint8_t)split(parser, data + place[0], data + place[1], tokens);
+
+			for (uint32_t f = 0; !right && f < parser->fields; f++)
+				tokens[f] = (struct token){ .at = data, .length = 0, .number = ABSENT };
+			taken[begin + row] = right;
+			found += right;
+		}
+		if (!store(parser, rows, columns, begin))
 			return -1;
-		rows += taken[i];
 	}
-	return rows;
+	return found;
 }
 
 /* Rows without a value, since the texts were forgotten. */
@@ -445,4 +531,30 @@ EXPORT void lines_dotted_quads(const uint8_t *data, const int32_t *offsets, uint
 {
 	for (uint64_t i = 0; i < texts; i++)
 		found[i] = (uint8_t)is_dotted_quad(data + offsets[i], data + offsets[i + 1]);
+}
+
+/*
+ * Rows in another order, and their codes anew, by the order in which these rows first have a text: out[i] is that of row
+ * order[i], ABSENT where its code is none of the `texts`. `places` has a zero for each text; `found` gets the codes that
+ * the texts had before. -> how many texts these rows have.
+ */
+EXPORT uint32_t lines_reorder_codes(const int32_t *codes, const int64_t *order, uint64_t rows, uint32_t texts,
+				    int32_t *places, int32_t *found, int32_t *out)
+{
+	int32_t count = 0;
+
+	for (uint64_t i = 0; i < rows; i++) {
+		uint32_t code = (uint32_t)codes[order[i]];
+
+		if (code >= texts) {
+			out[i] = ABSENT;
+			continue;
+		}
+		if (!places[code]) {
+			found[count++] = (int32_t)code;
+			places[code] = count;
+		}
+		out[i] = places[code] - 1;
+	}
+	return (uint32_t)count;
 }

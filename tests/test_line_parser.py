@@ -6,11 +6,12 @@ import random
 from socket import AF_INET, inet_pton
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnotch.coded import coded, plain_table
+from vnotch.coded import coded, is_coded, plain_table
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT, FIELDS, Format, format_text, parse_format
 from vnotch.line import parse_coded, parse_line, parse_valid, record_lines
@@ -122,29 +123,81 @@ def parser(format: Format) -> LineParser:
     return LineParser([item.type for item in format.fields], [item.required for item in format.fields])
 
 
+MANY = 1 << 30
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\n\n\n"])
 def test_a_block_of_lines_is_the_same_as_its_lines(end: str) -> None:
     lines = [GOOD, NODATA, *(with_value(GOOD, 3, f"10.0.0.{number}") for number in range(200))]
     reader = parser(DEFAULT)
     for separator in ("\n", "\n\n"):
-        columns = reader.block((separator.join(lines) + end).encode())
-        assert columns is not None
+        block = (separator.join(lines) + end).encode()
+        assert reader.append(block, MANY) == len(block)
+        assert reader.rows == len(lines)
+        columns = reader.take()
         assert plain_table(pa.table(columns, names=DEFAULT.columns)).equals(plain_table(agreed(lines, DEFAULT)))
-    assert [len(column) for column in reader.block(b"") or []] == [0] * 14
+    assert reader.append(b"", MANY) == 0
+    assert [len(column) for column in reader.take()] == [0] * 14
     shortest = parser(parse_format("${srcport} ${bytes}"))
-    assert [column.to_pylist() for column in shortest.block(b"1 2\n3 4\n5 6") or []] == [[1, 3, 5], [2, 4, 6]]
+    assert shortest.append(b"1 2\n3 4\n5 6", MANY) == 11
+    assert [column.to_pylist() for column in shortest.take()] == [[1, 3, 5], [2, 4, 6]]
+
+
+@pytest.mark.parametrize("rows_max", [1, 7, 500, 100_000, MANY])
+def test_blocks_that_are_appended_are_one_table(rows_max: int) -> None:
+    """A text has one code in all of them; where the table is full the rest of the block is for the next one."""
+    lines = [
+        f"p/{number} {number % 65536} {number} {number} {number} {'-' if number % 9 == 0 else f'10.{number % 200}.1.2'}"
+        for number in range(2000 if rows_max < 500 else 150_000)
+    ]
+    reader, tables = parser(CUSTOM), []
+    for begin in range(0, len(lines), 999):
+        block = ("\n".join(lines[begin : begin + 999]) + "\n").encode()
+        while block:
+            read = reader.append(block, rows_max)
+            assert read
+            block = block[read:]
+            if block or reader.rows == rows_max:
+                assert reader.rows == rows_max
+                tables.append(pa.table(reader.take(), names=CUSTOM.columns))
+    if reader.rows:
+        tables.append(pa.table(reader.take(), names=CUSTOM.columns))
+    assert [table.num_rows for table in tables[:-1]] == [rows_max] * (len(tables) - 1)
+    whole = pa.concat_tables([plain_table(table) for table in tables]).combine_chunks()
+    assert record_lines(whole, CUSTOM).to_pylist() == lines
+    for table in tables:
+        texts = table["srcaddr"].chunk(0).dictionary
+        assert len(texts) == len(pc.unique(texts)) <= 200
 
 
 @pytest.mark.parametrize(
     "odd", [GOOD + " ", "x", with_value(GOOD, 5, "020641"), GOOD + "\r", with_value(GOOD, 0, "é"), " "]
 )
-def test_a_block_with_an_odd_line_is_none(odd: str) -> None:
+def test_a_block_with_an_odd_line_leaves_nothing_behind(odd: str) -> None:
     reader = parser(DEFAULT)
-    for lines in ([odd], [GOOD, odd], [odd, GOOD]):
-        assert reader.block("\n".join(lines).encode()) is None
-    columns = reader.block(GOOD.encode())
-    assert columns is not None, "what was refused leaves nothing behind"
-    assert [len(column.dictionary) for column in columns if pa.types.is_dictionary(column.type)] == [1] * 6
+    other = with_value(GOOD, 3, "10.9.9.9")
+    for lines in ([odd], [other, odd], [odd, GOOD], [other] * 100 + [odd]):
+        assert reader.append("\n".join(lines).encode(), MANY) is None
+        assert reader.rows == 0
+    assert reader.append(GOOD.encode(), MANY) == len(GOOD)
+    assert reader.append("\n".join([other, odd]).encode(), MANY) is None
+    assert reader.append(NODATA.encode(), MANY) == len(NODATA)
+    table = pa.table(reader.take(), names=DEFAULT.columns)
+    assert record_lines(plain_table(table), DEFAULT).to_pylist() == [GOOD, NODATA]
+    assert [len(column.chunk(0).dictionary) for column in table.columns if is_coded(column.type)] == [1] * 5 + [2]
+
+
+def test_texts_are_told_apart_by_every_byte() -> None:
+    """Short ones are compared as two words, longer ones by these and the bytes behind them."""
+    texts = [
+        "x" * place + other + "x" * (length - place - 1)
+        for length in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 24, 25, 33, 70)
+        for place in range(length)
+        for other in "abx"
+    ]
+    lines = [f"{text} 1 2 3 4 10.0.0.1" for text in texts]
+    table = agreed(lines, CUSTOM)
+    assert len(table["x_process"].chunk(0).dictionary) == len(set(texts))
 
 
 NUMBERS_OF = {

@@ -2,7 +2,7 @@
 
 `LineParser` makes columns of lines: numbers, and texts as codes (`vnotch.coded`). It takes no line that its columns
 would not print as again byte for byte. Which of the distinct texts a column can have is for the caller to say.
-`line_lengths` says how long the lines of columns are.
+`line_lengths` says how long the lines of columns are, `reordered` puts coded rows in another order.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.address import Values
-from vnotch.coded import TEXT_CODES, codes_of
+from vnotch.coded import TEXT_CODES, codes_of, compacted, is_coded
 from vnotch.native_library import Signatures, load_native
 
 LIBRARY = Path(__file__).parent / "native" / "liblines.so"
 
-ABI = 2
+ABI = 3
 """native/lines.c: LINES_ABI. Raised by one with every change of what crosses this border."""
 
 _KINDS: dict[pa.DataType, tuple[int, type]] = {
@@ -32,6 +32,9 @@ _KINDS: dict[pa.DataType, tuple[int, type]] = {
     pa.string(): (2, np.int32),
 }
 _ABSENT = -1
+_FIRST_ROWS = 1 << 16
+_NARROW = ((np.int8, 1 << 7), (np.int16, 1 << 15))
+"""A type of codes and how many texts it has room for."""
 
 
 @cache
@@ -42,9 +45,10 @@ def load() -> ctypes.CDLL:
         "lines_open": (pointer, [u32, pointer, pointer, u64]),
         "lines_close": (None, [pointer]),
         "lines_reset": (None, [pointer]),
-        "lines_parse_block": (i64, [pointer, pointer, u64, u64, pointer]),
+        "lines_parse_block": (i64, [pointer, pointer, u64, u64, pointer, ctypes.POINTER(u64)]),
         "lines_parse_each": (i64, [pointer, pointer, pointer, u64, pointer, pointer]),
         "lines_absent": (u64, [pointer, u32]),
+        "lines_reorder_codes": (u32, [pointer, pointer, u64, u32, pointer, pointer, pointer]),
         "lines_texts": (u32, [pointer, u32, ctypes.POINTER(pointer), ctypes.POINTER(pointer)]),
         "lines_measure": (None, [u32, pointer, pointer, pointer, u64, pointer, pointer, pointer]),
         "lines_dotted_quads": (None, [pointer, pointer, u64, pointer]),
@@ -65,18 +69,52 @@ class LineParser:
         self._parser = self._lib.lines_open(len(kinds), kinds, bytes(required), secrets.randbits(64))
         if not self._parser:
             raise MemoryError("no room for a parser of lines")
+        self.rows = 0
+        """Appended and not taken."""
+        self._gathered: list[Values] = []
+        self._left_out = False
+        """Texts are known of lines that are no rows."""
 
     def __del__(self) -> None:
         if getattr(self, "_parser", None):
             self._lib.lines_close(self._parser)
 
-    def block(self, data: bytes) -> list[pa.Array] | None:
-        """Lines with their ends; empty ones are passed over. None where one of them is no such line."""
+    def append(self, data: bytes, rows_max: int) -> int | None:
+        """Reads lines with their ends until `rows` is `rows_max`, passing over empty ones. -> the bytes that it read.
+
+        None, and nothing is read, where one of the lines is no such line.
+        """
         # A line has a byte and a space or an end for each value at least; what is not written to takes no memory.
-        columns, places = self._columns(len(data) // (2 * len(self._types)) + 1)
-        rows = self._lib.lines_parse_block(self._parser, data, len(data), len(columns[0]), places)
-        arrays = self._arrays([column[:rows] for column in columns]) if rows >= 0 else None
+        room = min(rows_max - self.rows, len(data) // (2 * len(self._types)) + 1)
+        if not self._gathered or self.rows + room > len(self._gathered[0]):
+            self._make_room(room, rows_max)
+        places = _addresses([column[self.rows :] for column in self._gathered])
+        taken = ctypes.c_uint64()
+        rows = self._lib.lines_parse_block(self._parser, data, len(data), room, places, ctypes.byref(taken))
+        if rows < 0:
+            self._left_out = True
+            if not self.rows:
+                self.take()
+            return None
+        self.rows += rows
+        return taken.value
+
+    def _make_room(self, room: int, rows_max: int) -> None:
+        """Four times as much as there was, which of a large file is soon all that it may need."""
+        had = len(self._gathered[0]) if self._gathered else _FIRST_ROWS // 4
+        columns = self._columns(min(rows_max, max(self.rows + room, 4 * had)))[0]
+        for new, old in zip(columns, self._gathered, strict=bool(self._gathered)):
+            new[: self.rows] = old[: self.rows]
+        self._gathered = columns
+
+    def take(self) -> list[pa.Array]:
+        """The columns of what was appended, which is forgotten."""
+        columns = self._gathered or self._columns(0)[0]
+        arrays = self._arrays([column[: self.rows] for column in columns])
+        if self._left_out:
+            arrays = [compacted(item) if is_coded(item.type) else item for item in arrays]
         self._lib.lines_reset(self._parser)
+        self.rows, self._gathered, self._left_out = 0, [], False
         return arrays
 
     def lines(self, lines: pa.StringArray) -> tuple[list[pa.Array], Values]:
@@ -99,7 +137,7 @@ class LineParser:
 
     def _columns(self, rows: int) -> tuple[list[Values], object]:
         columns: list[Values] = [np.empty(rows, _KINDS[kind][1]) for kind in self._types]
-        return columns, (ctypes.c_void_p * len(columns))(*(column.ctypes.data for column in columns))
+        return columns, _addresses(columns)
 
     def _arrays(self, columns: Sequence[Values]) -> list[pa.Array]:
         arrays = []
@@ -133,7 +171,7 @@ def line_lengths(columns: Sequence[pa.Array]) -> tuple[Values, list[tuple[int, i
     held: list[Values | None] = []
     lengths: list[Values | None] = []
     for column in columns:
-        coded = pa.types.is_dictionary(column.type)
+        coded = is_coded(column.type)
         kinds.append(_KINDS[pa.string() if coded else column.type][0])
         held.append(codes_of(column) if coded else (column.fill_null(0) if column.null_count else column).to_numpy())
         lengths.append(_lengths(column.dictionary) if coded else None)
@@ -174,3 +212,18 @@ def dotted_quads(texts: pa.StringArray) -> Values:
     if data is not None:
         load().lines_dotted_quads(data.address, _offsets(texts).ctypes.data, len(texts), found.ctypes.data)
     return found
+
+
+def reordered(codes: Values, texts: pa.StringArray, order: Values) -> pa.DictionaryArray:
+    """A column's codes (int32, of null the number of its texts, as `codes_of` has them) at these places (int64), with
+    the texts that they have in the order in which they first have them, and as narrow as these allow: the same for the
+    same rows, whatever else is in the column."""
+    found, out, places = np.empty(len(texts), np.int32), np.empty(len(order), np.int32), np.zeros(len(texts), np.int32)
+    codes, order = np.ascontiguousarray(codes, np.int32), np.ascontiguousarray(order, np.int64)
+    assert not len(order) or 0 <= order.min() <= order.max() < len(codes)
+    pointers = (array.ctypes.data for array in (places, found, out))
+    count = load().lines_reorder_codes(codes.ctypes.data, order.ctypes.data, len(order), len(texts), *pointers)
+    absent = out == _ABSENT
+    kind = next((kind for kind, most in _NARROW if count <= most), np.int32)
+    indices = pa.array(out.astype(kind, copy=False), mask=absent if absent.any() else None)
+    return pa.DictionaryArray.from_arrays(indices, texts.take(pa.array(found[:count])), safe=False)

@@ -60,7 +60,13 @@ class SignedHttp:
         return self.send(method, path, data, "application/json", timeout_seconds=timeout_seconds)
 
     def send(
-        self, method: str, path: str, data: bytes, content_type: str, *, timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        method: str,
+        path: str,
+        data: bytes | memoryview,
+        content_type: str,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> dict[str, Any]:
         """The same with a body of any kind."""
         request = AWSRequest(method, self.url + path, data=data, headers={"Content-Type": content_type})

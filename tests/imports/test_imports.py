@@ -13,19 +13,22 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from asking import write
+from asking import HEADER, write
 from flow_log_trees import DAY, DEFAULT, fill, line, many, name, parquet_file, text_file
 from lakes import new_lake
 
 from vnotch.api.log_imports import LogImports
 from vnotch.api.logs import Logs
+from vnotch.coded import plain_table
 from vnotch.errors import InputError
 from vnotch.imports import parts as parting
 from vnotch.imports.body import part_schema, read_part, write_part
 from vnotch.imports.parts import FileParts, Part, file_id
 from vnotch.imports.run import Import, Result
 from vnotch.imports.service import LogService, PartRefused
-from vnotch.line import parse_lines
+from vnotch.line import parse_lines, record_lines
+from vnotch.query import files as query_files
+from vnotch.query import text as query_text
 from vnotch.query.files import LocalFiles, LogFile
 from vnotch.query.period import Period
 from vnotch.query.problems import Problem, Problems
@@ -251,7 +254,7 @@ def test_parts_that_are_not_right_are_refused(connect: Any, records: list[tuple[
 
 
 def test_bodies_that_are_not_right_are_refused():
-    good = write_part(part_of(("a", 1, line(1))), DEFAULT)
+    good = bytes(write_part(part_of(("a", 1, line(1))), DEFAULT))
     assert read_part(good)[0].num_rows == 1
     for bad in (b"", b"nonsense", good[: len(good) // 2], good[:100] + b"\xff" * 50 + good[150:]):
         with pytest.raises(InputError):
@@ -270,7 +273,7 @@ def test_a_file_has_the_same_parts_whenever_it_is_read(tmp_path: Path, monkeypat
     (path,) = tmp_path.iterdir()
     file = LogFile(LocalFiles(), str(path), str(path), path.stat().st_size)
 
-    def bodies() -> list[bytes]:
+    def bodies() -> list[memoryview]:
         return [write_part(part.records, part.format) for part in FileParts(file, None, None, Problems(), Progress())]
 
     assert len(bodies()) == 7
@@ -279,6 +282,32 @@ def test_a_file_has_the_same_parts_whenever_it_is_read(tmp_path: Path, monkeypat
     copy.parent.mkdir()
     copy.write_bytes(path.read_bytes())
     assert file_id(LogFile(LocalFiles(), "x", str(copy), copy.stat().st_size)) == file_id(file)
+
+
+@pytest.mark.parametrize("odd", ["", "nonsense", HEADER, line(7).replace("443", "0443")])
+def test_the_parts_are_the_same_however_a_file_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str):
+    """From a bucket it may come in other pieces, and as it was half imported it must be completed."""
+    monkeypatch.setattr(parting, "PART_ROWS", 30)
+    monkeypatch.setattr(parting, "GATHERED_ROWS", 100)
+    path = tmp_path / name("20260131T1200Z", "00000001")
+    lines = [line(number * 13 % 1000) for number in range(1000)]
+    path.write_bytes(text_file([*lines[:321], odd, lines[321], odd, *lines[322:]]))
+
+    def parts(chunk_bytes: int, gzip_bytes: int, gathered_bytes: int) -> list[memoryview]:
+        monkeypatch.setattr(query_files, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(query_text, "_GZIP_BYTES", gzip_bytes)
+        monkeypatch.setattr(query_text, "_GATHERED_BYTES", gathered_bytes)
+        file = LogFile(LocalFiles(), str(path), str(path), path.stat().st_size)
+        found = list(FileParts(file, None, None, Problems(), Progress()))
+        assert [part.number for part in found] == list(range(len(found)))
+        got = [text for part in found for text in record_lines(plain_table(part.records), DEFAULT).to_pylist()]
+        assert Counter(got) == Counter(lines + ([odd.replace("0443", "443")] * 2 if "ACCEPT" in odd else []))
+        return [write_part(part.records, part.format) for part in found]
+
+    whole = parts(1 << 20, 1 << 20, 1 << 20)
+    assert [read_part(body)[0].num_rows for body in whole[:8]] == [30, 30, 30, 10] * 2
+    for sizes in ((1000, 100, 2000), (333, 1000, 100), (7, 5, 1), (1 << 20, 1 << 16, 5000)):
+        assert parts(*sizes) == whole
 
 
 def test_the_command_imports_and_says_so(

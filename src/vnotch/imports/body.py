@@ -9,11 +9,12 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.coded import coded_table
-from vnotch.deliver.record_body import is_compressed, is_like, write_stream
+from vnotch.deliver.record_body import is_compressed, is_like
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.record import flow_log_format
@@ -30,9 +31,19 @@ def part_schema(format: Format) -> pa.Schema:
     return pa.schema([pa.field(STREAM, pa.string()), pa.field(TIMESTAMP, pa.int64()), *columns])
 
 
-def write_part(records: pa.Table, format: Format) -> bytes:
-    """Records (`part_schema`, text coded or not) -> the body."""
-    return write_stream(coded_table(records).select(part_schema(format).names), {_FORMAT_KEY: format.text})
+def write_part(records: pa.Table, format: Format) -> memoryview:
+    """Records (`part_schema`, text coded or not) -> the body, in memory that nothing else has."""
+    columns = records.select(part_schema(format).names).replace_schema_metadata({_FORMAT_KEY: format.text})
+    measured = pa.MockOutputStream()
+    _write(columns, measured)
+    body = np.empty(measured.size(), np.uint8)
+    _write(columns, pa.FixedSizeBufferWriter(pa.py_buffer(body)))
+    return body.data
+
+
+def _write(records: pa.Table, sink: pa.NativeFile) -> None:
+    with sink, pa.ipc.new_stream(sink, records.schema) as writer:
+        writer.write_table(records)
 
 
 def read_part(body: bytes) -> tuple[pa.Table, Format]:

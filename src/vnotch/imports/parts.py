@@ -25,6 +25,7 @@ from vnotch.errors import InputError
 from vnotch.fields import ABSENT, FIELDS, Format, format_text
 from vnotch.imports.body import STREAM, TIMESTAMP
 from vnotch.line import check_values, parse_line, record_lines
+from vnotch.line_parser import reordered
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
@@ -45,8 +46,8 @@ _NAME_OF_COLUMN = {item.column: item.name for item in FIELDS}
 
 @dataclass(frozen=True)
 class Part:
-    """`records` has the stream, the time in Unix ms, and the format's columns, text coded; streams follow one
-    another."""
+    """`records` has the stream, the time in Unix ms, and the format's columns, text in codes as narrow as it allows;
+    streams follow one another."""
 
     number: int
     format: Format
@@ -81,18 +82,22 @@ class FileParts:
     def __iter__(self) -> Iterator[Part]:
         """What is wrong with the file is added to the problems."""
         waiting: list[pa.Table] = []
+        rows = 0
         format: Format | None = None
         try:
             for table, columns in self._tables():
                 found = record_format(columns)
                 if format is not None and found != format:
                     yield from self._parts(waiting, format)
-                    waiting = []
+                    waiting, rows = [], 0
                 format = found
+                # Cut by rows alone: in which pieces a file is read must make no other parts of it.
+                while rows + table.num_rows >= GATHERED_ROWS:
+                    yield from self._parts([*waiting, table.slice(0, GATHERED_ROWS - rows)], format)
+                    table = table.slice(GATHERED_ROWS - rows)
+                    waiting, rows = [], 0
                 waiting.append(table)
-                if sum(item.num_rows for item in waiting) >= GATHERED_ROWS:
-                    yield from self._parts(waiting, format)
-                    waiting = []
+                rows += table.num_rows
             if format is not None:
                 yield from self._parts(waiting, format)
         except FileProblem as problem:
@@ -108,7 +113,9 @@ class FileParts:
         if first is None:
             return
         columns = first.columns
-        reader = TextReader(self._file, columns, frozenset(columns), self._given, self._problems, coded=True)
+        reader = TextReader(
+            self._file, columns, frozenset(columns), self._given, self._problems, gathered_rows=GATHERED_ROWS
+        )
         for table, format in reader.tables(self._counted()):
             if format != first:
                 # Files that were joined into one: the reader gives the columns of the first.
@@ -151,13 +158,25 @@ class FileParts:
             [pa.DictionaryArray.from_arrays(codes, streams), pa.array(times * 1000), *records.columns],
             names=[STREAM, TIMESTAMP, *format.columns],
         )
-        order = order_of([codes, times - times.min()])
-        whole = whole if order is None else whole.take(pa.array(order))
         rows = max(1, min(PART_ROWS, int(PART_BYTES * whole.num_rows // max(1, whole.nbytes))))
+        order = order_of([codes, times - times.min()])
+        numbers = whole.select([item.name for item in whole.schema if not is_coded(item.type)])
+        texts = {item.name: whole[item.name].chunk(0) for item in whole.schema if is_coded(item.type)}
+        if order is None:
+            order = np.arange(whole.num_rows)
+        else:
+            numbers = pc.take(numbers, pa.array(order), boundscheck=False)
+        places = {name: codes_of(column) for name, column in texts.items()}
         for begin in range(0, whole.num_rows, rows):
-            part = whole.slice(begin, rows)
-            self.rows += part.num_rows
-            yield Part(self._number, format, part)
+            here = order[begin : begin + rows]
+            columns = [
+                reordered(places[name], texts[name].dictionary, here)
+                if name in texts
+                else numbers[name].slice(begin, rows)
+                for name in whole.column_names
+            ]
+            self.rows += len(here)
+            yield Part(self._number, format, pa.table(columns, names=whole.column_names))
             self._number += 1
 
     def _right(self, records: pa.Table, format: Format) -> pa.Table:

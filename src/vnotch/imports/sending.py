@@ -12,8 +12,9 @@ from vnotch.imports.parts import Part
 from vnotch.imports.service import LogService, PartRefused
 from vnotch.query.files import LogFile
 
-SENDERS = 4
-"""The service stores what comes at about the same time in one commit, and the fewer commits the larger its files."""
+SENDERS = 8
+"""The service stores what comes at about the same time in one commit, and the fewer commits the larger its files. These
+are about two commits: while it writes one it takes in the parts of the next."""
 _WAITING_PARTS = 2
 
 

@@ -7,6 +7,7 @@ left out and counted. Most blocks are parsed by Arrow at once; a block with anyt
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
 
 BLOCK_BYTES = 4 << 20
+_GATHERED_BYTES = 512 << 10
+"""A block of lines that are gathered: small enough that a core's cache has it still when it is parsed."""
+_GZIP_BYTES = 64 << 10
+"""What is inflated at a time, since what an inflater leaves of it is copied."""
 _BLOCKS_TRUSTED = 4
 """Blocks that are read as a whole after one that a condition wants something of: where it wants something of every
 block, looking first is work for nothing."""
@@ -104,9 +109,9 @@ class Cut(FileProblem):
         self.before = before
 
 
-def inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def inflated(chunks: Iterator[bytes], size: int | None = None) -> Iterator[bytes]:
     """The bytes themselves, or what they inflate to where they are gzip (of one or several members), in pieces of at
-    most BLOCK_BYTES. Raises Cut where gzip data ends early or is damaged."""
+    most `size` (BLOCK_BYTES). Raises Cut where gzip data ends early or is damaged."""
     first = next(chunks, b"")
     if not first.startswith(_GZIP_MAGIC):
         if first:
@@ -114,8 +119,7 @@ def inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
             yield from chunks
         return
     member = isal_zlib.decompressobj(_GZIP_WINDOW)
-    chunk = first
-    while True:
+    for chunk in _pieces(itertools.chain([first], chunks)):
         while chunk:
             if member.eof:
                 chunk = chunk.lstrip(b"\0")  # padding between and behind members is allowed
@@ -123,51 +127,58 @@ def inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
                     break
                 member = isal_zlib.decompressobj(_GZIP_WINDOW)
             try:
-                piece = member.decompress(chunk, BLOCK_BYTES)
+                piece = member.decompress(chunk, size or BLOCK_BYTES)
             except isal_zlib.error:  # type: ignore[misc]  # its stub declares an instance
                 raise Cut(Problem.DAMAGED_GZIP, b"") from None
             if piece:
                 yield piece
             chunk = member.unused_data if member.eof else member.unconsumed_tail
-        following = next(chunks, None)
-        if following is None:
-            break
-        chunk = following
     if not member.eof:
         raise Cut(Problem.TRUNCATED, member.flush())
 
 
-def blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Whole lines, about BLOCK_BYTES at a time; the last line may lack its line end.
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        for begin in range(0, len(chunk), _GZIP_BYTES):
+            yield chunk[begin : begin + _GZIP_BYTES]
+
+
+def blocks(chunks: Iterator[bytes], size: int | None = None) -> Iterator[bytes]:
+    """Whole lines, about `size` bytes (BLOCK_BYTES) at a time; the last line may lack its line end.
 
     Raises FileProblem at the end of what can be read; a line that was cut is not given.
     """
+    size = size or BLOCK_BYTES
     parts: list[bytes] = []
-    size = 0
     try:
-        for piece in inflated(chunks):
+        for piece in inflated(chunks, size):
             parts.append(piece)
-            size += len(piece)
-            if size >= BLOCK_BYTES:
-                whole, rest = _whole_lines(b"".join(parts))
+            if sum(map(len, parts)) >= size:
+                whole, parts = _whole_lines(parts)
                 if whole:
                     yield whole
-                parts, size = [rest], len(rest)
     except FileProblem as problem:
         before = problem.before if isinstance(problem, Cut) else b""
-        whole, _ = _whole_lines(b"".join([*parts, before]))
+        whole, _ = _whole_lines([*parts, before])
         if whole:
             yield whole
         raise
-    if size:
+    if any(parts):
         yield b"".join(parts)
 
 
-def _whole_lines(data: bytes) -> tuple[bytes, bytes]:
-    end = data.rfind(b"\n") + 1
-    if len(data) - end > LINE_BYTES_MAX:
+def _whole_lines(parts: list[bytes]) -> tuple[bytes, list[bytes]]:
+    """-> (the lines that end in these parts, what is behind them)."""
+    whole, rest = b"", parts
+    for place in reversed(range(len(parts))):
+        end = parts[place].rfind(b"\n") + 1
+        if end:
+            whole = b"".join([*parts[:place], memoryview(parts[place])[:end]])
+            rest = [parts[place][end:], *parts[place + 1 :]]
+            break
+    if sum(map(len, rest)) > LINE_BYTES_MAX:
         raise FileProblem(Problem.UNREADABLE, f"a line of more than {LINE_BYTES_MAX >> 20} MiB")
-    return data[:end], data[end:]
+    return whole, rest
 
 
 class TextReader:
@@ -176,7 +187,8 @@ class TextReader:
     `given` is the format of files without a header line. `table_columns` are all columns that the table has; a file's
     further ones are noted, not lost in silence. With `condition` (columns, expression over them) rows that it excludes
     may be left out: a block is looked through by the condition's columns first, and where none of it is wanted the
-    others are never converted. With `coded` text is coded (`vnotch.coded`) in most tables. `rows` counts all rows.
+    others are never converted. With `gathered_rows` text is coded (`vnotch.coded`) in most tables, and record lines
+    that follow one another come in tables of so many, whatever the blocks. `rows` counts all rows.
     """
 
     def __init__(
@@ -187,11 +199,11 @@ class TextReader:
         given: TextFormat | None,
         problems: Problems,
         condition: tuple[Sequence[str], pc.Expression] | None = None,
-        coded: bool = False,
+        gathered_rows: int = 0,
     ) -> None:
         self.rows = 0
-        self._coded = coded
-        self._parsers: dict[TextFormat, LineParser] = {}
+        self._gathered_rows = gathered_rows
+        self._gathered: tuple[LineParser, TextFormat] | None = None
         self._condition = condition
         self._blocks_wanted = 0
         self._file = file
@@ -206,7 +218,7 @@ class TextReader:
         """Tables and the format that each was in. What is wrong with the file is added to the problems."""
         format: TextFormat | None = None
         try:
-            for block in blocks(iter(chunks)):
+            for block in blocks(iter(chunks), _GATHERED_BYTES if self._gathered_rows else None):
                 if format is None:
                     block = block.lstrip(b"\r\n")
                     line, _, rest = block.partition(b"\n")
@@ -216,8 +228,12 @@ class TextReader:
                     self._check_columns(format)
                     if parse_header(line.strip()) is not None:
                         block = rest
+                while block and (read := self._gather(block, format)):
+                    block = block[read:]
+                    yield from self._gathered_table(self._gathered_rows)
                 if not block:
                     continue
+                yield from self._gathered_table()
                 try:
                     yield self._parse(block, format), format
                 except pa.ArrowInvalid:
@@ -225,6 +241,7 @@ class TextReader:
                         yield self._parse_odd(run, format), format
         except FileProblem as problem:
             self._problems.add(problem.problem, self._file.name, sample=problem.detail)
+        yield from self._gathered_table()
         for kind, lines in self._counts.items():
             self._problems.add(kind, self._file.name, lines, self._samples[kind])
 
@@ -248,23 +265,28 @@ class TextReader:
 
     def _convert(self, block: bytes, format: TextFormat, wanted: Sequence[str]) -> pa.Table:
         columns, witness = _read_columns(format, wanted)
-        table = self._as_records(block, format, columns) if self._coded and witness is not None else None
-        if table is None:
-            table = _read(block, format, columns, self._coded)
+        table = _read(block, format, columns, coded=bool(self._gathered_rows))
         if witness is None and _may_have_header(table[columns[0]], format):
             raise pa.ArrowInvalid("a header line")
         return _complete(table, wanted)
 
-    def _as_records(self, block: bytes, format: TextFormat, columns: Sequence[str]) -> pa.Table | None:
-        """The block by the parser of record lines, where all columns are wanted and all lines are as vnotch and AWS
-        write them; Arrow takes more."""
-        if list(columns) != list(format.columns):
-            return None
-        if format not in self._parsers:
-            types = [column_type(column) for column in columns]
-            self._parsers[format] = LineParser(types, [False] * len(types))
-        arrays = self._parsers[format].block(block)
-        return None if arrays is None else pa.table(arrays, names=list(columns))
+    def _gather(self, block: bytes, format: TextFormat) -> int:
+        """-> bytes of the block that the parser of record lines has read; 0 where it does not read it: where not all
+        columns are wanted, or not all lines are as vnotch and AWS write them. Arrow takes more."""
+        if not self._gathered_rows or not format.integers or list(self._columns) != list(format.columns):
+            return 0
+        if self._gathered is None or self._gathered[1] != format:
+            types = [column_type(column) for column in format.columns]
+            self._gathered = LineParser(types, [False] * len(types)), format
+        parser = self._gathered[0]
+        return parser.append(block, self._gathered_rows) or 0
+
+    def _gathered_table(self, rows: int = 1) -> Iterator[tuple[pa.Table, TextFormat]]:
+        """What is gathered, if it is so many rows."""
+        if self._gathered is not None and self._gathered[0].rows >= rows:
+            parser, format = self._gathered
+            self.rows += parser.rows
+            yield pa.table(parser.take(), names=list(format.columns)), format
 
     def _runs(self, block: bytes, format: TextFormat) -> Iterator[tuple[list[bytes], TextFormat]]:
         """The lines of a block that have as many values as their format, cut where the format changes."""
