@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ def _work_in_memory() -> None:
 
 
 _work_in_memory()
+
+# A machine with other work to do is no failure.
+hypothesis.settings.register_profile("vnotch", deadline=None)
+hypothesis.settings.load_profile("vnotch")
 
 LONGEST_FIRST = (
     # With --dist loadfile a worker takes the next file when it is done with one: what begins last must be short.

@@ -19,6 +19,7 @@ ORDER = [
     "native_library",
     "service_models",
     "signed_http",
+    "boot",
     # packet
     "flow",
     "owner",

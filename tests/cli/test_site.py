@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vnotch.agent.journal import boot_id
 from vnotch.agent.process import lock_folder
+from vnotch.boot import boot_id
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.site import Site
 from vnotch.config import Folders

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 from vnotch.agent.configuration import ConfigurationPoll, ServerClient, StatusPost
 from vnotch.agent.enrolment import Enroller
-from vnotch.agent.journal import boot_id
 from vnotch.agent.loop import Capture
 from vnotch.agent.owners import OwnerObserver
 from vnotch.agent.view import LoopView, Views
 from vnotch.agent.view_socket import ViewSocket, on_loop
+from vnotch.boot import boot_id
 from vnotch.capture.interfaces import namespace_path
 from vnotch.config import FLOWS_PER_MAP, REGION, SPOOL_BYTES, SPOOL_SECONDS
 from vnotch.deliver.batch import Batch, join

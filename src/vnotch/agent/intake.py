@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from vnotch.agent.datapath import Datapath
 from vnotch.agent.interfaces import Interfaces
-from vnotch.agent.journal import Entry, Journal, boot_id
+from vnotch.agent.journal import Entry, Journal
 from vnotch.agent.owners import OwnerObserver, WindowOwners
 from vnotch.agent.progress import Progress
 from vnotch.agent.tracks import Tracks
 from vnotch.agent.view import RecentDrains
+from vnotch.boot import boot_id
 from vnotch.capture.generations import Drain
 from vnotch.inventory import Interface
 from vnotch.ledger import Ledger

@@ -137,11 +137,6 @@ class Journal:
             set_aside(path)
 
 
-def boot_id() -> str:
-    """Names this boot of the machine (proc(5), /proc/sys/kernel/random/boot_id)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _number(name: str) -> int | None:
     parts = name.removesuffix(".arrow").split(",")
     return int(parts[0]) if len(parts) == 3 and parts[0].isdigit() else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vnotch.boot import boot_id
 from vnotch.capture.interfaces import Namespace
 from vnotch.cli.endpoint import Endpoint
 from vnotch.config import Folders
@@ -74,8 +75,6 @@ class Site:
 
     @classmethod
     def _of(cls, name: str, folders: Folders, endpoint: Endpoint) -> Site | None:
-        from vnotch.agent.journal import boot_id  # with Arrow, which no other command needs
-
         status = endpoint.agent_status(name)
         about: dict[str, Any] = (status or {}).get("agent", {})
         if status is None or "boot_id" not in about or not status.get("received_ms"):
