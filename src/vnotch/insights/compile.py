@@ -6,7 +6,7 @@ columns of that SELECT, so that no expression is written twice; DuckDB takes out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -308,6 +308,7 @@ class _Pipeline:
 
     def _stats(self, command: nodes.Stats) -> None:
         """An inner SELECT with the keys and the aggregates, and an outer one with what is computed of them."""
+        _refuse_double_names([*command.by, *command.items])
         keys, definitions, scope = self._keys(command.by)
         grouped = ", ".join(str(place + 1) for place in range(len(definitions)))
         aggregates: list[Sql] = []
@@ -414,6 +415,15 @@ class _Pipeline:
         if not self.stats:
             shown = [*shown, _Shown("@ptr", self._resolve(nodes.Name(("@ptr",))))]
         return list({item.label: item for item in shown}.values())
+
+
+def _refuse_double_names(items: Sequence[nodes.Item]) -> None:
+    """Of two columns under one name an answer could show only one. What is written twice alike is one column."""
+    seen: dict[str, nodes.Item] = {}
+    for item in items:
+        before = seen.setdefault(item.label, item)
+        if before is not item and (item.alias or before.alias):
+            raise MalformedQuery(f"stats makes two columns named {item.label}", item.place, "another name behind `as`")
 
 
 def _inside(value: Value, keys: tuple[str, ...]) -> Value:

@@ -20,6 +20,12 @@ from vnotch.insights.malformed import MalformedQuery
 from vnotch.insights.nodes import Place
 from vnotch.insights.times import COUNT_MAX, UNIT_OF
 
+KEYWORDS = (
+    "_fields", "_display", "_filter", "_stats", "_sort", "_limit", "_dedup", "_parse", "_by", "_as",
+    "_or", "_and", "_in", "_like", "not", "asc", "desc",
+)  # fmt: skip
+"""Names of terminals. A keyword ends where its word ends: `andstPort` is no `and stPort`, `filterIndex` no filter."""
+
 CHARACTERS_MAX = 10_000
 COMMANDS_MAX = 100
 DEPTH_MAX = 40
@@ -39,31 +45,29 @@ start: command ("|" command)*
 
 ?command: fields | display | filter | stats | sort | limit | dedup | parse
 
-fields: "fields"i items
-display: "display"i items
-filter: "filter"i _expression
-stats: "stats"i items ["by"i items]
-sort: "sort"i ["by"i] key ("," key)*
-limit: "limit"i NUMBER
-dedup: "dedup"i name ("," name)*
-parse: "parse"i [name] STRING "as"i name ("," name)* -> parse_glob
-     | "parse"i [name] REGEX                         -> parse_regex
+fields: _FIELDS items
+display: _DISPLAY items
+filter: _FILTER _expression
+stats: _STATS items [_BY items]
+sort: _SORT [_BY] key ("," key)*
+limit: _LIMIT NUMBER
+dedup: _DEDUP name ("," name)*
+parse: _PARSE [name] STRING _AS name ("," name)* -> parse_glob
+     | _PARSE [name] REGEX                         -> parse_regex
 
 items: item ("," item)*
-item: _expression ["as"i name]
+item: _expression [_AS name]
 key: name [ASC | DESC]
-ASC: "asc"i
-DESC: "desc"i
 
 _expression: either
-?either: both ("or"i both)*
-?both: negation ("and"i negation)*
-?negation: "not"i negation -> inverse
+?either: both (_OR both)*
+?both: negation (_AND negation)*
+?negation: NOT negation -> inverse
          | comparison
 ?comparison: sum
            | sum COMPARE sum         -> compared
-           | sum [NOT] "in"i list    -> within
-           | sum [NOT] "like"i pattern -> like
+           | sum [NOT] _IN list    -> within
+           | sum [NOT] _LIKE pattern -> like
            | sum _MATCHES pattern     -> matches
 list: "[" _expression ("," _expression)* "]"
 pattern: STRING | REGEX
@@ -82,7 +86,7 @@ pattern: STRING | REGEX
 call: NAME "(" [STAR | _expression ("," _expression)*] ")"
 name: NAME
 
-NOT: "not"i
+KEYWORDS
 _MATCHES.2: "=~"
 COMPARE: "!=" | "<=" | ">=" | "=" | "<" | ">"
 SIGN: "+" | "-"
@@ -124,7 +128,9 @@ def parse_query(text: str) -> nodes.Query:
 def _parser() -> Lark:
     """The grammar's tables take longer than any query: they are made once."""
     spellings = "|".join(sorted(UNIT_OF, key=len, reverse=True))
-    return Lark(GRAMMAR.replace("PERIODS", spellings), parser="lalr", propagate_positions=True, maybe_placeholders=True)
+    keywords = "\n".join(rf"{name.upper()}.1: /{name.strip('_')}(?![\w.])/i" for name in KEYWORDS)
+    grammar = GRAMMAR.replace("PERIODS", spellings).replace("KEYWORDS", keywords)
+    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True)
 
 
 def _unexpected(error: UnexpectedInput, text: str) -> MalformedQuery:
@@ -150,7 +156,7 @@ def _shown(symbol: str) -> str:
 def _remedy(symbol: str, error: UnexpectedToken) -> str | None:
     """What may help where the symbol is no accident."""
     known = {name.lower(): name for name in NOT_UNDERSTOOD}
-    if "FIELDS" in error.accepts | error.expected:
+    if "_FIELDS" in error.accepts | error.expected:
         if symbol.lower() in known:
             return f"vnotch does not understand the command {known[symbol.lower()]}"
         return "a command is one of " + ", ".join(COMMANDS)
@@ -248,7 +254,7 @@ class _Builder:
         return nodes.Logic("and", tuple(children), place)
 
     def _inverse(self, children: Any, place: Place) -> nodes.Not:
-        return nodes.Not(children[0], place)
+        return nodes.Not(children[-1], place)
 
     def _compared(self, children: Any, place: Place) -> nodes.Comparison:
         left, operator, right = children
@@ -310,6 +316,8 @@ class _Builder:
         return nodes.Call(name.lower(), () if star else tuple(arguments), star, place)
 
     def _name(self, children: Any, place: Place) -> nodes.Name:
+        if children[0].lower() == "null":  # a field of that name needs backticks
+            raise MalformedQuery("there is no null", place, "isPresent(x) and not isPresent(x) ask for what is missing")
         return nodes.Name(_keys(children[0]), place)
 
 

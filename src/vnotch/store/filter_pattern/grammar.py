@@ -43,6 +43,8 @@ WILDCARDS_MAX = 3
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 """A number in a pattern."""
 
+# Values without quotes are wide here: the guide says alphanumeric ones, and its examples have *, ., /, : and - in them.
+# What begins as an operator (`a == 1`), `;` and single quotes are slips, and match nothing that anyone means.
 GRAMMAR = r"""
 terms: item (_BLANK item)*
 item: "?" _text -> optional
@@ -78,10 +80,10 @@ QUOTED: /"(\\.|[^"\\])*"/s
 REGEX: /%[^%]*%/
 OPERATOR: /!=|<=|>=|=|<|>/
 ELLIPSIS.2: "..."
-NAME: /[A-Za-z0-9_$.\-]+/
-VALUE: /[^\s,\]\[|&"%()]+/
+NAME: /(?!\.\.)[A-Za-z0-9_$.\-]+/
+VALUE: /(?![=<>!])[^\s,\]\[|&"%();']+/
 KEYWORD: "NULL" | "TRUE" | "FALSE"
-JSON_VALUE: /[^\s,\]\[|&"%(){}]+/
+JSON_VALUE: /(?![=<>!])[^\s,\]\[|&"%(){};']+/
 SELECTOR: /\$\.(\*|[A-Za-z0-9_\-]+|\['[^']+'\])(\.?\['[^']+'\]|\.\*|\.[A-Za-z0-9_\-]+|\[[0-9]+\]|\[\*\])*/
 _BLANK: /\s+/
 """
