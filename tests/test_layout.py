@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "durable",
     "interrupts",
+    "temporary_folder",
     "module_process",
     "native_library",
     "service_models",

@@ -321,6 +321,36 @@ def test_an_interrupt_ends_a_question_and_leaves_nothing(tmp_path: Path, number:
     assert list(spill.iterdir()) == []
 
 
+def test_what_a_killed_question_left_is_removed_by_the_next(tmp_path: Path):
+    spill, logs = tmp_path / "tmp", tmp_path / "a.log"
+    spill.mkdir()
+    logs.write_text(HEADER + "\n" + (SSH + "\n") * 3000)
+    joined = "flow_logs a, flow_logs b, flow_logs c, flow_logs d where a.bytes + b.bytes > c.bytes + d.bytes"
+
+    def ask_another() -> list[Path]:
+        subprocess.run(
+            command("query", "select count(*) from flow_logs", str(logs)),
+            stdout=subprocess.DEVNULL, env=environment(TMPDIR=str(spill)), check=True,
+        )  # fmt: skip
+        return list(spill.iterdir())
+
+    process = subprocess.Popen(
+        command("query", f"select count(*) from {joined}", str(logs)),
+        stdout=subprocess.DEVNULL, env=environment(TMPDIR=str(spill)),
+    )  # fmt: skip
+    try:
+        while not (locks := list(spill.glob("vnotch-query-*/lock"))):
+            assert process.poll() is None
+            time.sleep(0.01)
+        held = {*spill.iterdir()}
+        assert {*ask_another()} == held  # somebody's, as long as that one lives
+    finally:
+        process.kill()
+        process.wait()
+    assert locks[0].exists()
+    assert ask_another() == []
+
+
 def test_a_timeout_ends_a_question(run: Run, tmp_path: Path):
     (tmp_path / "a.log").write_text(HEADER + "\n" + (SSH + "\n") * 3000)
     joined = "flow_logs a, flow_logs b, flow_logs c, flow_logs d where a.bytes + b.bytes > c.bytes + d.bytes"
@@ -346,6 +376,23 @@ def test_a_log_group_of_a_running_server_is_asked(run: Run, server: RunningServe
     assert "group:/vnotch/mine" in done.stderr
     missing = run("query", BY_ACTION, "--from", "group:nonsense", "--data-dir", server.data_dir)
     assert (missing.returncode, "there is no log group nonsense" in missing.stderr) == (2, True)
+
+
+def test_a_message_that_reads_as_a_header_line_decides_nothing(run: Run, server: RunningServer):
+    client = server.endpoint.client("logs")
+    client.create_log_group(logGroupName="forged")
+    client.create_log_stream(logGroupName="forged", logStreamName="s")
+    now = int(time.time())
+    swapped = HEADER.replace("srcaddr dstaddr", "dstaddr srcaddr")
+    twice = HEADER.replace("srcaddr dstaddr", "srcaddr srcaddr")
+    record = SSH.replace("1418530010", str(now - 60)).replace("1418530070", str(now))
+    events = [{"timestamp": now * 1000, "message": message} for message in (swapped, twice, record, swapped, record)]
+    client.put_log_events(logGroupName="forged", logStreamName="s", logEvents=events)
+    sql = "select srcaddr, count(*) as n from flow_logs group by 1"
+    done = run("query", sql, "--from", "group:forged", "--json", "--data-dir", server.data_dir)
+    assert json.loads(done.stdout) == [{"srcaddr": SSH.split()[3], "n": 2}]
+    assert done.returncode == 3
+    assert "3 lines with a wrong number of values" in done.stderr
 
 
 def test_a_log_group_has_the_format_of_its_flow_logs(run: Run, server: RunningServer):

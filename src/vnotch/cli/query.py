@@ -19,6 +19,7 @@ from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.tail import seconds_of
 from vnotch.errors import InputError
 from vnotch.interrupts import interrupt_on, uninterrupted
+from vnotch.temporary_folder import TemporaryFolder
 
 if TYPE_CHECKING:
     from vnotch.query.files import LogFile
@@ -149,12 +150,10 @@ class Asking:
         groups = [source.removeprefix(_GROUP) for source in self.sources if source.startswith(_GROUP)]
         places = [source for source in self.sources if not source.startswith(_GROUP)]
         given = text_format_of(self.format) if self.format else None
-        with uninterrupted():
-            made = tempfile.TemporaryDirectory(prefix="vnotch-group-")
-        with made as folder:
+        with TemporaryFolder("vnotch-group-") as folder:
             files: list[LogFile] = []
             if groups:
-                files, given = self._groups(groups, period, given, Path(folder), progress)
+                files, given = self._groups(groups, period, given, folder, progress)
             if places:
                 files += find_files(places, period, problems, self.profile, self.s3_endpoint_url)
             yield open_table(files, period, given, problems, progress, extra), given

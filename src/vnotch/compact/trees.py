@@ -21,6 +21,7 @@ from vnotch.durable import sync_folder
 from vnotch.errors import AccessError, HostError, InputError, VnotchError
 from vnotch.query.bucket import Bucket, parse_url
 from vnotch.query.files import LocalFiles, LogFile
+from vnotch.temporary_folder import TemporaryFolder
 
 PUT_BYTES_MAX = 5 << 30
 """Of one PutObject (S3 API reference). It is atomic, which a multipart upload is too, but it needs no tidying up."""
@@ -200,6 +201,7 @@ class BucketTree:
     def __init__(self, bucket: Bucket, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = prefix
+        self._scratch: TemporaryFolder | None = None
 
     def files(self) -> Iterator[Found]:
         folders = [self._prefix]
@@ -232,7 +234,9 @@ class BucketTree:
         return LogFile(self._bucket, f"s3://{self._bucket.name}/{found.key}", found.key, found.size)
 
     def scratch(self, folder: str) -> Path:
-        descriptor, path = tempfile.mkstemp(_PART, "vnotch-compact-")
+        if self._scratch is None:
+            self._scratch = TemporaryFolder("vnotch-compact-")
+        descriptor, path = tempfile.mkstemp(_PART, dir=self._scratch.path)
         os.close(descriptor)
         return Path(path)
 
@@ -278,7 +282,7 @@ class BucketTree:
                 )
 
     def forget_scratch(self, folder: str) -> None:
-        """The scratch files of a bucket lie in this host's folder for temporary files, which the host empties."""
+        """The scratch files of a bucket lie in a temporary folder of this run; the next run removes a killed one's."""
 
     def _error(self, error: Exception, doing: str, permission: str) -> VnotchError:
         code = error.response["Error"].get("Code") if isinstance(error, ClientError) else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +31,7 @@ from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
 from vnotch.query.sandbox import check_statement, first_lines
 from vnotch.query.table import Table
+from vnotch.temporary_folder import TemporaryFolder
 
 if TYPE_CHECKING:
     from vnotch.query.labels import Labels
@@ -98,9 +98,8 @@ class Engine:
         self._settings = settings
         self._problems = problems
         self._progress = progress
-        with uninterrupted():
-            self._made = tempfile.TemporaryDirectory(prefix="vnotch-query-", ignore_cleanup_errors=True)
-        self._folder = Path(self._made.name)
+        self._made = TemporaryFolder("vnotch-query-")
+        self._folder = self._made.path
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._text: TextTable | None = None
         self._paths: dict[str, LogFile] = {}

@@ -7,9 +7,10 @@ from typing import Any
 
 from vnotch.errors import InputError, LimitError
 from vnotch.fields import Format
+from vnotch.query.files import FileProblem
 from vnotch.query.period import Period
 from vnotch.query.progress import Progress
-from vnotch.query.text import TextFormat
+from vnotch.query.text import TextFormat, parse_header
 from vnotch.record import flow_log_format
 
 _EVENTS_PER_PAGE = 10_000
@@ -38,9 +39,8 @@ def text_format(format: Format) -> TextFormat:
 def read_group(logs: Any, group: str, period: Period, path: Path, progress: Progress) -> int:
     """Writes the messages of a group to a file, one a line; returns how many.
 
-    The API is asked once; a question may read the file several times. A message that has line ends in it is no record;
-    they are replaced, so that it is one line that does not fit. Raises InputError where there is no such group, and
-    LimitError where it has more than fits.
+    The API is asked once; a question may read the file several times. Raises InputError where there is no such group,
+    and LimitError where it has more than fits.
     """
     request: dict[str, Any] = {"logGroupName": group, "limit": _EVENTS_PER_PAGE}
     if period.begin_s is not None:
@@ -54,7 +54,7 @@ def read_group(logs: Any, group: str, period: Period, path: Path, progress: Prog
             while True:
                 page = logs.filter_log_events(**request)
                 for event in page["events"]:
-                    out.write(event["message"].replace("\r", "\\r").replace("\n", "\\n") + "\n")
+                    out.write(_line(event["message"]) + "\n")
                 count += len(page["events"])
                 if out.tell() > GROUP_BYTES_MAX:
                     raise LimitError(f"{group} has more than {GROUP_BYTES_MAX:,} bytes", "a shorter time with --since")
@@ -64,3 +64,18 @@ def read_group(logs: Any, group: str, period: Period, path: Path, progress: Prog
                 request["nextToken"] = page["nextToken"]
     except logs.exceptions.ResourceNotFoundException:
         raise InputError(f"there is no log group {group}", "vnotch aws logs describe-log-groups lists them") from None
+
+
+def _line(message: str) -> str:
+    """A message as one line of the file.
+
+    One that has line ends in it is no record; they are replaced, so that it is one line that does not fit. So are the
+    blanks of one that reads as a header line: log groups have none, and whoever writes it into one would say what the
+    columns of the records behind it are.
+    """
+    line = message.replace("\r", "\\r").replace("\n", "\\n")
+    try:
+        is_header = parse_header(line.encode()) is not None
+    except FileProblem:
+        is_header = True
+    return "\\x20".join(line.split()) if is_header else line
