@@ -8,10 +8,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from asking import HEADER, write
 from flow_log_trees import DAY, DEFAULT, fill, line, many, name, parquet_file, text_file
@@ -213,6 +215,39 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_there(tmp_path: Path, logs
     assert set(lines(900)) <= set(messages(logs))
 
 
+def parquet_of(**columns: pa.Array) -> bytes:
+    known = {"version": pa.array([2], pa.int32()), "srcaddr": pa.array(["10.0.0.1"]), "bytes": pa.array([77])}
+    known |= {"start": pa.array([1_769_860_800]), "end": pa.array([1_769_860_860]), "action": pa.array(["ACCEPT"])}
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.table(known | columns), out)
+    return out.getvalue().to_pybytes()
+
+
+def test_columns_of_types_that_no_field_has_leave_their_file_out_and_the_others_are_there(
+    tmp_path: Path, logs: Any, connect: Any
+):
+    """A list cannot be cast at all; a time or a truth value could be, to a number that means nothing."""
+    moment = pa.array([datetime(2026, 1, 31, tzinfo=UTC)])
+    files = {
+        "list.parquet": parquet_of(action=pa.array([["ACCEPT"]])),
+        "struct.parquet": parquet_of(srcaddr=pa.array([{"a": "10.0.0.1"}])),
+        "time.parquet": parquet_of(start=moment),
+        "truth.parquet": parquet_of(bytes=pa.array([True])),
+    }
+    out = pa.BufferOutputStream()
+    twice = [pa.array(["ACCEPT"]), pa.array(["REJECT"]), pa.array([1_769_860_800])]
+    pq.write_table(pa.table(twice, names=["action", "action", "start"]), out)
+    files["twice.parquet"] = out.getvalue().to_pybytes()
+    files["z-views.parquet"] = parquet_of(action=pa.array(["REJECT"], pa.string_view()))
+    fill(tmp_path, files)
+    problems = Problems()
+    imported(connect, tmp_path, problems=problems)
+    wrong = [Path(item.file).name for item in problems.of(Problem.COLUMN_TYPE)]
+    assert sorted(wrong) == ["list.parquet", "struct.parquet", "time.parquet", "truth.parquet"]
+    assert [Path(item.file).name for item in problems.of(Problem.BAD_HEADER)] == ["twice.parquet"]
+    assert messages(logs) == {"2 10.0.0.1 77 1769860800 1769860860 REJECT": 1}
+
+
 def test_a_group_that_is_not_there_is_named(api: Any, tmp_path: Path, connect: Any):
     fill(tmp_path, many(1, 1))
     service = connect()
@@ -331,7 +366,7 @@ def test_the_command_imports_and_says_so(
         return int(left.value.code or 0), *capfd.readouterr()
 
     status, _, err = run("--log-group", "fresh")
-    assert (status, "log group does not exist" in err) == (2, True)
+    assert (status, "there is no log group fresh" in err, "--create" in err) == (2, True, True)
     status, out, _ = run("--log-group", "fresh", "--create")
     assert (status, out) == (0, "20 records of 2 files are in fresh\n")
     status, out, _ = run("--log-group", "fresh", "--json")

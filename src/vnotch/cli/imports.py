@@ -47,7 +47,7 @@ def import_(
     from vnotch.query.problems import Problems
     from vnotch.query.progress import Progress
     from vnotch.query.table import find_files
-    from vnotch.signed_http import SignedHttp
+    from vnotch.signed_http import Refused, SignedHttp
 
     if any(place.startswith("group:") for place in places):
         raise InputError("a log group is nothing to import from", "name files, folders or s3://bucket/prefix")
@@ -66,7 +66,12 @@ def import_(
     with ProgressBar(progress) as bar, bar.ticking():
         files = find_files(places, Period.parse(since, until), problems, profile, s3_endpoint_url)
         progress.bytes_total = sum(file.size for file in files)
-        result = Import(connect, given, stream, problems, progress).run(files)
+        try:
+            result = Import(connect, given, stream, problems, progress).run(files)
+        except Refused as refused:
+            if refused.code != "ResourceNotFoundException":
+                raise
+            raise InputError(f"there is no log group {group}", "--create makes it") from None
     if as_json:
         document = {**asdict(result), "problems": problems.document()}
         sys.stdout.buffer.write(orjson.dumps(document) + b"\n")

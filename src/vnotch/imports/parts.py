@@ -7,7 +7,6 @@ stream is that of its interface. What is no record of the file's format is left 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,12 @@ from vnotch.imports.body import STREAM, TIMESTAMP
 from vnotch.line import check_values, parse_line, record_lines
 from vnotch.line_parser import reordered
 from vnotch.query.files import FileProblem, LogFile
+from vnotch.query.parquet import read_footer
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
 from vnotch.query.text import TextFormat, TextReader, file_format
 from vnotch.record import flow_log_format
+from vnotch.temporary_folder import TemporaryFolder
 
 GATHERED_ROWS = 1 << 19
 """Records that are sorted at a time: the more, the fewer streams are in a part."""
@@ -128,18 +129,21 @@ class FileParts:
             yield chunk
 
     def _parquet(self) -> Iterator[tuple[pa.Table, tuple[str, ...]]]:
-        with tempfile.TemporaryDirectory(prefix="vnotch-import-") as folder:
+        read_footer(self._file)  # columns that a question would refuse: of another type than the field, or there twice
+        with TemporaryFolder("vnotch-import-") as folder:
             path = Path(self._file.key)
             if self._file.place.remote:
-                path = Path(folder) / "file.parquet"
+                path = folder / "file.parquet"
                 with path.open("wb") as out:
                     for chunk in self._counted():
                         out.write(chunk)
             try:
                 parquet = pq.ParquetFile(path)
                 columns = tuple(name.replace("-", "_") for name in parquet.schema_arrow.names)
+                types = [_without_views(item.type) for item in parquet.schema_arrow]
+                schema = pa.schema(list(zip(columns, types, strict=True)))
                 for batch in parquet.iter_batches(_BATCH_ROWS, use_threads=False):
-                    yield pa.Table.from_batches([batch]).rename_columns(list(columns)), columns
+                    yield pa.Table.from_batches([batch]).rename_columns(list(columns)).cast(schema), columns
             except (pa.ArrowException, OSError) as error:
                 raise FileProblem(Problem.DAMAGED_PARQUET, str(error).partition("\n")[0]) from None
             if not self._file.place.remote:
@@ -251,3 +255,8 @@ def _without_dashes(records: pa.Table) -> pa.Table:
 def _stream_name(text: str) -> str:
     """A name that a log stream may have: neither `:` nor `*`, not empty, at most 500 characters."""
     return text.replace(":", "_").replace("*", "_")[:500] or "unknown"
+
+
+def _without_views(type_: pa.DataType) -> pa.DataType:
+    """Arrow makes no codes of string views, which Parquet files of Arrow's writers may ask for."""
+    return pa.string() if pa.types.is_string_view(type_) else type_

@@ -36,8 +36,10 @@ class Labels:
         cidrs, names = [], []
         try:
             lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: {error}") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not text in UTF-8") from None
         for number, line in enumerate(lines, 1):
             text = line.partition("#")[0].strip()
             if not text or (number == 1 and text.lower().startswith("cidr")):
