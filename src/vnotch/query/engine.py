@@ -47,7 +47,6 @@ _TICK_SECONDS = 0.1
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9/_=.+:@,~ -]*")
 _OWN_ERROR = re.compile(r"InputError: (.*?) At: ")
-_END_UNQUOTED = re.compile(r'syntax error at or near "end"', re.IGNORECASE)
 _MISSING_COLUMN = re.compile(r'(?:column|Referenced column) "([^"]+)" not found')
 
 
@@ -353,8 +352,6 @@ class Engine:
             return InputError(text, "a question reads the table flow_logs and no other file")
         if isinstance(error, duckdb.HTTPException | duckdb.IOException):
             return HostError(text)
-        if _END_UNQUOTED.search(text):
-            return InputError(text, 'the column `end` is a word of SQL: write "end"')
         match = _MISSING_COLUMN.search(text)
         if match and match[1].lower() in COLUMN_TYPES and match[1].lower() not in self._table.columns:
             has = ", ".join(self._table.columns)

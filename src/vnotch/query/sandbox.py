@@ -29,7 +29,9 @@ def check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     try:
         statements = connection.extract_statements(sql)
     except duckdb.Error as error:
-        raise InputError(first_lines(error)) from None
+        text = first_lines(error)
+        is_column = 'at or near "end"' in text.lower()
+        raise InputError(text, 'for the column of that name write "end", in quotes' if is_column else None) from None
     if not statements:
         raise InputError("there is no question", 'for instance "select action, count(*) from flow_logs group by 1"')
     kinds = [statement.type for statement in statements]

@@ -169,6 +169,7 @@ def test_filters_are_described_changed_and_deleted(logs: Any, watch: Any) -> Non
         {"made": {"metricValue": "x"}},
         {"made": {"metricValue": "nan"}},
         {"made": {"metricValue": "$unknown"}},
+        {"made": {"metricNamespace": "AWS/Logs", "metricName": "IncomingBytes"}},
         {"made": {"metricValue": "$.bytes"}},
         {"made": {"dimensions": {"a": "$unknown"}}},
         {"made": {"dimensions": dict.fromkeys("abcd", "$eni")}},

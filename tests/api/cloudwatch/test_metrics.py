@@ -127,6 +127,16 @@ def test_questions_that_are_refused(cloudwatch: Any) -> None:
         cloudwatch.get_metric_data(
             MetricDataQueries=[{"Id": "a", "Expression": "1 + 1"}], StartTime=NOW - HOUR, EndTime=NOW
         )
+    metric = {"Metric": {"Namespace": "Mine", "MetricName": "m"}, "Period": 60, "Stat": "Sum"}
+    for name in ("A", "1a", "a b", "a-b", "_a"):  # what an expression could not name
+        with refused("InvalidParameterValue", "Id is not matching the expected pattern"):
+            cloudwatch.get_metric_data(
+                MetricDataQueries=[{"Id": name, "MetricStat": metric}], StartTime=NOW - HOUR, EndTime=NOW
+            )
+    with refused("InvalidParameterValue", "p99 for parameter MetricDataQueries.MetricStat.Stat is not supported"):
+        cloudwatch.get_metric_data(
+            MetricDataQueries=[{"Id": "a", "MetricStat": {**metric, "Stat": "p99"}}], StartTime=NOW - HOUR, EndTime=NOW
+        )
     with refused("InvalidParameterValue", "AWS/"):
         cloudwatch.put_metric_data(Namespace="AWS/EC2", MetricData=[{"MetricName": "m", "Value": 1}])
 

@@ -7,6 +7,7 @@ refused.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,17 @@ from vnotch.api.cloudwatch.part import (
     token_position,
 )
 from vnotch.api.service import ANY_RESOURCE, Call, operation
-from vnotch.store.metrics import METRICS_MAX, MINUTE_MS, MetricName, Point, Sample, find_metrics, points, put_samples
+from vnotch.store.metrics import (
+    METRICS_MAX,
+    MINUTE_MS,
+    OWN_NAMESPACES,
+    MetricName,
+    Point,
+    Sample,
+    find_metrics,
+    points,
+    put_samples,
+)
 
 DATA_MAX = 1000
 VALUES_MAX = 150
@@ -36,6 +47,7 @@ DATAPOINTS_MAX = 100_800
 STATISTICS_POINTS_MAX = 1440
 LISTED_MAX = 500
 ACTIVE_MS = 3 * 3_600_000
+_QUERY_ID = re.compile("[a-z][a-zA-Z0-9_]*")
 STATISTICS = ("SampleCount", "Average", "Sum", "Minimum", "Maximum")
 
 
@@ -48,7 +60,7 @@ class Metrics(CloudWatchPart):
     )
     def put_metric_data(self, call: Call) -> dict[str, Any]:
         namespace, data = call.params["Namespace"], call.params.get("MetricData") or []
-        if namespace.startswith("AWS/"):
+        if namespace.startswith(OWN_NAMESPACES):
             raise invalid_value("The value AWS/ for parameter Namespace is invalid.")
         if not data:
             raise invalid_value("The parameter MetricData must have at least one datum.")
@@ -126,6 +138,12 @@ class Metrics(CloudWatchPart):
             raise invalid_value(f"The parameter MetricDataQueries must have 1 to {QUERIES_MAX} queries.")
         if len({query["Id"] for query in queries}) != len(queries):
             raise invalid_value("The values for parameter id in MetricDataQueries are not unique.")
+        for number, query in enumerate(queries, 1):
+            if not _QUERY_ID.fullmatch(query["Id"]):
+                raise invalid_value(
+                    f"The value {query['Id']} for parameter MetricDataQueries.member.{number}.Id is not matching the "
+                    f"expected pattern ^{_QUERY_ID.pattern}$."
+                )
         most = call.params.get("MaxDatapoints") or DATAPOINTS_MAX
         if not 1 <= most <= DATAPOINTS_MAX:
             raise invalid_value(f"MaxDatapoints must be from 1 to {DATAPOINTS_MAX}.")

@@ -27,6 +27,7 @@ from vnotch.errors import InputError
 from vnotch.store.filter_pattern import FilterPattern
 from vnotch.store.log_groups import LogGroup, starts_with
 from vnotch.store.metric_filters import MetricFilter, filters_of
+from vnotch.store.metrics import OWN_NAMESPACES
 
 DIMENSIONS_MAX = 3
 REGEX_PATTERNS_MAX = 5
@@ -122,6 +123,8 @@ def _check_transformation(pattern: FilterPattern, made: dict[str, Any]) -> None:
     value, dimensions = made["metricValue"], made.get("dimensions") or {}
     if not made["metricName"] or not made["metricNamespace"]:
         raise invalid("metricName and metricNamespace cannot be empty.")
+    if made["metricNamespace"].startswith(OWN_NAMESPACES):
+        raise invalid(f"metricNamespace cannot begin with {OWN_NAMESPACES}: those are of metrics that services give.")
     try:
         if value.startswith("$"):
             pattern.value(value)
