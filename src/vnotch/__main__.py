@@ -15,8 +15,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(GARBAGE_OBJECTS)
     from vnotch.cli import main as run
+    from vnotch.interrupts import interrupt_on
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt_on(signal.SIGINT)
     run()
 
 

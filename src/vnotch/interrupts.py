@@ -1,15 +1,23 @@
-"""Ctrl-C and its kin: what ends a command so that it cleans up, and where they must wait."""
+"""Ctrl-C and its kin: what ends a command so that it cleans up, where they must wait, and how none is lost.
+
+An interrupt raises KeyboardInterrupt wherever the main thread is. Python throws away what is raised in a finaliser or a
+callback of the interpreter's own, and for a file that is finalised, such as the body of an HTTP answer, without a word.
+So that it came is noted too, and whatever waits or goes round looks at that: `check`, `pause`, `wait_until`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_came = threading.Event()
 
 
 @contextlib.contextmanager
@@ -43,4 +51,38 @@ def interrupt_on(*numbers: int) -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    _came.set()
     raise KeyboardInterrupt
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt where an interrupt has come, whatever became of what it raised then.
+
+    For the loops and the waits of a command, in its main thread. Not for what cleans up after an interrupt: it would be
+    ended by the one that it cleans up after.
+    """
+    if _came.is_set() and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
+
+
+def pause(seconds: float) -> None:
+    """Sleeps, with a `check` on both sides."""
+    check()
+    time.sleep(seconds)
+    check()
+
+
+def wait_until(
+    ready: Callable[[], bool], seconds: float, told: Callable[[], None] = lambda: None, every_seconds: float = 0.1
+) -> bool:
+    """Whether it is so, at once or within that time. `told` says what is waited for, where it is not so at once."""
+    deadline = time.monotonic() + seconds
+    if ready():
+        return True
+    if seconds > 0:
+        told()
+    while time.monotonic() < deadline:
+        pause(every_seconds)
+        if ready():
+            return True
+    return False

@@ -8,12 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vnotch.errors import HostError
-from vnotch.interrupts import uninterrupted
+from vnotch.interrupts import check, uninterrupted, wait_until
 
 STOP_SECONDS = 20.0
 
@@ -60,13 +59,10 @@ class Child:
 
     def wait_until(self, ready: Callable[[], bool], seconds: float, what: str) -> None:
         """Waits until `ready()`. Raises HostError with the last lines of its log if it ends or takes too long."""
-        deadline = time.monotonic() + seconds
-        while not ready():
-            if self._process.poll() is not None:
-                raise HostError(self.last_words() or f"{self.name} ended with status {self._process.returncode}")
-            if time.monotonic() > deadline:
-                raise HostError(f"{what} took more than {seconds:.0f} s", f"see {self.log}")
-            time.sleep(0.05)
+        if not wait_until(lambda: ready() or not self.is_running(), seconds, every_seconds=0.05):
+            raise HostError(f"{what} took more than {seconds:.0f} s", f"see {self.log}")
+        if not ready():
+            raise HostError(self.last_words() or f"{self.name} ended with status {self._process.returncode}")
 
     def last_words(self) -> str:
         """The last line of its log, without the command's own name."""
@@ -94,6 +90,7 @@ class Child:
 def run_to_end(command: Sequence[str], told: Callable[[str], None]) -> int:
     """Runs a command and hands over each line it says. Ctrl-C asks it to end and waits until it has cleaned up;
     then KeyboardInterrupt is raised."""
+    process: subprocess.Popen[str] | None = None
     try:
         with uninterrupted():
             process = subprocess.Popen(
@@ -109,13 +106,15 @@ def run_to_end(command: Sequence[str], told: Callable[[str], None]) -> int:
         assert lines is not None
         for line in lines:
             told(line.rstrip("\n"))
+            check()
+        return process.wait()
     except KeyboardInterrupt:
-        send_signal(process.pid, signal.SIGTERM)
-        for line in process.stdout or ():
-            told(line.rstrip("\n"))
-        process.wait(STOP_SECONDS)
+        if process is not None:
+            send_signal(process.pid, signal.SIGTERM)
+            for line in process.stdout or ():
+                told(line.rstrip("\n"))
+            process.wait(STOP_SECONDS)
         raise
-    return process.wait()
 
 
 def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ from vnotch.cli.terminal import is_terminal, out, record_text, step
 from vnotch.config import ENDPOINT_HOST, Folders
 from vnotch.errors import HostError
 from vnotch.fields import DEFAULT_FORMAT
-from vnotch.interrupts import INTERRUPTS, interrupt_on, uninterrupted
+from vnotch.interrupts import INTERRUPTS, check, interrupt_on, pause, uninterrupted
 from vnotch.lab.control import GROUP_ALL, GROUP_REJECT, ControlPlane
 from vnotch.lab.topology import Eni, Topology
 from vnotch.lab.topology_file import load_topology
@@ -116,6 +116,7 @@ class Demo:
             self._watch()
             self._summarise()
             self._show_commands()
+            check()
             if self.options.stays:
                 self._stay()
         except KeyboardInterrupt:
@@ -221,7 +222,7 @@ class Demo:
                 if time.monotonic() - refreshed > REFRESH_SECONDS and self.live:
                     refresh()
                     refreshed = time.monotonic()
-                time.sleep(0.5)
+                pause(0.5)
         self.failures.append(f"not every packet was in a record {SETTLE_SECONDS:.0f} s after the traffic ended")
 
     def _read(self) -> int:
@@ -367,7 +368,7 @@ class Demo:
         refreshed = time.monotonic()
         try:
             while True:
-                time.sleep(1)
+                pause(1)
                 if self.live and time.monotonic() - refreshed > REFRESH_SECONDS:
                     refresh()
                     refreshed = time.monotonic()
@@ -375,8 +376,7 @@ class Demo:
             out.print()
 
     def _tear_down(self, interrupted: bool) -> None:
-        for number in INTERRUPTS:
-            signal.signal(number, signal.SIG_IGN)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
         with contextlib.suppress(OSError):  # the terminal may be gone, the lab is not
             step("interrupted; removing what was made" if interrupted else "removing what was made")
         if self.lab_is_up:
@@ -387,7 +387,7 @@ class Demo:
             child.stop()
         if not any("not removed" in failure for failure in self.failures):
             self.place.remove(written_by_root=self.live)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     def _tell_failures(self) -> None:
         for failure in self.failures:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 from vnotch.cli.terminal import step
 from vnotch.config import ENDPOINT_HOST, ENDPOINT_PORT, Folders
 from vnotch.errors import HostError, InputError
+from vnotch.interrupts import wait_until
 
 
 def default_url(port: int = ENDPOINT_PORT) -> str:
@@ -171,18 +171,15 @@ class Endpoint:
     def await_up(cls, folders: Folders, url: str | None = None) -> Endpoint:
         """As `find(...).require_up()`, for what people start right behind `vnotch server &`: a server takes a second or
         two to start."""
-        deadline = time.monotonic() + START_SECONDS
-        told = False
-        while True:
+
+        def answers() -> bool:
             try:
-                return cls.find(folders, url).require_up()
+                return cls.find(folders, url).is_up()
             except NoServer:
-                if time.monotonic() > deadline:
-                    raise
-            if not told:
-                step(f"waiting up to {START_SECONDS} s for the server")
-                told = True
-            time.sleep(0.2)
+                return False
+
+        wait_until(answers, START_SECONDS, lambda: step(f"waiting up to {START_SECONDS} s for the server"))
+        return cls.find(folders, url).require_up()
 
     def require_up(self) -> Endpoint:
         if not self.is_up():

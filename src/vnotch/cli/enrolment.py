@@ -20,6 +20,7 @@ from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.terminal import step
 from vnotch.errors import HostError, InputError, VnotchError
 from vnotch.iam.delivery_role import POLICY, ensure_delivery_role
+from vnotch.interrupts import pause
 from vnotch.inventory import RESERVED_NONE, RESERVED_TAG, AgentConfiguration
 from vnotch.links import Addresses
 
@@ -154,7 +155,7 @@ class Enrolment:
                     f"agent {self.agent} has not attached {device} within {ATTACH_SECONDS:.0f} s",
                     "look at what it says: its log, or its status.json",
                 )
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
 
     def _subnet(
         self, wanted: Wanted, addresses: Addresses, undo: list[Callable[[], object]], made: list[str]
@@ -391,7 +392,7 @@ class Enrolment:
                 waiting = status.get("spool", {}).get("waiting", {})
                 if interface_id not in captured and not ids & set(waiting):
                     return
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
         step(f"agent {self.agent} has not said that it has delivered the last records; what it still has is dropped")
 
     def _delete_role(self, name: str) -> bool:

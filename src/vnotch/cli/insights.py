@@ -17,6 +17,7 @@ from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.tail import choose_group
 from vnotch.cli.terminal import step
 from vnotch.errors import HostError, InputError
+from vnotch.interrupts import check, pause
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,9 +133,10 @@ def misspelt(text: str) -> list[str]:
 
 def _wait(logs: Any, query_id: str, progress: Progress, update: Any) -> dict[str, float]:
     """Until the query has ended; its statistics. Raises HostError where it has no answer."""
-    pause = FIRST_POLL_SECONDS
+    seconds = FIRST_POLL_SECONDS
     progress.doing = "asking"
     while True:
+        check()
         answer = logs.get_query_results(queryId=query_id, maxItems=1)
         status, statistics = answer["status"], answer["statistics"]
         progress.rows = int(statistics.get("recordsScanned", 0))
@@ -144,8 +146,8 @@ def _wait(logs: Any, query_id: str, progress: Progress, update: Any) -> dict[str
         if status not in ("Scheduled", "Running"):
             remedy = "a shorter time, or a narrower filter; the server's log says why"
             raise HostError(f"the query ended as {status}", remedy)
-        time.sleep(pause)
-        pause = min(POLL_SECONDS_MAX, pause * 1.5)
+        pause(seconds)
+        seconds = min(POLL_SECONDS_MAX, seconds * 1.5)
 
 
 def _stop(logs: Any, query_id: str) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import pwd
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +23,7 @@ from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.terminal import step
 from vnotch.config import Folders
 from vnotch.errors import HostError, InputError
+from vnotch.interrupts import wait_until
 
 WAIT_SECONDS = 30.0
 """How long a server that starts at the same time may take until it answers."""
@@ -103,7 +103,7 @@ def give_key(folders: Folders, name: str, server: Folders, uid: int, gid: int) -
     path = key_path(folders, name)
     with _as_user(uid, gid):
         key = read_key(path)
-    if not _wait(server.credentials.exists, WAIT_SECONDS if server.root.exists() and not key else 0):
+    if not wait_until(server.credentials.exists, WAIT_SECONDS if server.root.exists() and not key else 0, _say_waiting):
         if not key:
             raise HostError(
                 f"no vnotch server has started with the data folder {server.root}, and {path} has no key",
@@ -111,7 +111,7 @@ def give_key(folders: Folders, name: str, server: Folders, uid: int, gid: int) -
             )
         return
     endpoint = Endpoint.find(server)
-    if not _wait(endpoint.is_up, 0 if key else WAIT_SECONDS):
+    if not wait_until(endpoint.is_up, 0 if key else WAIT_SECONDS, _say_waiting):
         if not key:
             endpoint.require_up()
         return
@@ -122,6 +122,10 @@ def give_key(folders: Folders, name: str, server: Folders, uid: int, gid: int) -
         step(f"agent {name} is registered at {endpoint.url}")
 
 
+def _say_waiting() -> None:
+    step(f"waiting up to {WAIT_SECONDS:.0f} s for the server")
+
+
 def _own_folder(folder: Path, uid: int, gid: int) -> None:
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
@@ -129,13 +133,6 @@ def _own_folder(folder: Path, uid: int, gid: int) -> None:
     owner = folder.stat().st_uid
     if owner != uid:
         raise InputError(f"{folder} belongs to user {owner}, not to {uid}", f"chown -R {uid}:{gid} {folder}")
-
-
-def _wait(check: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (found := check()) and time.monotonic() < deadline:
-        time.sleep(0.25)
-    return found
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import AgentName, DataDir, EndpointUrl, folders_of
 from vnotch.cli.terminal import is_terminal, out, plain, record_text, step
 from vnotch.errors import InputError
+from vnotch.interrupts import check
 
 POLL_SECONDS = 1.0
 LOOK_BACK_SECONDS = 960
@@ -117,8 +118,10 @@ def sleep_while_read(seconds: float) -> None:
     tell. Raises BrokenPipeError then."""
     waiting = select.poll()
     waiting.register(sys.stdout.fileno(), 0)  # POLLERR alone, which is always told
+    check()
     if any(happened & select.POLLERR for _, happened in waiting.poll(seconds * 1000)):
         raise BrokenPipeError
+    check()
 
 
 def seconds_of(text: str) -> float:

@@ -22,6 +22,7 @@ from vnotch.cli.options import AgentName, DataDir, folders_of
 from vnotch.cli.terminal import STYLES, is_terminal, out
 from vnotch.config import Folders
 from vnotch.errors import InputError
+from vnotch.interrupts import pause
 
 if TYPE_CHECKING:
     from vnotch.cli.local_agents import LocalAgent
@@ -61,19 +62,19 @@ def top(
         _print_json(watch, interval, limit or 100, once)
     elif once or not is_terminal():
         watch.look(1)
-        time.sleep(interval)
+        pause(interval)
         out.print(watch.look(limit or 20).shown(out.width))
     else:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while True:
                 live.update(watch.look(limit or max(5, out.height - 12)).shown(out.width), refresh=True)
-                time.sleep(interval)
+                pause(interval)
 
 
 def _print_json(watch: Watch, interval: float, limit: int, once: bool) -> None:
     watch.look(1)
     while True:
-        time.sleep(interval)
+        pause(interval)
         sys.stdout.write(json.dumps(watch.look(limit).to_json()) + "\n")
         sys.stdout.flush()
         if once:

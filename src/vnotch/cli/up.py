@@ -13,7 +13,7 @@ from vnotch.cli.root import acquire, as_root, refresh
 from vnotch.cli.terminal import out, step
 from vnotch.config import Folders
 from vnotch.errors import HostError
-from vnotch.interrupts import interrupt_on, uninterrupted
+from vnotch.interrupts import interrupt_on, pause, uninterrupted
 
 START_SECONDS = 60.0
 REFRESH_SECONDS = 60.0
@@ -62,7 +62,7 @@ def _wait_for_an_end(children: list[Child]) -> NoReturn:
     """Raises HostError when one of them has ended, with its last words."""
     refreshed = time.monotonic()
     while all(child.is_running() for child in children):
-        time.sleep(0.5)
+        pause(0.5)
         if time.monotonic() - refreshed > REFRESH_SECONDS:
             refresh()
             refreshed = time.monotonic()

@@ -17,6 +17,7 @@ from vnotch.cli.options import DataDir, Json, folders_of
 from vnotch.cli.terminal import out, plain, step
 from vnotch.config import Folders
 from vnotch.errors import HostError, InputError
+from vnotch.interrupts import wait_until
 
 RESTART_SECONDS = 60
 
@@ -92,13 +93,10 @@ def _ask_server(folders: Folders) -> None:
     running = folders.root / "endpoint"
     before = _written_ns(running)
     Endpoint.find(folders).request("POST", "/vnotch/v1/wipe")
-    until = time.monotonic() + RESTART_SECONDS
-    while _written_ns(running) in (before, 0):
-        if time.monotonic() > until:
-            raise HostError(
-                f"the server has not come back within {RESTART_SECONDS} s", "see what it says, and start it again"
-            )
-        time.sleep(0.01)
+    if not wait_until(lambda: _written_ns(running) not in (before, 0), RESTART_SECONDS, every_seconds=0.01):
+        raise HostError(
+            f"the server has not come back within {RESTART_SECONDS} s", "see what it says, and start it again"
+        )
 
 
 def _written_ns(path: Path) -> int:

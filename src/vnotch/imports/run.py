@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from vnotch.imports.parts import FileParts, file_id
 from vnotch.imports.sending import Sending, SentFile
 from vnotch.imports.service import LogService
+from vnotch.interrupts import check
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
@@ -94,6 +95,7 @@ class Import:
     def _file(self, sending: Sending, item: SentFile, parts_before: frozenset[int]) -> None:
         before = self._problems.files
         for part in FileParts(item.file, self._given, self._stream, self._problems, self._progress):
+            check()
             if part.number not in parts_before:
                 sending.put(item, part)
             if item.refused is not None:

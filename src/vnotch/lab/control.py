@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from vnotch.errors import HostError, InputError
 from vnotch.iam.delivery_role import POLICY, ensure_delivery_role
+from vnotch.interrupts import pause
 from vnotch.lab.firewall_control import create_acls, create_groups, create_prefix_lists, revoke_all
 from vnotch.lab.routing_control import create_nat_gateway, create_routes
 from vnotch.lab.topology import Eni, Topology
@@ -225,7 +226,7 @@ class ControlPlane:
                     "an agent for the lab's router namespace must run: see vnotch agent --help, --netns",
                 )
             if waiting:
-                time.sleep(_POLL_SECONDS)
+                pause(_POLL_SECONDS)
 
     # --- a lab that follows the API
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vnotch.errors import HostError, InputError, VnotchError
+from vnotch.interrupts import pause
 from vnotch.lab import namespaces, services
 from vnotch.lab.control import ControlPlane, Made
 from vnotch.lab.journal import BUILDING, REMOVING, UP, Journal, Ownership, owner, ownership, process_start_ticks
@@ -401,7 +402,7 @@ class Lab:
             if self._services_pid(journal) is None or time.monotonic() > deadline:
                 log = (self.folder / SERVICES_LOG).read_text(errors="replace").strip().splitlines()
                 raise HostError(f"the lab's services did not start: {log[-1] if log else 'no message'}")
-            time.sleep(0.05)
+            pause(0.05)
 
     def _ensure_services(self, journal: Journal) -> None:
         if self._services_pid(journal) is None:

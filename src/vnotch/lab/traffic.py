@@ -19,6 +19,7 @@ from itertools import chain, cycle
 from secrets import randbelow
 
 from vnotch.errors import InputError
+from vnotch.interrupts import check
 from vnotch.lab import protocols
 from vnotch.lab.namespaces import Portal
 from vnotch.lab.network import ENI_DEVICE, PREFIX
@@ -30,6 +31,7 @@ IN_FLIGHT_MAX = 64
 RATE_MAX = 1000.0
 SECONDS_MAX = 86400.0
 SCAN_PORTS = 150
+_LOOK_SECONDS = 0.2  # how often the caller looks whether it was interrupted
 
 _WELL_KNOWN = (22, 80, 443, 3306, 3389, 8080, 21, 23, 25, 53, 110, 111, 135, 139, 143, 445, 993, 995, 1433, 1521, 2049)
 _ETH_P_IP = 0x0800
@@ -100,7 +102,9 @@ def run_traffic(
 
     thread = threading.Thread(target=work, name="vnotch-lab-traffic", daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+        check()
     if isinstance(result[0], BaseException):
         raise result[0]
     return result[0]

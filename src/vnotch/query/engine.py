@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from vnotch.errors import HostError, InputError, LimitError, VnotchError
-from vnotch.interrupts import uninterrupted
+from vnotch.interrupts import check, uninterrupted
 from vnotch.query.columns import COLUMN_TYPES
 from vnotch.query.files import FileProblem, LogFile
 from vnotch.query.functions import add_functions
@@ -152,6 +152,7 @@ class Engine:
                     item = results.get(timeout=_TICK_SECONDS)
                 except queue.Empty:
                     item = self
+                check()
                 if deadline is not None and time.monotonic() > deadline:
                     raise LimitError(
                         f"no answer within {self._settings.timeout_seconds:g} s", "a longer --timeout, or fewer files"
