@@ -42,7 +42,7 @@ def test_a_misspelt_interface_is_answered_with_the_names_there_are(server: Runni
     made = ec2.create_network_interface(SubnetId=subnet, TagSpecifications=tags)
     try:
         done = run("explain", "--data-dir", server.data_dir, "198.51.100.66", "databse", "3306")
-        refused(done, "no interface is named databse", "database")
+        refused(done, "no interface or instance is named databse", "database")
     finally:
         ec2.delete_network_interface(NetworkInterfaceId=made["NetworkInterface"]["NetworkInterfaceId"])
         ec2.delete_subnet(SubnetId=subnet)

@@ -79,12 +79,19 @@ def test_a_role_and_a_format_of_ones_own(server: RunningServer, vpc: str) -> Non
         (("create", "vpc-0123456789abcdef0"), "InvalidVpcId.NotFound"),
         (("create", "shop", "--format", "srcaddr colour"), "colour"),
         (("create", "shop", "--traffic-type", "some"), "some"),
+        (("create", "shop", "--interval", "7200"), "interval"),
+        (("create", "shop", "--log-group", "no group?"), "log group"),
+        (("create", "subnet-0123456789abcdef0"), "InvalidSubnetID.NotFound"),
+        (("create", "eni-0123456789abcdef0"), "InvalidNetworkInterfaceID.NotFound"),
         (("delete", "fl-0123456789abcdef0"), "InvalidFlowLogId.NotFound"),
     ],
 )
 def test_what_is_wrong_is_one_line(server: RunningServer, vpc: str, arguments: tuple[str, ...], said: str) -> None:
+    iam = server.endpoint.client("iam")
+    before = iam.list_roles()["Roles"]
     done = flow_logs(server, *arguments)
     assert done.returncode == 2
+    assert iam.list_roles()["Roles"] == before, "nothing is made for what is refused"
     assert said.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr
     assert described(server) == {}
@@ -114,7 +121,7 @@ def test_what_others_still_use_is_not_called_left_over() -> None:
     one = {"FlowLogId": "fl-1", "LogGroupName": "g", "DeliverLogsPermissionArn": "arn:role/r"}
     two = {**one, "FlowLogId": "fl-2"}
     (sentence,) = what_stays([one], [two])
-    assert "1 other flow log(s) deliver to" in sentence
+    assert "1 other flow log delivers to" in sentence
     assert "delete-log-group" not in sentence
 
 

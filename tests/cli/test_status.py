@@ -120,10 +120,10 @@ def test_what_was_turned_away_is_said_with_its_reason() -> None:
     lines = refused_lines(agent)
     assert "dropped (spool-full): 9 records, 99 packets of fl-1 s" in lines
     assert "2 packets judged while the table of connections was full" in lines
-    assert "1 drains that the journal could not take" in lines
+    assert "1 drain that the journal could not take" in lines
     assert "3 records of fl-1 not taken: too old" in lines
-    assert "6 packets that the host firewall dropped are in records as ACCEPT" in lines
-    assert any(line.startswith("4 packets came late") for line in lines)
+    assert "6 packets that the host firewall dropped, in records as ACCEPT" in lines
+    assert any(line.startswith("4 packets that came late") for line in lines)
     assert not any("spilled" in line or "ring buffer" in line for line in lines), "what is zero is not told"
 
 
@@ -184,7 +184,7 @@ def test_without_an_agent_the_servers_side_is_shown(server: RunningServer) -> No
     assert done.returncode == 0, done.stderr
     assert "server answers" in done.stdout
     assert "no agent has a folder here" in done.stdout
-    assert "1 flow logs at the server, 0 failing" in done.stdout
+    assert "1 flow log at the server, 0 failing" in done.stdout
 
 
 def test_an_agent_that_the_server_knows_is_shown_by_what_it_posted(server: RunningServer) -> None:

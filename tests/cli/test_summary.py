@@ -9,7 +9,7 @@ from rich.console import Console
 
 from vnotch.cli.summary import Tally, accounts, excluded_line, is_settled, ledger_table, talkers_table
 from vnotch.cli.tail import seconds_of
-from vnotch.cli.terminal import plain, record_text
+from vnotch.cli.terminal import counted, plain, record_text
 from vnotch.errors import InputError
 
 ENI = "eni-0123456789abcdef0"
@@ -127,3 +127,8 @@ def test_rejected_records_stand_out() -> None:
     assert "red" in str(record_text(REJECT).spans[0].style)
     assert [str(span.style) for span in record_text(ACCEPT).spans if "green" in str(span.style)]
     assert "dim" in str(record_text(NODATA).spans[0].style)
+
+
+def test_one_of_a_kind_is_no_plural() -> None:
+    assert [counted(number, "flow log") for number in (0, 1, 2000)] == ["0 flow logs", "1 flow log", "2,000 flow logs"]
+    assert [counted(number, "batch") for number in (1, 2)] == ["1 batch", "2 batches"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vnotch.cli.options import DataDir, Json, folders_of
-from vnotch.cli.terminal import out, plain
+from vnotch.cli.terminal import counted, out, plain
 
 if TYPE_CHECKING:
     from vnotch.store.backup import Backup
@@ -73,7 +73,7 @@ def restore(
 
 
 def _held(made: Backup) -> str:
-    events = f"{made.files} files of events, {made.bytes / 1e6:,.1f} MB"
+    events = f"{counted(made.files, 'file')} of events, {made.bytes / 1e6:,.1f} MB"
     return events + (
         f"; {made.bucket_files} in buckets, {made.bucket_bytes / 1e6:,.1f} MB" if made.bucket_files else ""
     )

@@ -11,7 +11,7 @@ import typer
 
 from vnotch.cli.query import MISSES_DATA, Profile, S3Endpoint, bytes_of
 from vnotch.cli.tail import seconds_of
-from vnotch.cli.terminal import out, plain
+from vnotch.cli.terminal import counted, out, plain
 from vnotch.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,17 +69,21 @@ def _document(result: Result, dry_run: bool, problems: dict[str, object]) -> dic
 
 def _print(result: Result, dry_run: bool, span: str) -> None:
     for merged in result.merged:
-        after = "" if merged.bytes_after is None else f", {merged.bytes_after:,} bytes, {merged.records:,} records"
+        after = (
+            ""
+            if merged.bytes_after is None
+            else f", {merged.bytes_after:,} bytes, {counted(merged.records or 0, 'record')}"
+        )
         out.print(plain(f"{merged.folder}{merged.into}"), soft_wrap=True, highlight=False)
         of = "would be of" if dry_run else "of"
-        out.print(f"  {of} {merged.files:,} files, {merged.bytes_before:,} bytes{after}", highlight=False)
+        out.print(f"  {of} {counted(merged.files, 'file')}, {merged.bytes_before:,} bytes{after}", highlight=False)
     for folder in result.ended:
         out.print(plain(f"{folder}: ended what a run that was killed had begun"), soft_wrap=True, highlight=False)
     for folder in result.busy:
         out.print(plain(f"{folder}: another run is at work here, or was and its hour is not over"), highlight=False)
     files = sum(merged.files for merged in result.merged)
     verb = "would become" if dry_run else "became"
-    out.print(f"{files:,} files {verb} {len(result.merged):,}", highlight=False)
+    out.print(f"{counted(files, 'file')} {verb} {len(result.merged):,}", highlight=False)
     if result.gone:
         out.print(f"{result.gone:,} went meanwhile: another run merged them", highlight=False)
     if result.large_or_new:

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.endpoint import Endpoint, instance_names
 from vnotch.cli.options import folders_of
 
 SECONDS = 1.0
@@ -44,7 +44,13 @@ def log_groups(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def interface_ids(context: typer.Context, incomplete: str) -> list[str]:
-    return _words(context, incomplete, lambda endpoint: _interfaces(_client(endpoint, "ec2")))
+    """And the names by which `Endpoint.interface_named` knows them: their own, and those of their instances."""
+
+    def ask(endpoint: Endpoint) -> Iterable[str]:
+        ec2 = _client(endpoint, "ec2")
+        return dict.fromkeys([*_interfaces(ec2), *instance_names(ec2).values()])
+
+    return _words(context, incomplete, ask)
 
 
 def resource_ids(context: typer.Context, incomplete: str) -> list[str]:

@@ -35,7 +35,7 @@ from vnotch.cli.place import Place
 from vnotch.cli.root import acquire, as_root, is_root, refresh
 from vnotch.cli.summary import Tally, accounts, excluded_line, is_settled, ledger_table, records_table, talkers_table
 from vnotch.cli.tail import Tail
-from vnotch.cli.terminal import is_terminal, out, record_text, step
+from vnotch.cli.terminal import counted, is_terminal, out, record_text, step
 from vnotch.config import ENDPOINT_HOST, Folders
 from vnotch.errors import HostError
 from vnotch.fields import DEFAULT_FORMAT
@@ -172,9 +172,8 @@ class Demo:
         control = ControlPlane(endpoint.url, endpoint.access_key_id, endpoint.secret_access_key, endpoint.region, name)
         made = control.create_vpc(self.topology, name)
         control.create_flow_logs(self.topology, made, name, self.options.interval_seconds)
-        step(
-            f"made a VPC with {len(self.topology.enis)} interfaces and {len(made.flow_logs)} flow logs through the API"
-        )
+        interfaces, flow_logs = counted(len(self.topology.enis), "interface"), counted(len(made.flow_logs), "flow log")
+        step(f"made a VPC with {interfaces} and {flow_logs} through the API")
         capture, ready = self.options.capture, self.place.folder / "agent.ready"
         self.seconds = duration_seconds(capture)
         command = ["agent", "--data-dir", str(self.folders.root), "--name", name, "--ready-file", str(ready)]

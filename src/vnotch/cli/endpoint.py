@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -38,6 +39,8 @@ ENVIRONMENT_NAMES = (
 
 NAMES_SHOWN = 20
 START_SECONDS = 5
+LIVING = ["pending", "running", "stopping", "stopped"]
+"""States of instances that are there; a terminated one is described for an hour, and its name may be given anew."""
 
 
 class NoServer(HostError):
@@ -116,35 +119,45 @@ class Endpoint:
         return SignedHttp(self.url, self.region, self.access_key_id, self.secret_access_key).request(method, path, body)
 
     def interface_named(self, name: str) -> str:
-        """The id of the interface whose Name tag is `name`; an address or id that is no name is returned as it is.
+        """The id of the interface whose Name tag is `name`, else of the instance that is there with it; an address or
+        id that is no name is returned as it is.
 
-        Raises InputError where several interfaces have that name, and where it is none of these.
+        Raises InputError where several have that name, and where it is none of these.
         """
         tagged = [{"Name": "tag:Name", "Values": [name]}]
-        found = self.client("ec2").describe_network_interfaces(Filters=tagged)["NetworkInterfaces"]
+        ec2, kind = self.client("ec2"), "interface"
+        rows = ec2.describe_network_interfaces(Filters=tagged)["NetworkInterfaces"]
+        found = [row["NetworkInterfaceId"] for row in rows]
+        if not found:
+            kind, tagged = "instance", [*tagged, {"Name": "instance-state-name", "Values": LIVING}]
+            pages = ec2.get_paginator("describe_instances").paginate(Filters=tagged)
+            found = [row["InstanceId"] for page in pages for item in page["Reservations"] for row in item["Instances"]]
         if len(found) > 1:
-            ids = ", ".join(interface["NetworkInterfaceId"] for interface in found)
-            raise InputError(f"several interfaces are named {name}", f"name one of {ids}")
+            raise InputError(f"several {kind}s are named {name}", f"name one of {', '.join(found)}")
         if found:
-            return str(found[0]["NetworkInterfaceId"])
+            return str(found[0])
         if not name.startswith(("eni-", "i-")) and not _is_address(name):
             known = sorted(set(self.interface_names().values()))
             shown = ", ".join(known[:NAMES_SHOWN]) + (", ..." if len(known) > NAMES_SHOWN else "")
             given = "give an address, or the id of an interface or instance"
-            raise InputError(f"no interface is named {name}", f"known are {shown}; or {given}" if known else given)
+            raise InputError(
+                f"no interface or instance is named {name}", f"known are {shown}; or {given}" if known else given
+            )
         return name
 
     def interface_names(self, *, timeout_seconds: float = 3) -> dict[str, str]:
-        """Interface id -> Name tag, of those that have one."""
+        """Interface id -> its Name tag, else that of its instance; those without either are left out."""
         ec2 = self.client("ec2", timeout_seconds=timeout_seconds, attempts=1)
         pages = ec2.get_paginator("describe_network_interfaces").paginate()
-        return {
-            row["NetworkInterfaceId"]: tag["Value"]
-            for page in pages
-            for row in page["NetworkInterfaces"]
-            for tag in row.get("TagSet", [])
-            if tag["Key"] == "Name"
+        rows = [row for page in pages for row in page["NetworkInterfaces"]]
+        names = {row["NetworkInterfaceId"]: name for row in rows if (name := _name_tag(row.get("TagSet", [])))}
+        instances = {
+            row["NetworkInterfaceId"]: row["Attachment"]["InstanceId"]
+            for row in rows
+            if row["NetworkInterfaceId"] not in names and row.get("Attachment", {}).get("InstanceId")
         }
+        of_instances = instance_names(ec2) if instances else {}
+        return names | {eni: of_instances[held] for eni, held in instances.items() if held in of_instances}
 
     def agent_status(self, agent: str) -> dict[str, Any] | None:
         """The last status that the agent posted; None where it has posted none."""
@@ -185,6 +198,18 @@ class Endpoint:
         if not self.is_up():
             raise NoServer(f"no vnotch server answers at {self.url}", "start it with `vnotch server` or `vnotch up`")
         return self
+
+
+def instance_names(ec2: Any) -> dict[str, str]:
+    """Instance id -> Name tag, of those instances that are there and have one."""
+    wanted = [{"Name": "tag-key", "Values": ["Name"]}, {"Name": "instance-state-name", "Values": LIVING}]
+    pages = ec2.get_paginator("describe_instances").paginate(Filters=wanted)
+    rows = [row for page in pages for item in page["Reservations"] for row in item["Instances"]]
+    return {row["InstanceId"]: name for row in rows if (name := _name_tag(row.get("Tags", [])))}
+
+
+def _name_tag(tags: Iterable[Mapping[str, str]]) -> str | None:
+    return next((tag["Value"] for tag in tags if tag["Key"] == "Name"), None)
 
 
 def _is_address(name: str) -> bool:

@@ -18,9 +18,7 @@ from vnotch.cli.terminal import plain
 def explain(
     source: Annotated[
         str,
-        typer.Argument(
-            help="Address, interface, instance, or the Name tag of an interface.", autocompletion=interface_ids
-        ),
+        typer.Argument(help="Address, interface, instance, or the Name tag of one.", autocompletion=interface_ids),
     ],
     destination: Annotated[str, typer.Argument(help="The same.", autocompletion=interface_ids)],
     port: Annotated[int | None, typer.Argument(help="Destination port of TCP or UDP.", min=0, max=65535)] = None,

@@ -15,7 +15,7 @@ from vnotch.cli.completion import flow_log_ids, log_groups, resource_ids, role_a
 from vnotch.cli.destination import BucketFiles, FileFormat, Hive, PerHour, To, destination_words
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, Json, folders_of
-from vnotch.cli.terminal import err, out, plain, step
+from vnotch.cli.terminal import counted, err, out, plain, step
 from vnotch.errors import InputError
 
 KINDS = {"vpc": "VPC", "subnet": "Subnet", "eni": "NetworkInterface"}
@@ -85,23 +85,24 @@ def create(
     ec2 = endpoint.client("ec2")
     ids = [_resource_id(ec2, name) for name in resources]
     kind = kind_of(ids)
+    request: dict[str, Any] = {
+        "ResourceIds": ids,
+        "ResourceType": kind,
+        "TrafficType": traffic_type.upper(),
+        "MaxAggregationInterval": interval,
+        **({"LogFormat": format_of(log_format)} if log_format else {}),
+    }
     if files is not None:
-        destination = files.parameters()
+        request |= files.parameters()
     else:
         group = group or DEFAULT_GROUP.format(resource=resources[0])
+        request |= {"LogGroupName": group, "DeliverLogsPermissionArn": role or role_for(endpoint, group)}
         if role is None:
+            refuse_early(ec2, request)
             role = make_role(endpoint, group)
             if not as_json:
                 step(f"role {role} may deliver to {group}, and to nothing else")
-        destination = {"LogGroupName": group, "DeliverLogsPermissionArn": role}
-    answer = ec2.create_flow_logs(
-        ResourceIds=ids,
-        ResourceType=kind,
-        TrafficType=traffic_type.upper(),
-        MaxAggregationInterval=interval,
-        **destination,
-        **({"LogFormat": format_of(log_format)} if log_format else {}),
-    )
+    answer = ec2.create_flow_logs(**request)
     failed = answer.get("Unsuccessful", [])
     where = files.url if files else str(group)
     made = [
@@ -217,6 +218,31 @@ def _resource_id(ec2: Any, name: str) -> str:
     return str(found[0])
 
 
+def refuse_early(ec2: Any, request: Mapping[str, Any]) -> None:
+    """Raises what the flow logs would be refused with, before a role is made for them. EC2's dry run asks for the
+    permissions and reads the request, but does not look for the resources."""
+    from botocore.exceptions import ClientError
+
+    describe = {
+        "VPC": lambda ids: ec2.describe_vpcs(VpcIds=ids),
+        "Subnet": lambda ids: ec2.describe_subnets(SubnetIds=ids),
+        "NetworkInterface": lambda ids: ec2.describe_network_interfaces(NetworkInterfaceIds=ids),
+    }
+    describe[request["ResourceType"]](request["ResourceIds"])
+    try:
+        ec2.create_flow_logs(**request, DryRun=True)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "DryRunOperation":
+            raise
+
+
+def role_for(endpoint: Endpoint, group: str) -> str:
+    """The ARN that `make_role` gives the log group's role."""
+    from vnotch.iam.delivery_role import role_name_for
+
+    return f"arn:aws:iam::{endpoint.account}:role/{role_name_for(group)}"
+
+
 def make_role(endpoint: Endpoint, group: str) -> str:
     """The ARN of the role that may deliver to this log group alone."""
     from vnotch.iam.delivery_role import ensure_delivery_role, role_name_for
@@ -275,7 +301,11 @@ def what_stays(deleted: Iterable[Mapping[str, Any]], remaining: Iterable[Mapping
     sentences = [f"the files in {bucket} stay" for bucket in buckets]
     for group in dict.fromkeys(row["LogGroupName"] for row in deleted if row.get("LogGroupName")):
         others = sum(1 for row in remaining if row.get("LogGroupName") == group)
-        also = f", where {others} other flow log(s) deliver to" if others else ""
+        also = (
+            f", where {counted(others, 'other flow log')} {'delivers' if others == 1 else 'deliver'} to"
+            if others
+            else ""
+        )
         remove = "" if others else f"; to remove it: vnotch aws logs delete-log-group --log-group-name {group}"
         sentences.append(f"the log group {group} stays with its records{also}{remove}")
     named = {row.get("DeliverLogsPermissionArn") for row in remaining}

@@ -12,7 +12,7 @@ import typer
 
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.query import MISSES_DATA, Format, Json, Profile, S3Endpoint, Since, SkipBad, Until, text_format_of
-from vnotch.cli.terminal import out
+from vnotch.cli.terminal import counted, out
 from vnotch.errors import InputError
 
 
@@ -76,12 +76,13 @@ def import_(
         document = {**asdict(result), "problems": problems.document()}
         sys.stdout.buffer.write(orjson.dumps(document) + b"\n")
     else:
-        out.print(f"{result.records:,} records of {result.files:,} files are in {group}", highlight=False)
+        said = f"{counted(result.records, 'record')} of {counted(result.files, 'file')}"
+        out.print(f"{said} {'is' if result.records == 1 else 'are'} in {group}", highlight=False)
         if result.files_before:
-            out.print(f"{result.files_before:,} files were there already", highlight=False)
+            out.print(f"there already: {counted(result.files_before, 'file')}", highlight=False)
         if result.expired:
-            out.print(f"{result.expired:,} records are older than the group keeps them", highlight=False)
+            out.print(f"older than the group keeps them: {counted(result.expired, 'record')}", highlight=False)
         if result.too_new:
-            out.print(f"{result.too_new:,} records are of more than two hours ahead", highlight=False)
+            out.print(f"of more than two hours ahead: {counted(result.too_new, 'record')}", highlight=False)
     write_summary(problems, "not everything is imported")
     raise typer.Exit(MISSES_DATA if problems and not skip_bad else 0)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import AgentName, DataDir, EndpointUrl, Json, folders_of
-from vnotch.cli.terminal import out, plain
+from vnotch.cli.terminal import counted, out, plain
 from vnotch.config import Folders
 from vnotch.errors import HostError, VnotchError
 
@@ -252,7 +252,8 @@ def shown(document: Mapping[str, Any]) -> Group:
         parts.append(Text("no agent has a folder here; --agent NAME asks the server for one", style="yellow"))
     failing = [item for item in document["flow_logs"] if item["status"] != "SUCCESS"]
     if document["flow_logs"]:
-        parts += [Text(""), Text(f"{len(document['flow_logs'])} flow logs at the server, {len(failing)} failing")]
+        made = counted(len(document["flow_logs"]), "flow log")
+        parts += [Text(""), Text(f"{made} at the server, {len(failing)} failing")]
     for item in failing:
         parts.append(Text(f"  {item['flow_log_id']} on {item['resource_id']}: {item['message']}", style="bold red"))
     return Group(*parts)
@@ -350,23 +351,24 @@ def _spool_lines(spool: Mapping[str, Any], uploads: Mapping[str, Any]) -> list[s
         return ["spool empty: everything is delivered"]
     lines = []
     if spool["batches"]:
-        of_these = f"; {gathering:,} of them gather for the next files of buckets" if gathering else ""
+        of_these = f"; gathering for the next files of buckets: {gathering:,}" if gathering else ""
+        batches = counted(spool["batches"], "batch")
         lines.append(
-            f"spool {spool['batches']:,} batches, {spool['bytes'] / 1e6:.1f} of {spool['bytes_max'] / 1e6:,.0f} MB, "
+            f"spool {batches}, {spool['bytes'] / 1e6:.1f} of {spool['bytes_max'] / 1e6:,.0f} MB, "
             f"the oldest {duration(spool['lag_seconds'])} old{of_these}"
         )
     if files:
-        lines.append(f"{files:,} files wait for their buckets, {uploads['bytes'] / 1e6:.1f} MB")
+        lines.append(f"{counted(files, 'file')} on the way to buckets, {uploads['bytes'] / 1e6:.1f} MB")
     return lines
 
 
 COUNTERS = {
-    "connections_full": "packets judged while the table of connections was full",
-    "fragments_full": "first fragments that found no room: their followers have no ports",
-    "spilled": "packets that went through the ring buffer, since the flow map was full (none is lost by that)",
-    "unknown_interface": "packets of interfaces without a slot, passed and not captured",
+    "connections_full": ("packet", "judged while the table of connections was full"),
+    "fragments_full": ("first fragment", "that found no room: their followers have no ports"),
+    "spilled": ("packet", "that went through the ring buffer, since the flow map was full (none is lost by that)"),
+    "unknown_interface": ("packet", "of interfaces without a slot, passed and not captured"),
 }
-"""`maps.counts` in words."""
+"""`maps.counts` in words: what is counted, and what became of it."""
 
 
 def refused_lines(agent: Mapping[str, Any]) -> list[str]:
@@ -374,45 +376,47 @@ def refused_lines(agent: Mapping[str, Any]) -> list[str]:
     lines = []
     for item in agent["spool"].get("dropped", ()):
         where = f"{item['flow_log_id']} {item['stream']}"
-        lines.append(f"dropped ({item['reason']}): {item['events']:,} records, {item['packets']:,} packets of {where}")
+        records, packets = counted(item["events"], "record"), counted(item["packets"], "packet")
+        lines.append(f"dropped ({item['reason']}): {records}, {packets} of {where}")
     if agent["spool"].get("damaged_files"):
-        lines.append(f"{agent['spool']['damaged_files']:,} damaged files of the spool set aside")
+        lines.append(f"{counted(agent['spool']['damaged_files'], 'damaged file')} of the spool set aside")
     for name, count in agent["maps"].get("counts", {}).items():
         if count:
-            lines.append(f"{count:,} {COUNTERS.get(name, name.replace('_', ' '))}")
+            noun, rest = COUNTERS.get(name, ("time", name.replace("_", " ")))
+            lines.append(f"{counted(count, noun)} {rest}")
     capture = agent["capture"]
-    for name, text in (
-        ("journal_failures", "drains that the journal could not take"),
-        ("journal_damaged", "damaged files of the journal set aside"),
-        ("unclaimed_packets", "packets under a slot that stands for no interface"),
-        ("peers_omitted", "interfaces of the VPC in no next-hop field"),
+    for name, noun, rest in (
+        ("journal_failures", "drain", "that the journal could not take"),
+        ("journal_damaged", "damaged file", "of the journal set aside"),
+        ("unclaimed_packets", "packet", "under a slot that stands for no interface"),
+        ("peers_omitted", "interface", "of the VPC in no next-hop field"),
     ):
         if capture.get(name):
-            lines.append(f"{capture[name]:,} {text}")
+            lines.append(f"{counted(capture[name], noun)} {rest}")
     firewall = agent["host_firewall"]
     if firewall.get("message"):
         lines.append(f"the host firewall's verdict is not seen: {firewall['message']}")
-    for name, text in (("untold", "are in records as ACCEPT"), ("unmatched", "were found in no flow")):
+    for name, text in (("untold", "in records as ACCEPT"), ("unmatched", "found in no flow")):
         if firewall.get(name):
-            lines.append(f"{firewall[name]:,} packets that the host firewall dropped {text}")
-    for track, packets in capture.get("late_packets", {}).items():
-        lines.append(f"{packets:,} packets came late and are in the window after theirs (interval {track} s)")
+            lines.append(f"{counted(firewall[name], 'packet')} that the host firewall dropped, {text}")
+    for track, late in capture.get("late_packets", {}).items():
+        lines.append(f"{counted(late, 'packet')} that came late, in the window after theirs (interval {track} s)")
     for delivery in agent["deliveries"]:
         events = delivery.get("events", {})
         for name in ("too_old", "too_new", "expired", "too_large"):
             if events.get(name):
-                lines.append(
-                    f"{events[name]:,} records of {delivery['flow_log_id']} not taken: {name.replace('_', ' ')}"
-                )
+                records, reason = counted(events[name], "record"), name.replace("_", " ")
+                lines.append(f"{records} of {delivery['flow_log_id']} not taken: {reason}")
     return lines
 
 
 def _delivery_line(delivery: Mapping[str, Any]) -> Text:
-    name, batches = delivery["flow_log_id"], delivery["batches"]
+    name, batches = delivery["flow_log_id"], counted(delivery["batches"], "batch")
     if delivery["status"] == "SUCCESS":
-        return Text(f"{name} delivers: {batches:,} batches", style="green")
+        return Text(f"{name} delivers: {batches}", style="green")
     reason = f" ({plain(delivery['detail'])})" if delivery.get("detail") else ""
-    tries = f"{delivery['failures']:,} failed tries in a row"
+    failures: int = delivery["failures"]
+    tries = f"{failures:,} failed {'try' if failures == 1 else 'tries in a row'}"
     return Text(f"{name} {delivery['status']}: {delivery['message']}{reason}; {tries}", style="bold red")
 
 

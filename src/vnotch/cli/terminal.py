@@ -57,6 +57,12 @@ def record_text(message: str) -> Text:
     return text
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 flow log`, `2,000 flow logs`: for nouns with a regular plural."""
+    ending = "" if count == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def step(message: str) -> None:
     """A line of progress for people; it goes to standard error so that output stays clean for pipes."""
     err.print(Text("• ", style="cyan") + Text(message))

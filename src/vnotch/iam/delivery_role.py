@@ -72,6 +72,7 @@ def role_name_for(group: str) -> str:
 def ensure_delivery_role(iam: Any, groups: Iterable[str], *, account: str, region: str, name: str) -> str:
     """The ARN of the role of that name, which may deliver to these groups; made, or brought to that. `iam` is a boto3
     client, whose errors are raised."""
+    document = json.dumps(permissions(account, region, groups))  # before anything is made
     trust = json.dumps(trust_policy(account, region))
     try:
         role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]
@@ -80,6 +81,5 @@ def ensure_delivery_role(iam: Any, groups: Iterable[str], *, account: str, regio
             raise
         role = iam.get_role(RoleName=name)["Role"]
         iam.update_assume_role_policy(RoleName=name, PolicyDocument=trust)
-    document = json.dumps(permissions(account, region, groups))
     iam.put_role_policy(RoleName=name, PolicyName=POLICY, PolicyDocument=document)
     return str(role["Arn"])
