@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.cli.running import RunningServer, run
 from vnotch.cli.destination import destination_words
-from vnotch.cli.flow_logs import delivery_words, format_of, format_words, kind_of, what_stays
+from vnotch.cli.flow_logs import delivery_words, flow_logs_table, format_of, format_words, kind_of, what_stays
 from vnotch.errors import InputError
 from vnotch.fields import DEFAULT_FORMAT
 
@@ -115,6 +117,27 @@ def test_short_forms() -> None:
     failed = {"DeliverLogsStatus": "FAILED", "DeliverLogsErrorMessage": "Access error"}
     assert delivery_words(failed) == "FAILED: Access error"
     assert delivery_words({"DeliverLogsStatus": "SUCCESS"}) == "SUCCESS"
+
+
+def test_ids_are_whole_in_the_list() -> None:
+    row = {
+        "FlowLogId": "fl-0123456789abcdef0",
+        "ResourceId": "subnet-0123456789abcdef0",
+        "DeliverLogsStatus": "SUCCESS",
+        "TrafficType": "REJECT",
+        "MaxAggregationInterval": 60,
+        "LogDestinationType": "s3",
+        "LogDestination": "arn:aws:s3:::a-bucket-of-a-long-name/and/a/long/[prefix]",
+        "LogFormat": "${interface-id} ${srcaddr} ${dstaddr} ${action}",
+    }
+    for width in (100, 120, 200):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(flow_logs_table([row]))
+        text = console.export_text()
+        assert "fl-0123456789abcdef0" in text
+        assert "subnet-0123456789abcdef0" in text
+        assert "SUCCESS" in text
+    assert "[prefix]" in text
 
 
 def test_what_others_still_use_is_not_called_left_over() -> None:

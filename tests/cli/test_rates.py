@@ -164,6 +164,19 @@ def test_a_look_for_machines_and_for_people() -> None:
         assert "and 1 more" in text
 
 
+def test_what_is_in_brackets_is_shown_as_it_is() -> None:
+    """Rich would take `[fd76::10]` and `[red]` for its markup and show nothing."""
+    meter = Meter()
+    look(meter, answer(100, 7, []))
+    rates = look(meter, answer(102, 7, [flow("fd76::10", 10, dstaddr=ipaddress.ip_address("fd76::11").packed)]))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(Look([("host", rates)], {"eni-a": "[red]web"}, "bytes", 1).shown(160))
+    text = console.export_text()
+    assert "[fd76::10]:40000" in text
+    assert "[fd76::11]:443" in text
+    assert text.count("[red]web") == 2
+
+
 @pytest.mark.parametrize(
     ("size", "seconds", "text"),
     [(0, 1, "0"), (1, 1, "8"), (125, 1, "1.0 k"), (125_000, 2, "500 k"), (125_000_000, 1, "1.0 G"), (5, None, "-")],

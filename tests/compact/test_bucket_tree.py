@@ -164,7 +164,7 @@ def test_the_command_says_what_it_did(
     assert (status, planned["dry_run"], planned["merged"][0]["files"]) == (0, True, 4)
     assert len(keys(weed, "command/")) == 4
     status, out, _ = run(capfd, monkeypatch, "compact", source)
-    assert (status, "4 stay: large enough, or written too lately" in out) == (0, True)
+    assert (status, "4 files left: large enough, or written too lately" in out) == (0, True)
     status, out, err = run(capfd, monkeypatch, "compact", source, "--older-than", "0s")
     assert (status, err) == (0, "")
     assert "4 files became 1" in out

@@ -69,11 +69,8 @@ def _document(result: Result, dry_run: bool, problems: dict[str, object]) -> dic
 
 def _print(result: Result, dry_run: bool, span: str) -> None:
     for merged in result.merged:
-        after = (
-            ""
-            if merged.bytes_after is None
-            else f", {merged.bytes_after:,} bytes, {counted(merged.records or 0, 'record')}"
-        )
+        records = counted(merged.records or 0, "record")
+        after = "" if merged.bytes_after is None else f", {merged.bytes_after:,} bytes, {records}"
         out.print(plain(f"{merged.folder}{merged.into}"), soft_wrap=True, highlight=False)
         of = "would be of" if dry_run else "of"
         out.print(f"  {of} {counted(merged.files, 'file')}, {merged.bytes_before:,} bytes{after}", highlight=False)
@@ -83,11 +80,12 @@ def _print(result: Result, dry_run: bool, span: str) -> None:
         out.print(plain(f"{folder}: another run is at work here, or was and its hour is not over"), highlight=False)
     files = sum(merged.files for merged in result.merged)
     verb = "would become" if dry_run else "became"
-    out.print(f"{counted(files, 'file')} {verb} {len(result.merged):,}", highlight=False)
+    said = f"{counted(files, 'file')} {verb} {len(result.merged):,}" if files else "nothing to merge"
+    out.print(said, highlight=False)
     if result.gone:
         out.print(f"{result.gone:,} went meanwhile: another run merged them", highlight=False)
     if result.large_or_new:
-        out.print(f"{result.large_or_new:,} stay: large enough, or written too lately", highlight=False)
+        out.print(f"{counted(result.large_or_new, 'file')} left: large enough, or written too lately", highlight=False)
     if result.alone:
         hint = ": no other ends in the same 5m; --span 1h or 1d merges more" if span == "5m" else ""
-        out.print(f"{result.alone:,} stay: small and alone{hint}", highlight=False)
+        out.print(f"{counted(result.alone, 'file')} left: small and alone{hint}", highlight=False)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, folders_of
-from vnotch.cli.terminal import out, plain, step
+from vnotch.cli.terminal import literal, out, step
 from vnotch.errors import InputError
 
 MARK, EVERY_AGENT, GROUPS = "vnotch:enrol", "true", "vnotch:enrol-groups"
@@ -111,5 +111,7 @@ def _list(ec2: Any, as_json: bool) -> None:
         table.add_column(title)
     for row in rows:
         groups = " ".join(row["security_groups"]) or "default"
-        table.add_row(row["subnet_id"], row["cidr"], plain(row["name"] or ""), plain(row["agent"] or "every"), groups)
+        table.add_row(
+            row["subnet_id"], row["cidr"], literal(row["name"] or ""), literal(row["agent"] or "every"), groups
+        )
     out.print(table)

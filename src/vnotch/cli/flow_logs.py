@@ -15,7 +15,7 @@ from vnotch.cli.completion import flow_log_ids, log_groups, resource_ids, role_a
 from vnotch.cli.destination import BucketFiles, FileFormat, Hive, PerHour, To, destination_words
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, Json, folders_of
-from vnotch.cli.terminal import counted, err, out, plain, step
+from vnotch.cli.terminal import counted, err, literal, out, plain, step
 from vnotch.errors import InputError
 
 KINDS = {"vpc": "VPC", "subnet": "Subnet", "eni": "NetworkInterface"}
@@ -276,10 +276,14 @@ def delivery_words(row: Mapping[str, Any]) -> str:
     return f"{row['DeliverLogsStatus']}: {message}" if message else str(row["DeliverLogsStatus"])
 
 
+WIDTHS = {"flow log": len("fl-") + 17, "delivery": len("delivery"), "resource": len("subnet-") + 17}
+"""Columns of ids are as wide as an id, so that it can be copied; the others fold."""
+
+
 def flow_logs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("flow log", "delivery", "resource", "traffic", "every", "destination", "format"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=WIDTHS.get(column))
     for row in rows:
         failed = row["DeliverLogsStatus"] != "SUCCESS"
         table.add_row(
@@ -288,7 +292,7 @@ def flow_logs_table(rows: Iterable[Mapping[str, Any]]) -> Table:
             row["ResourceId"],
             row["TrafficType"],
             f"{row['MaxAggregationInterval']} s",
-            plain(destination_words(row)),
+            literal(destination_words(row)),
             format_words(row["LogFormat"]),
         )
     return table

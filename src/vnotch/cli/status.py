@@ -20,7 +20,7 @@ from rich.text import Text
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import AgentName, DataDir, EndpointUrl, Json, folders_of
-from vnotch.cli.terminal import counted, out, plain
+from vnotch.cli.terminal import counted, literal, out, plain
 from vnotch.config import Folders
 from vnotch.errors import HostError, VnotchError
 
@@ -297,9 +297,9 @@ def _interfaces_table(interfaces: Iterable[Mapping[str, Any]]) -> Table:
         enforce = {True: "enforced", False: "observed", None: "-"}[item["enforce"]]
         table.add_row(
             item["interface_id"],
-            plain(item["name"] or ""),
+            literal(item["name"] or ""),
             Text(plain(state), style=STATE_STYLES.get(item["state"], "")),
-            item["device"] or "-",
+            literal(item["device"] or "-"),
             item["sense"] or "-",
             Text(enforce, style="bold" if item["enforce"] else ""),
             ", ".join(item["group_ids"] or ()) or "-",
@@ -324,7 +324,7 @@ def _ledger_table(interfaces: Iterable[Mapping[str, Any]]) -> Table:
         excluded = sum(ledger["excluded"].values())
         counts = (ledger["seen"], ledger["accept"], ledger["reject"], excluded, ledger["lost"], ledger["in_map"])
         table.add_row(
-            item["name"] or item["interface_id"],
+            literal(item["name"] or item["interface_id"]),
             *(f"{count:,}" for count in counts),
             "[bold red]WRONG[/]" if ledger["wrong"] else "[green]exact[/]" if ledger["exact"] else "counting",
         )

@@ -57,6 +57,12 @@ def record_text(message: str) -> Text:
     return text
 
 
+def literal(text: str) -> Text:
+    """The text as it is: in plain strings rich takes what is in square brackets for its markup, such as an IPv6
+    address with its port, or a name."""
+    return Text(plain(text))
+
+
 def counted(count: int, noun: str) -> str:
     """`1 flow log`, `2,000 flow logs`: for nouns with a regular plural."""
     ending = "" if count == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"

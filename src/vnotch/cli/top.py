@@ -19,7 +19,7 @@ from rich.text import Text
 from vnotch.cli.completion import interface_ids
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import AgentName, DataDir, folders_of
-from vnotch.cli.terminal import STYLES, is_terminal, out
+from vnotch.cli.terminal import STYLES, is_terminal, literal, out
 from vnotch.config import Folders
 from vnotch.errors import InputError
 from vnotch.interrupts import pause
@@ -195,8 +195,8 @@ class Look:
         for seconds, item in self.interfaces:
             rejects = rate(item.reject_packets, seconds)
             table.add_row(
-                named(item.interface_id, self._names),
-                item.device,
+                literal(named(item.interface_id, self._names)),
+                literal(item.device),
                 f"{item.flows:,}",
                 bits(item.ingress_bytes, seconds),
                 bits(item.egress_bytes, seconds),
@@ -226,13 +226,13 @@ class Look:
             rule = [item.rule_layer if item.rule_id == "-" else item.rule_id] if wide else []
             window = [f"{item.window_packets:,}", f"{item.window_bytes:,}"] if wide else []
             table.add_row(
-                self._names.get(item.interface_id, item.interface_id),
+                literal(self._names.get(item.interface_id, item.interface_id)),
                 "in" if item.direction == "ingress" else "out",
                 Text(item.action, style=STYLES[item.action]),
                 *rule,
                 item.protocol,
-                end(item.srcaddr, item.srcport, item.protocol),
-                end(item.dstaddr, item.dstport, item.protocol),
+                literal(end(item.srcaddr, item.srcport, item.protocol)),
+                literal(end(item.dstaddr, item.dstport, item.protocol)),
                 rate(item.packets, seconds),
                 bits(item.bytes, seconds),
                 *window,

@@ -13,7 +13,7 @@ import typer
 
 from vnotch.cli.endpoint import Endpoint
 from vnotch.cli.options import DataDir, EndpointUrl, Json, folders_of
-from vnotch.cli.terminal import out, plain
+from vnotch.cli.terminal import literal, out
 from vnotch.errors import InputError
 
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
@@ -41,7 +41,6 @@ def shown(found: Mapping[str, Any]) -> list[Any]:
     """A table of the groups, one of the bill, and what the numbers are worth."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     groups = Table(title=f"Log groups in {found['month']}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     groups.add_column("log group", overflow="fold")
@@ -49,7 +48,7 @@ def shown(found: Mapping[str, Any]) -> list[Any]:
         groups.add_column(name, justify="right")
     for row in found["groups"]:
         sizes = (size_text(row[f"{name}_bytes"]) for name in ("custom", "vended", "stored", "scanned"))
-        group = Text(plain(row["group"]) if row["group"] else "(no group)")  # a Text: it may have brackets
+        group = literal(row["group"] or "(no group)")
         groups.add_row(group, f"{row['events']:,}", *sizes, f"{row['requests']:,}")
     bill = Table(title="At AWS", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     bill.add_column("dimension")

@@ -186,7 +186,7 @@ def bpffs(facts: Facts) -> Finding:
         return Finding("bpffs", OK, "/sys/fs/bpf is mounted")
     if facts.container is not None:
         means = "the agent mounts one of its own where it may; without, capture ends with the agent"
-        return Finding("bpffs", WARN, "not mounted", means, "-v /sys/fs/bpf:/sys/fs/bpf")
+        return Finding("bpffs", WARN, "not mounted", means, f"{facts.container} run -v /sys/fs/bpf:/sys/fs/bpf ...")
     return Finding("bpffs", OK, "/sys/fs/bpf is not mounted", "the agent mounts one of its own below /run/vnotch")
 
 
