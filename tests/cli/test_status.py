@@ -127,6 +127,13 @@ def test_what_was_turned_away_is_said_with_its_reason() -> None:
     assert not any("spilled" in line or "ring buffer" in line for line in lines), "what is zero is not told"
 
 
+def test_where_nothing_is_captured_there_are_no_empty_tables() -> None:
+    empty = {**agent_status(0), "interfaces": [], "ledger": {"interfaces": [], "seen": []}}
+    text = text_of(combined([AgentSide("host", True, empty)], ServerSide(error="down"), NOW_S))
+    assert "nothing is captured: vnotch attach shows what could be" in text
+    assert "seen = accept" not in text
+
+
 def test_for_people_it_says_who_failed_and_why() -> None:
     text = text_of(combined([AgentSide("host", True, agent_status(125))], ServerSide(error="no answer"), NOW_S))
     assert "server: no answer" in text

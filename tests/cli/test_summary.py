@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from vnotch.cli.alerts import counters_text
 from vnotch.cli.summary import Tally, accounts, excluded_line, is_settled, ledger_table, talkers_table
 from vnotch.cli.tail import seconds_of
 from vnotch.cli.terminal import counted, plain, record_text
@@ -132,3 +133,7 @@ def test_rejected_records_stand_out() -> None:
 def test_one_of_a_kind_is_no_plural() -> None:
     assert [counted(number, "flow log") for number in (0, 1, 2000)] == ["0 flow logs", "1 flow log", "2,000 flow logs"]
     assert [counted(number, "batch") for number in (1, 2)] == ["1 batch", "2 batches"]
+    assert (
+        counters_text({"findings": 1, "skipped": 0, "late": 2000, "failures": 2}) == "1 finding, 2,000 late, 2 failures"
+    )
+    assert counters_text({"findings": 0}) == "nothing"

@@ -267,7 +267,10 @@ def _agent_parts(agent: Mapping[str, Any]) -> list[Any]:
         parts.append(Text(f"  {name}: {plain(str(text))}", style="bold red"))
     if agent["source"] is None:
         return parts
-    parts += [_interfaces_table(agent["interfaces"]), _ledger_table(agent["interfaces"])]
+    if agent["interfaces"]:
+        parts += [_interfaces_table(agent["interfaces"]), _ledger_table(agent["interfaces"])]
+    else:
+        parts.append(Text("nothing is captured: vnotch attach shows what could be"))
     parts += [Text(line) for line in (*_table_lines(agent["maps"]), *_spool_lines(agent["spool"], agent["uploads"]))]
     parts += [Text(f"  {line}", style="yellow") for line in refused_lines(agent)]
     parts += [_delivery_line(delivery) for delivery in agent["deliveries"]]

@@ -56,7 +56,7 @@ class State:
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             raise InputError(
                 f"the state cannot be opened by this URL: {error}",
-                "sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE with pip install 'vnotch[postgresql]'",
+                "sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE with psycopg installed beside vnotch",
             ) from None
         self.on_change: list[Any] = []
         self._writer = threading.Lock()
