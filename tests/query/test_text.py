@@ -150,6 +150,18 @@ def test_files_joined_into_one_are_read_by_each_header(tmp_path: Path, questions
         assert (found.rows[0]["b"], found.rows[0]["r"]) == (3 * 4249 + 100, 2)
 
 
+def test_an_answer_of_all_columns_that_a_later_header_adds_to_misses_them(tmp_path: Path):
+    """The table has the columns of the first header lines; one further down is known when it is read."""
+    path = write(tmp_path / "a.log", SSH, f"{HEADER} tcp-flags", f"{RDP} 3")
+    found = ask("select * from flow_logs", path)
+    assert len(found.rows) == 2
+    (problem,) = found.problems.of(Problem.LATE_COLUMNS)
+    assert (problem.file, problem.sample) == (str(path), "tcp_flags")
+    found = ask("select action, bytes from flow_logs", path)  # which misses nothing
+    assert not found.problems
+    assert any("tcp_flags" in note for note in found.problems.notes)
+
+
 def test_joined_files_of_texts_alone_are_read_too(tmp_path: Path):
     """A header line of a format without numbers looks like a record."""
     path = write(

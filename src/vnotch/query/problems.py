@@ -25,6 +25,7 @@ class Problem(StrEnum):
     COLUMN_TYPE = "a column of another type than the field"
     NO_FORMAT = "no header line, and no --format was given"
     BAD_HEADER = "a header line that cannot be read"
+    LATE_COLUMNS = "a header line with columns that no file before it has; ask of that file alone, or split it there"
     UNDATED = "no time to compare with --since and --until"
     WRONG_COUNT = "lines with a wrong number of values"
     WRONG_VALUE = "lines with a value that is not of the field's type"

@@ -246,7 +246,10 @@ class TextReader:
             self._problems.add(kind, self._file.name, lines, self._samples[kind])
 
     def _check_columns(self, format: TextFormat) -> None:
-        if missing := [column for column in format.columns if column not in self._table_columns]:
+        missing = [column for column in format.columns if column not in self._table_columns]
+        if missing and self._table_columns <= set(self._columns):  # `SELECT *` or its like, which wants these too
+            self._problems.add(Problem.LATE_COLUMNS, self._file.name, sample=", ".join(missing))
+        elif missing:
             self._problems.note(f"{self._file.name} has columns that the table lacks: {', '.join(missing)}")
 
     def _parse(self, block: bytes, format: TextFormat) -> pa.Table:
