@@ -203,6 +203,22 @@ def test_lines_are_kept_as_they_are(tmp_path: Path):
     assert lines_of(tmp_path) == Counter([*odd, line(2)])
 
 
+def test_a_file_with_a_second_header_line_of_other_columns_stays(tmp_path: Path):
+    """Merged, it would decide what the columns of the files behind it are."""
+    swapped = HEADER.replace("srcaddr dstaddr", "dstaddr srcaddr")
+    names = [name("20260131T1200Z", f"0000000{number}") for number in range(4)]
+    joined = text_file([line(1), swapped, line(2)])
+    files = {names[0]: text_file([line(0)]), names[1]: joined, names[2]: text_file([line(3), HEADER, line(4)])}
+    files[names[3]] = text_file([swapped, line(5)])
+    fill(tmp_path / DAY, files)
+    problems = Problems()
+    done = compacted(FolderTree(tmp_path), problems)
+    assert [merged.files for merged in done.merged] == [2]
+    assert [Path(item.file).name for item in problems.of(Problem.BAD_HEADER)] == [names[1], names[3]]
+    assert (tmp_path / DAY / names[1]).read_bytes() == joined
+    assert len(names_in(tmp_path / DAY)) == 3
+
+
 def test_a_last_line_without_its_end_stays_a_line(tmp_path: Path):
     files = {
         name("20260131T1200Z", f"0000000{number}"): gzip.compress(f"{HEADER}\n{line(number)}".encode())

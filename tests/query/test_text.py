@@ -244,6 +244,16 @@ def test_bytes_that_are_no_text_are_counted(tmp_path: Path):
     assert found.problems.of(Problem.NOT_TEXT)[0].lines == 1
 
 
+@pytest.mark.parametrize("beside", [(), ("nonsense",)], ids=["alone", "beside a bad line"])
+def test_bytes_that_are_no_text_matter_only_in_columns_that_are_read(tmp_path: Path, beside: tuple[str, ...]):
+    """Whatever other lines its block has."""
+    path = write(tmp_path / "a.log", *beside)
+    path.write_bytes(path.read_bytes() + SSH.replace("eni-", "eni-\xff").encode("latin-1") + b"\n")
+    found = ask("select action, bytes from flow_logs", path)
+    assert len(found.rows) == 1
+    assert not found.problems.of(Problem.NOT_TEXT)
+
+
 def test_a_file_that_is_scanned_twice_is_counted_once(tmp_path: Path):
     path = write(tmp_path / "a.log", SSH, "nonsense")
     found = ask("select count(*) from flow_logs a join flow_logs b using (srcaddr, action)", path)

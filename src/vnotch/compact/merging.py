@@ -7,6 +7,7 @@ in time, as the files did.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from vnotch.query.progress import Progress
 from vnotch.query.text import HEAD_BYTES, Cut, blocks, inflated, parse_header
 
 _BATCH_ROWS = 1 << 17
+
+_LIKE_A_HEADER = re.compile(rb"\n([a-z][a-z0-9_-]*+(?:[ \t]++[a-z][a-z0-9_-]*+)*+)[ \t]*+\r?(?=\n|\Z)")
+"""Lines that have nothing but words of a header line; of records hardly any."""
 
 
 class MergeProblem(Exception):
@@ -73,14 +77,21 @@ def merge_text(files: Sequence[LogFile], header: bytes, path: Path, progress: Pr
 
 
 def _lines(file: LogFile, header: bytes, progress: Progress) -> Iterator[bytes]:
-    """The lines of a file behind its header line, each with its end."""
-    first = True
+    """The lines of a file behind its header line, each with its end.
+
+    Raises FileProblem for a header line further down that says other columns (files that were joined): in a merged file
+    it would decide for the files behind this one too.
+    """
+    first, format = True, parse_header(header)
     for block in blocks(_counted(file, progress)):
         if first:
             line, _, block = block.partition(b"\n")
             if line.rstrip(b"\r") != header:
                 raise FileProblem(Problem.BAD_HEADER, line[:200].decode(errors="replace"))
             first = False
+        for line in _LIKE_A_HEADER.findall(b"\n" + block):
+            if parse_header(line) not in (None, format):
+                raise FileProblem(Problem.BAD_HEADER, "a second header line with other columns; split the file there")
         if block:
             yield block if block.endswith(b"\n") else block + b"\n"
 

@@ -314,14 +314,16 @@ class TextReader:
         numbers = [
             (format.columns.index(column), column_type(column)) for column in columns if column in format.integers
         ]
+        places = [format.columns.index(column) for column in columns]
         good = []
         for line in lines:
+            values = line.split(SEPARATOR.encode())
             try:
-                values = line.decode().split(SEPARATOR)
+                read = {place: values[place].decode() for place in places}
             except UnicodeDecodeError:
                 self._count(Problem.NOT_TEXT, line)
                 continue
-            if all(_is_integer(values[place], type_) for place, type_ in numbers):
+            if all(_is_integer(read[place], type_) for place, type_ in numbers):
                 good.append(line)
             else:
                 self._count(Problem.WRONG_VALUE, line)
