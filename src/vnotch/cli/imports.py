@@ -41,6 +41,7 @@ def import_(
     """
     from vnotch.cli.endpoint import Endpoint
     from vnotch.cli.waiting import ProgressBar, write_summary
+    from vnotch.imports.memory import keep_freed_memory
     from vnotch.imports.run import Import
     from vnotch.imports.service import LogService
     from vnotch.query.period import Period
@@ -56,6 +57,7 @@ def import_(
         logs = endpoint.client("logs")
         with suppress(logs.exceptions.ResourceAlreadyExistsException):
             logs.create_log_group(logGroupName=group)
+    keep_freed_memory()
     problems, progress = Problems(), Progress()
     given = text_format_of(format) if format else None
 
