@@ -35,9 +35,9 @@ from vnotch.temporary_folder import TemporaryFolder
 
 GATHERED_ROWS = 1 << 19
 """Records that are sorted at a time: the more, the fewer streams are in a part."""
-PART_ROWS = 1 << 17
+PART_ROWS = 160_000
 PART_BYTES = 12 << 20
-"""Bounds of a part; the service takes bodies of 16 MiB."""
+"""Bounds of a part; the service takes 200,000 records and bodies of 16 MiB."""
 
 _SUFFIX = "-all"
 _ID_BYTES = 16 << 10
@@ -162,7 +162,7 @@ class FileParts:
             [pa.DictionaryArray.from_arrays(codes, streams), pa.array(times * 1000), *records.columns],
             names=[STREAM, TIMESTAMP, *format.columns],
         )
-        rows = max(1, min(PART_ROWS, int(PART_BYTES * whole.num_rows // max(1, whole.nbytes))))
+        rows = _part_rows(whole)
         order = order_of([codes, times - times.min()])
         numbers = whole.select([item.name for item in whole.schema if not is_coded(item.type)])
         texts = {item.name: whole[item.name].chunk(0) for item in whole.schema if is_coded(item.type)}
@@ -229,6 +229,14 @@ class FileParts:
         if name is None:
             raise FileProblem(Problem.UNDATED)
         return np.full(records.num_rows, name.slot_s, np.int64)
+
+
+def _part_rows(records: pa.Table) -> int:
+    """Of as few parts as there must be, all about as large: the service stores four or five of them in one commit, and
+    waits for more where some are small."""
+    most = max(1, min(PART_ROWS, PART_BYTES * records.num_rows // max(1, records.nbytes)))
+    parts = -(-records.num_rows // most)
+    return -(-records.num_rows // parts)
 
 
 def record_format(columns: tuple[str, ...]) -> Format:

@@ -15,7 +15,8 @@ from vnotch.query.files import LogFile
 SENDERS = 8
 """The service stores what comes at about the same time in one commit, and the fewer commits the larger its files. These
 are about two commits: while it writes one it takes in the parts of the next."""
-_WAITING_PARTS = 2
+_WAITING_PARTS = SENDERS // 2
+"""Those of a commit are answered at the same time, and so many are sent next."""
 
 
 @dataclass
