@@ -234,9 +234,10 @@ class FileParts:
 def _part_rows(records: pa.Table) -> int:
     """Of as few parts as there must be, all about as large: the service stores four or five of them in one commit, and
     waits for more where some are small."""
-    most = max(1, min(PART_ROWS, PART_BYTES * records.num_rows // max(1, records.nbytes)))
-    parts = -(-records.num_rows // most)
-    return -(-records.num_rows // parts)
+    rows, size = int(records.num_rows), int(records.nbytes)
+    most = max(1, min(PART_ROWS, PART_BYTES * rows // max(1, size)))
+    parts = -(-rows // most)
+    return -(-rows // parts)
 
 
 def record_format(columns: tuple[str, ...]) -> Format:
