@@ -5,7 +5,6 @@ Imports below are late where they load a native library that the other kind of d
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -20,6 +19,7 @@ from vnotch.agent.configuration import ServerClient, load_key
 from vnotch.agent.enrolment import Enroller
 from vnotch.agent.owners import OwnerObserver
 from vnotch.capture.interfaces import LinkWatcher, Namespace
+from vnotch.capture.pins import PINS, remove_empty_pin_folders
 from vnotch.deliver.batch import Batch
 from vnotch.deliver.bucket import Buckets
 from vnotch.deliver.endpoint import Endpoint, Key
@@ -28,10 +28,6 @@ from vnotch.deliver.logs import Delivered, LogGroups
 from vnotch.deliver.role import Roles
 from vnotch.errors import HostError, VnotchError
 from vnotch.service_ranges import NO_RANGES, ServiceRanges
-
-PINS = Path("/run/vnotch/bpf")
-"""Where maps and links of agents are pinned, a folder for each. It is a mount of its own: /sys/fs/bpf is hidden from
-processes that `ip netns exec` starts, and is missing in many containers."""
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +99,6 @@ def _serve(config: AgentConfig, datapath: Any, key: Key, ranges: ServiceRanges, 
         return agent.run(started)
     finally:
         watcher.close()
-
-
-def remove_empty_pin_folders() -> None:
-    """The folders above the pins of agents, where no agent's are left."""
-    for folder in (PINS, PINS.parent):
-        with contextlib.suppress(OSError):  # another agent's pins are there, or it is gone
-            folder.rmdir()
 
 
 def lock_folder(folder: Path, name: str) -> int:

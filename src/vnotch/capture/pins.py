@@ -12,6 +12,10 @@ from pathlib import Path
 from vnotch.capture import libbpf
 from vnotch.errors import HostError, InputError, KernelError
 
+PINS = Path("/run/vnotch/bpf")
+"""Where maps and links of agents are pinned, a folder for each. It is a mount of its own: /sys/fs/bpf is hidden from
+processes that `ip netns exec` starts, and is missing in many containers."""
+
 BPF_FS_MAGIC = 0xCAFE4A11
 STANDARD_MOUNT = Path("/sys/fs/bpf")
 OUR_MOUNT = b"vnotch"
@@ -141,3 +145,10 @@ def _mount_source(path: Path) -> bytes | None:
         if fields.split()[4] == os.fsencode(path.resolve()):
             found = rest.split()[1]
     return found
+
+
+def remove_empty_pin_folders() -> None:
+    """The folders above the pins of agents, where no agent's are left."""
+    for folder in (PINS, PINS.parent):
+        with contextlib.suppress(OSError):  # another agent's pins are there, or it is gone
+            folder.rmdir()

@@ -46,15 +46,14 @@ def prepare(
     ] = False,
 ) -> None:
     """Prepare this host, as root, for an agent that runs without root; systemd units call it."""
-    from vnotch.agent.process import PINS
     from vnotch.capture import pins
 
     name = check_name(name or default_name())
     uid, gid = user_of(user)
     if undo:
-        end_capture([pin_dir] if pin_dir else _pins_of(uid, PINS))
+        end_capture([pin_dir] if pin_dir else _pins_of(uid, pins.PINS))
         return
-    pins.prepare(pin_dir or PINS / name, uid, gid)
+    pins.prepare(pin_dir or pins.PINS / name, uid, gid)
     if data_dir is not None:
         give_key(Folders(data_dir.absolute()), name, Folders(server_data_dir.absolute()), uid, gid)
 
@@ -82,15 +81,15 @@ def _pins_of(uid: int, above: Path) -> list[Path]:
 def end_capture(places: list[Path]) -> None:
     """Ends what was attached by the agents that pinned there, in this network namespace. Nothing there: nothing is
     done."""
-    from vnotch.agent.process import remove_empty_pin_folders
-    from vnotch.capture.kernel import Datapath
-    from vnotch.capture.pins import is_bpffs
+    from vnotch.capture import pins
 
     for place in places:
-        if place.exists() and is_bpffs(place):
+        if place.exists() and pins.is_bpffs(place):
+            from vnotch.capture.kernel import Datapath
+
             Datapath.open(pin_dir=place).destroy()
             step(f"nothing is captured by the agent of {place} any more")
-    remove_empty_pin_folders()
+    pins.remove_empty_pin_folders()
 
 
 def give_key(folders: Folders, name: str, server: Folders, uid: int, gid: int) -> None:

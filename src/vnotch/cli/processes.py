@@ -182,7 +182,6 @@ def agent(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Capture the interfaces of this host and deliver their flow logs. Needs root, or CAP_BPF and its kin."""
-    from vnotch.agent.process import run
     from vnotch.cli.agent import configure, default_name, log_to_stderr
 
     log_to_stderr(verbose)
@@ -200,6 +199,8 @@ def agent(
         flush=flush,
         pin_dir=pin_dir,
     )
+
+    from vnotch.agent.process import run
 
     def started() -> None:
         step(f"agent {config.name} captures {netns or 'this network namespace'}, delivers to {config.endpoint_url}")
