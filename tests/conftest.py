@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from shared_clients import share_models
 
 if TYPE_CHECKING:
     from links import Pair
@@ -38,6 +39,8 @@ def _work_in_memory() -> None:
 
 
 _work_in_memory()
+
+share_models()
 
 # A machine with other work to do is no failure.
 hypothesis.settings.register_profile("vnotch", deadline=None)

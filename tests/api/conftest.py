@@ -23,6 +23,7 @@ import httpx
 import pytest
 import uvicorn
 from botocore.config import Config
+from shared_clients import PLAIN_HTTP
 from starlette.routing import BaseRoute
 from state_database import give_back_state, take_state
 
@@ -123,7 +124,7 @@ class RunningApi:
                 service=service,
                 session_token=key[2] if len(key) > 2 else "",
             )
-        return httpx.request(method, url, content=body, headers=sent, timeout=20)
+        return httpx.request(method, url, content=body, headers=sent, timeout=20, verify=PLAIN_HTTP)
 
     def _start(self) -> None:
         app = build_app(self.state, self.services, self.accounts, self.routes, self.access_log, self.limits)

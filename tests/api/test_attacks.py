@@ -20,6 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from lakes import new_lake
+from shared_clients import PLAIN_HTTP
 from test_agents import Client
 from test_iam import allow, session_key, user_key
 
@@ -431,7 +432,7 @@ def resigned(
     if date_forward:
         headers["x-amz-date"] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     headers |= more or {}
-    refuse(httpx.post(world.api.endpoint + path, content=other_body, headers=headers))
+    refuse(httpx.post(world.api.endpoint + path, content=other_body, headers=headers, verify=PLAIN_HTTP))
 
 
 def presigned(
@@ -455,7 +456,7 @@ def presigned(
     if action:
         url = url.replace("DescribeVpcs", action)
     url = url.replace("%2Fec2%2F", scope.replace("/", "%2F")) + added
-    refuse(httpx.request(method, f"{world.api.endpoint}/?{url}"))
+    refuse(httpx.request(method, f"{world.api.endpoint}/?{url}", verify=PLAIN_HTTP))
 
 
 def ended_session(world: World) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import ClientError
+from shared_clients import PLAIN_HTTP
 from sqlalchemy import update
 from test_agents import Client
 
@@ -98,7 +99,9 @@ def site(api: Any) -> Site:
 
 
 def put(signed: dict[str, Any], body: bytes = BODY, **headers: str) -> tuple[int, str]:
-    answer = httpx.request(signed["method"], signed["url"], content=body, headers={**signed["headers"], **headers})
+    answer = httpx.request(
+        signed["method"], signed["url"], content=body, headers={**signed["headers"], **headers}, verify=PLAIN_HTTP
+    )
     return answer.status_code, answer.text
 
 
@@ -395,7 +398,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(site: Site, tmp_path: Path) ->
         raise RuntimeError("the client dies")
 
     with pytest.raises(RuntimeError):
-        httpx.request("PUT", signed["url"], content=half(), headers=signed["headers"])
+        httpx.request("PUT", signed["url"], content=half(), headers=signed["headers"], verify=PLAIN_HTTP)
     assert put(signed) == (200, ""), "a second try"
     assert list(site.files().values()) == [BODY]
 

@@ -21,6 +21,7 @@ import pytest
 from botocore.exceptions import ClientError
 from fault_proxy import FaultProxy
 from seaweed import OWNER, READER, Seaweed, seaweed
+from shared_clients import PLAIN_HTTP
 
 from vnotch.bucket_keys import Layout
 from vnotch.buckets import open_buckets
@@ -78,7 +79,9 @@ def upload(key: str, body: bytes = BODY) -> Upload:
 
 
 def put(signed: PresignedRequest, body: bytes = BODY, **headers: str) -> tuple[int, str]:
-    answer = httpx.request(signed.method, signed.url, content=body, headers={**signed.headers, **headers})
+    answer = httpx.request(
+        signed.method, signed.url, content=body, headers={**signed.headers, **headers}, verify=PLAIN_HTTP
+    )
     return answer.status_code, answer.text
 
 
