@@ -342,6 +342,7 @@ def test_structures(world: World) -> None:
         ("stats count(*) as a by a", 1, 6, "stats makes two columns named a"),
         ("stats sum(a) as x, count(*) as x", 1, 19, "stats makes two columns named x"),
         ("stats count(*) by a as x, b as x", 1, 26, "stats makes two columns named x"),
+        ("fields formatDate(@timestamp, 'yyyy-MM-dd')", 1, 30, "this is no format of a date"),
         ("filter a = null", 1, 11, "there is no null"),
         ("fields a as b | fields b.c", 1, 23, "b is no map and no list"),
         ("fields 1e999", 1, 7, "is too large"),

@@ -46,6 +46,15 @@ def test_wider_integers_are_taken(tmp_path: Path):
     assert ask("select protocol from flow_logs order by 1", tmp_path).values == [6, 2**40]
 
 
+def test_unsigned_numbers_are_taken_as_far_as_a_field_holds_them(tmp_path: Path):
+    parquet(tmp_path / "a.parquet", [RECORD | {"bytes": 2**63 - 1}], bytes=pa.uint64())
+    parquet(tmp_path / "b.parquet", [RECORD | {"bytes": 2**63}], bytes=pa.uint64())
+    found = ask("select bytes from flow_logs", tmp_path)
+    assert found.values == [2**63 - 1]
+    (problem,) = found.problems.of(Problem.COLUMN_TYPE)
+    assert (Path(problem.file).name, problem.sample) == ("b.parquet", "bytes has a value above 9223372036854775807")
+
+
 def test_dictionaries_and_large_strings_are_texts(tmp_path: Path):
     parquet(tmp_path / "a.parquet", srcaddr=pa.large_string(), action=pa.dictionary(pa.int32(), pa.string()))
     assert ask("select srcaddr, action from flow_logs", tmp_path).rows == [

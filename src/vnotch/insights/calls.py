@@ -165,7 +165,7 @@ _DIRECTIVES = "aAbBdHIjmMpSyYf%FTzZ"
 def format_date(use: Use) -> Value:
     node = use.string(1, "the format of a date")
     directives = node.value.replace("%%", "").split("%")[1:]
-    if any(not part or part[0] not in _DIRECTIVES for part in directives):
+    if not directives or any(not part or part[0] not in _DIRECTIVES for part in directives):
         raise MalformedQuery("this is no format of a date", node.place, "directives of strftime, such as %Y-%m-%d")
     if len(use) == 3 and use.string(2, "a time zone").value.upper() != "UTC":
         raise MalformedQuery("vnotch knows the time zone UTC only", use.call.arguments[2].place)

@@ -23,6 +23,7 @@ _TAIL_BYTES = 64 << 10
 _END_BYTES = 8
 _FOOTER_BYTES_MAX = 64 << 20
 _MAGIC = b"PAR1"
+_INTEGER_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def read_footer(file: LogFile) -> Footer:
         fits = wanted is None or (_is_text(type_) if wanted == pa.string() else pa.types.is_integer(type_))
         if not fits:
             raise FileProblem(Problem.COLUMN_TYPE, f"{item.name} is {type_}")
+        if wanted is not None and flat and type_ == pa.uint64() and _exceeds_fields(metadata, number):
+            raise FileProblem(Problem.COLUMN_TYPE, f"{item.name} has a value above {_INTEGER_MAX}")
         dash = _is_text(type_) and not (flat and _is_above_dash(metadata, number))
         columns.append((item.name, column, type_, dash))
     names = [column for _, column, _, _ in columns]
@@ -89,6 +92,13 @@ def _is_above_dash(metadata: pyarrow.parquet.FileMetaData, number: int) -> bool:
         elif statistics.num_values:
             return False
     return True
+
+
+def _exceeds_fields(metadata: pyarrow.parquet.FileMetaData, number: int) -> bool:
+    """Whether a column has a number that no field holds, by its statistics. One would end the whole question, since
+    the table's integers are of 64 bits with a sign."""
+    groups = [metadata.row_group(group).column(number).statistics for group in range(metadata.num_row_groups)]
+    return any(found is not None and found.has_min_max and int(found.max) > _INTEGER_MAX for found in groups)
 
 
 def parquet_selects(files: Sequence[tuple[str, Footer]], types: Mapping[str, str], period: Period) -> list[str]:
