@@ -182,6 +182,15 @@ def test_records_without_interface_or_time_have_their_files(tmp_path: Path, logs
     assert stream["firstEventTimestamp"] == 1769861100000, "2026-01-31 12:05"
 
 
+def test_a_file_without_any_time_is_named(tmp_path: Path, logs: Any, connect: Any):
+    fill(tmp_path, {"a.log.gz": text_file(["10.0.0.1 10.0.0.2"], "srcaddr dstaddr")})
+    problems = Problems()
+    imported(connect, tmp_path, problems=problems)
+    (problem,) = problems.of(Problem.UNDATED)
+    assert problem.sample == "no start, no end, and no time in the file's name"
+    assert messages(logs) == Counter()
+
+
 def test_one_stream_for_all(tmp_path: Path, logs: Any, connect: Callable[[], LogService]):
     fill(tmp_path, many(1, 30))
     imported(connect, tmp_path, stream="all of it")

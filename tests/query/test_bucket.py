@@ -141,8 +141,9 @@ def test_a_bucket_that_may_not_be_listed_is_an_error(weed: Seaweed, monkeypatch:
 
 def test_a_wrong_key_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(AccessError, match="SignatureDoesNotMatch"):
+    with pytest.raises(AccessError, match="SignatureDoesNotMatch") as caught:
         ask(COUNT, f"s3://{BUCKET}/")
+    assert "is the key of your AWS settings right" in str(caught.value)
 
 
 def test_a_bucket_that_does_not_exist_is_an_error():

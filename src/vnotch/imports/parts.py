@@ -227,7 +227,7 @@ class FileParts:
             return times
         name = parse_name(self._file.key)
         if name is None:
-            raise FileProblem(Problem.UNDATED)
+            raise FileProblem(Problem.UNDATED, "no start, no end, and no time in the file's name")
         return np.full(records.num_rows, name.slot_s, np.int64)
 
 

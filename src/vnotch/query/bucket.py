@@ -28,6 +28,7 @@ LISTINGS = 16
 """Folders that are listed at once."""
 _DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState")
 _GONE = ("NoSuchKey", "404")
+_MAY_LIST = "s3:ListBucket is needed on the bucket"
 _REFUSED = (
     *_DENIED,
     "InvalidAccessKeyId",
@@ -121,7 +122,8 @@ class Bucket:
         if code == "NoSuchBucket":
             return InputError(f"there is no bucket {self.name}")
         if code in _REFUSED:
-            return AccessError(f"listing s3://{self.name} is refused: {code}", "s3:ListBucket is needed on the bucket")
+            remedy = _MAY_LIST if code in _DENIED else "is the key of your AWS settings right, and still good?"
+            return AccessError(f"listing s3://{self.name} is refused: {code}", remedy)
         return HostError(f"s3://{self.name}: {error}")
 
     def chunks(self, key: str) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ class Problem(StrEnum):
     NO_FORMAT = "no header line, and no --format was given"
     BAD_HEADER = "a header line that cannot be read"
     LATE_COLUMNS = "a header line with columns that no file before it has; ask of that file alone, or split it there"
-    UNDATED = "no time to compare with --since and --until"
+    UNDATED = "records without a time"
     WRONG_COUNT = "lines with a wrong number of values"
     WRONG_VALUE = "lines with a value that is not of the field's type"
     NOT_TEXT = "lines that are not UTF-8"
