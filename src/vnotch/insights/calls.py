@@ -85,26 +85,25 @@ def extreme(name: str) -> Callable[[Use], Value]:
 
 def rounded(use: Use) -> Value:
     digits = integer(use.value(1)) if len(use) == 2 else Sql("0")
-    return number_value(
-        sql("round({}, CAST(greatest(-15, least(15, {})) AS INTEGER))", double(number(use.value(0))), digits)
-    )
+    return number_value(sql("round({}, CAST({} AS INTEGER))", double(number(use.value(0))), _between(digits, -15, 15)))
 
 
 def haversine(use: Use) -> Value:
     """With the mean radius of the earth, 6371.0088 km (IUGG)."""
     lat1, lon1, lat2, lon2 = (sql("radians({})", double(number(value))) for value in use.arguments)
-    return number_value(
-        sql(
-            "(2 * 6371.0088 * asin(least(1, sqrt(pow(sin(({} - {}) / 2), 2) "
-            "+ cos({}) * cos({}) * pow(sin(({} - {}) / 2), 2)))))",
-            lat2,
-            lat1,
-            lat1,
-            lat2,
-            lon2,
-            lon1,
-        )
-    )
+    half = sql(
+        "sqrt(pow(sin(({} - {}) / 2), 2) + cos({}) * cos({}) * pow(sin(({} - {}) / 2), 2))",
+        lat2, lat1, lat1, lat2, lon2, lon1,
+    )  # fmt: skip
+    return number_value(sql("(2 * 6371.0088 * asin({}))", _between(half, 0, 1)))
+
+
+def _between(value: Sql, least: int, greatest: int) -> Sql:
+    """A number cut to a range, and missing where it is: DuckDB's least and greatest pass over what is missing."""
+    return sql(
+        f"(CASE WHEN {{}} < {least} THEN {least} WHEN {{}} > {greatest} THEN {greatest} ELSE {{}} END)",
+        value, value, value,
+    )  # fmt: skip
 
 
 def to_int(use: Use) -> Value:
@@ -191,11 +190,15 @@ def trim(name: str) -> Callable[[Use], Value]:
     return compiled
 
 
+_CHARACTERS_MAX = 2**31 - 2
+"""More than a text has, and what DuckDB's substr takes."""
+
+
 def substr(use: Use) -> Value:
-    start = sql("greatest(0, {})", integer(use.value(1)))
+    start = _between(integer(use.value(1)), 0, _CHARACTERS_MAX)
     if len(use) == 2:
         return text_value(sql("substr({}, {} + 1)", text(use.value(0)), start))
-    length = sql("greatest(0, {})", integer(use.value(2)))
+    length = _between(integer(use.value(2)), 0, _CHARACTERS_MAX)
     return text_value(sql("substr({}, {} + 1, {})", text(use.value(0)), start, length))
 
 
