@@ -187,6 +187,24 @@ def test_function(world: World, expression: str, expected: str | None) -> None:
     assert world.one(expression) == expected
 
 
+@pytest.mark.parametrize("function", ["urldecode", "base64decode", "hexToAscii", "jsonArraySize", "sqrt", "log"])
+def test_functions_that_may_fail_take_a_message(function: str) -> None:
+    """A record's message is an expression that raises an error where its format is unknown."""
+    record = "2 123456789012 eni-1 10.0.0.1 10.0.0.2 1 22 6 1 40 1700000000 1700000060 REJECT OK"
+    found = World([record, "[1,2]"]).ask(f"fields {function}(@message) as x | sort @timestamp")
+    assert [row.get("x") for row in found] == {"urldecode": [record, "[1,2]"], "jsonArraySize": [None, "2"]}.get(
+        function, [None, None]
+    )
+    contained = World(["[1,2]", record]).ask("filter jsonArrayContains(@message, 2)")
+    assert len(contained) == 1
+
+
+@pytest.mark.parametrize("period", ["1000000y", "1000000mo"])
+def test_periods_beyond_the_calendar_give_nothing_and_fail_nothing(world: World, period: str) -> None:
+    for expression in (f"datefloor(0 - 1, {period})", f"dateceil(now(), {period})", f"bin({period})"):
+        world.one(expression)
+
+
 def test_every_function_is_called_here(world: World) -> None:
     called = " ".join(expression for expression, _ in DOCUMENTED + EDGES).lower()
     assert [name for name in functions.FUNCTIONS if f"{name}(" not in called] == []

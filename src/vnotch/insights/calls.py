@@ -71,6 +71,15 @@ class Use:
 # Numbers
 
 
+def tried(function: str) -> str:
+    """A template: a function of `x` whose errors are NULL, of a value that is read once.
+
+    TRY itself takes no expression that may raise an error by intention, as a message does where its format is unknown;
+    of the parameter of a lambda it asks nothing.
+    """
+    return f"list_transform([{{}}], lambda x: try({function}))[1]"
+
+
 def numeric(template: str) -> Callable[[Use], Value]:
     """A function of one number."""
     return lambda use: number_value(sql(template, double(number(use.value(0)))))
@@ -117,10 +126,8 @@ def floor_ms(time_ms: Sql, period: nodes.Period) -> Sql:
     """The beginning of the period that a time is in."""
     unit, count = UNITS[period.unit], capped(period.count, period.unit)
     if unit.months:
-        return sql(
-            "epoch_ms(time_bucket(to_months(CAST({} AS INTEGER)), make_timestamp({} * 1000)))",
-            bound(unit.months * count), time_ms,
-        )  # fmt: skip
+        months = f"to_months(CAST({unit.months * count} AS INTEGER))"
+        return sql(tried(f"epoch_ms(time_bucket({months}, make_timestamp(x * 1000)))"), time_ms)
     length = str(unit.milliseconds * count)
     if period.unit == "w":
         origin = str(WEEK_ORIGIN_MS)
@@ -132,10 +139,8 @@ def ceiling_ms(time_ms: Sql, period: nodes.Period) -> Sql:
     unit, count = UNITS[period.unit], capped(period.count, period.unit)
     before = sql("({} - 1)", time_ms)
     if unit.months:
-        return sql(
-            "epoch_ms(make_timestamp({} * 1000) + to_months(CAST({} AS INTEGER)))",
-            floor_ms(before, period), bound(unit.months * count),
-        )  # fmt: skip
+        later = f"epoch_ms(make_timestamp(x * 1000) + to_months(CAST({unit.months * count} AS INTEGER)))"
+        return sql(tried(later), floor_ms(before, period))
     return sql("({} + " + str(unit.milliseconds * count) + ")", floor_ms(before, period))
 
 
@@ -314,11 +319,11 @@ def json_text(value: Value) -> Sql:
 
 
 def json_size(use: Use) -> Value:
-    return number_value(sql("try(json_array_length({}))", sql("try_cast({} AS JSON)", json_text(use.value(0)))))
+    return number_value(sql(tried("json_array_length(x)"), sql("try_cast({} AS JSON)", json_text(use.value(0)))))
 
 
 def json_contains(use: Use) -> Value:
-    items = sql("try(from_json({}, '[\"VARCHAR\"]'))", sql("try_cast({} AS JSON)", json_text(use.value(0))))
+    items = sql(tried("from_json(x, '[\"VARCHAR\"]')"), sql("try_cast({} AS JSON)", json_text(use.value(0))))
     return truth_value(sql("coalesce(list_contains({}, {}), FALSE)", items, text(use.value(1))))
 
 
