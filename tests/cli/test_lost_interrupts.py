@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import RunningServer, environment
-from tests.cli.test_demo import namespaces, nothing_is_left
+from tests.cli.test_demo import processes
 from vnotch.fields import DEFAULT_FORMAT
 
 BEGIN = """
@@ -48,13 +48,13 @@ def run(script: str, *arguments: str, **variables: str) -> subprocess.CompletedP
 
 
 def test_the_demo(tmp_path: Path) -> None:
-    before = namespaces()
     script = "from vnotch.cli.demo import Demo\nlosing(Demo, '_read')\n"
     done = run(script, "demo", "--from-capture", TMPDIR=str(tmp_path))
     assert done.returncode == 130, done.stdout + done.stderr
     assert "thrown away\n• interrupted; removing what was made\n" in done.stderr
     assert done.stdout.strip().endswith("Everything that was made has been removed.")
-    nothing_is_left(tmp_path, before)
+    assert list(tmp_path.iterdir()) == []
+    assert processes(tmp_path) == []
 
 
 @pytest.mark.soak
@@ -83,4 +83,13 @@ def test_a_question(tmp_path: Path) -> None:
     joined = "flow_logs a, flow_logs b, flow_logs c, flow_logs d where a.bytes + b.bytes > c.bytes + d.bytes"
     script = "from vnotch.query.engine import Engine\nlosing(Engine, '_progress_of_duckdb')\n"
     done = run(script, "query", f"select count(*) from {joined}", str(tmp_path / "a.log"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "thrown away\n")
+
+
+def test_a_merge_of_files(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "other.txt").write_text("no flow log\n")
+    script = "from vnotch.compact.compaction import Compaction\nlosing(Compaction, '_folder')\n"
+    done = run(script, "compact", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "thrown away\n")

@@ -33,6 +33,7 @@ from vnotch.compact.owner import is_gone, this_process
 from vnotch.compact.plan import Group, Part, candidates, groups, is_flow_log, part_of, without
 from vnotch.compact.trees import Found, Tree
 from vnotch.errors import HostError
+from vnotch.interrupts import check
 from vnotch.query.files import FileProblem
 from vnotch.query.problems import Problem, Problems
 from vnotch.query.progress import Progress
@@ -109,6 +110,7 @@ class Compaction:
         """Raises AccessError, HostError and InputError where it cannot go on; a repeat ends what was begun."""
         self._progress.doing = "merging"
         for folder, found in groupby(self._tree.files(), key=lambda file: file.folder):
+            check()
             self._folder(folder, list(found), dry_run)
             self._let_go(self._now())
         self._let_go(None)
@@ -202,6 +204,7 @@ class Compaction:
 
     def _work(self, work: _Folder, planned: Sequence[Group]) -> None:
         for group in planned:
+            check()
             if work.olds_said and work.olds_said + len(group.parts) > OLDS_SAID_MAX:
                 self._sleep(LINGER_SECONDS)
                 work.say(())
