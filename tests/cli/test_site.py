@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,35 @@ def test_without_root_another_namespace_is_refused(folders: Folders, monkeypatch
     site = Site.find(folders, endpoint(web1=(1, {"netns_inode": 1})), None)
     with pytest.raises(HostError, match=r"captures another network namespace than this one.*as root"), site.namespace():
         pass
+
+
+def test_an_agent_that_starts_behind_its_server_is_waited_for(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders.root / "endpoint").write_text("http://127.0.0.1:1\n")
+    server = endpoint()
+    starting = threading.Timer(0.3, lambda: server.agents.update({"web1": (0.0, {})}))
+    starting.start()
+    assert Site.await_running(folders, server, None).agent == "web1"
+    starting.join()
+    assert capsys.readouterr().err.count("waiting up to 10 s for the agent") == 1
+
+
+def test_behind_a_server_that_has_run_for_a_while_no_agent_is_waited_for(
+    folders: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = folders.root / "endpoint"
+    for age_seconds in (None, 60):
+        if age_seconds:
+            running.write_text("http://127.0.0.1:1\n")
+            os.utime(running, (time.time() - age_seconds,) * 2)
+        with pytest.raises(HostError, match="no agent of this host is known"):
+            Site.await_running(folders, endpoint(), None)
+    assert "waiting" not in capsys.readouterr().err
+
+
+def test_the_wait_for_an_agent_has_an_end(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vnotch.cli.site.START_SECONDS", 0.3)
+    (folders.root / "endpoint").write_text("http://127.0.0.1:1\n")
+    with pytest.raises(HostError, match="agent web1 does not run"):
+        Site.await_running(folders, endpoint(web1=45), None)

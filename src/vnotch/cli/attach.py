@@ -103,8 +103,8 @@ def attach(
     from vnotch.links import Host
 
     folders = folders_of(data_dir)
-    endpoint = Endpoint.find(folders, endpoint_url).require_up()
-    site = Site.find(folders, endpoint, agent).require_running()
+    endpoint = Endpoint.await_up(folders, endpoint_url)
+    site = Site.await_running(folders, endpoint, agent)
     enrolment = Enrolment(endpoint, site.agent)
     place = "" if folders.root == folders_of(None).root else f" --data-dir {shlex.quote(str(folders.root))}"
     files = BucketFiles.of(to, file_format, hive, per_hour, {"--log-group": log_group, "--no-flow-log": no_flow_log})

@@ -221,7 +221,7 @@ def follow(
     from vnotch.lab.follow import FollowingLab
 
     folders = folders_of(data_dir)
-    endpoint = Endpoint.find(folders, endpoint_url).require_up()
+    endpoint = Endpoint.await_up(folders, endpoint_url)
     name = name_of(folders, name)
     _need_root(folders, "follow", *_options(endpoint_url=endpoint_url, vpc=vpc, name=name))
     check()

@@ -16,10 +16,14 @@ from urllib.parse import urlsplit
 from vnotch.boot import boot_id
 from vnotch.capture.interfaces import Namespace
 from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.terminal import step
 from vnotch.config import Folders
 from vnotch.errors import HostError, InputError
+from vnotch.interrupts import wait_until
 from vnotch.links import Host, Link, callers_peers, route_to
 
+START_SECONDS = 10.0
+"""How long an agent may take from its server's start until the server has heard of it."""
 HEARD_SECONDS = 30.0
 """An agent posts its status at each tick, so every ten seconds at least."""
 
@@ -74,6 +78,20 @@ class Site:
         raise elsewhere or HostError("no agent of this host is known to the server", start)
 
     @classmethod
+    def await_running(cls, folders: Folders, endpoint: Endpoint, name: str | None) -> Site:
+        """As `find(...).require_running()`; an agent is waited for where its server has just started, as `vnotch up &`
+        starts both."""
+
+        def runs() -> bool:
+            try:
+                return cls.find(folders, endpoint, name).runs
+            except HostError:
+                return False
+
+        wait_until(runs, _starting_seconds(folders), lambda: step(f"waiting up to {START_SECONDS:.0f} s for the agent"))
+        return cls.find(folders, endpoint, name).require_running()
+
+    @classmethod
     def _of(cls, name: str, folders: Folders, endpoint: Endpoint) -> Site | None:
         status = endpoint.agent_status(name)
         about: dict[str, Any] = (status or {}).get("agent", {})
@@ -118,6 +136,15 @@ class Site:
             yield found
         finally:
             found.close()
+
+
+def _starting_seconds(folders: Folders) -> float:
+    """START_SECONDS where the folder's server started no longer ago than that, else 0."""
+    try:
+        age_seconds = time.time() - (folders.root / "endpoint").stat().st_mtime
+    except OSError:
+        return 0.0
+    return START_SECONDS if age_seconds < START_SECONDS else 0.0
 
 
 def _has_ended(folder: Path) -> bool:
