@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.insights.world import World
 from vnotch.insights import aggregates, functions
 from vnotch.insights.document import page
+from vnotch.insights.malformed import MalformedQuery
 
 RECORD = "2 123456789012 eni-1 10.0.0.1 2001:db8::1 1234 443 6 10 1000 1700000000 1700000060 ACCEPT OK"
 
@@ -217,3 +220,30 @@ def test_names_of_functions_and_aggregates_are_told_apart() -> None:
 def test_the_document_has_the_tables_of_the_code() -> None:
     document = Path(__file__).parents[2] / "docs" / "insights.md"
     assert document.read_text() == page(document.read_text()), "run: make docs"
+
+
+HOSTILE = [
+    """{"t":"ten","e":"","n":5,"neg":-3.7,"big":1e300,"huge":"99999999999999999999999","nan":"nan","inf":"inf","b":true,
+    "nul":null,"l":[1,2],"m":{"a":1},"hex":"fffffffffffffffffffff","ip":"10.0.0.1","cidr":"10.0.0.0/8","pct":"%f%"}""",
+    "2 123456789012 eni-1 10.0.0.1 10.0.0.2 1024 22 6 5 9223372036854775807 1700000000 1700000060 REJECT OK",
+]
+ARGUMENTS = [
+    *("t", "e", "n", "neg", "big", "huge", "nan", "inf", "b", "nul", "l", "m", "hex", "ip", "cidr", "pct", "missing"),
+    *("bytes", "srcAddr", "@timestamp", "@message", "jsonParse(@message)", "1/0", '""', "-1", "1e18", "1e308", "now()"),
+]
+USES = ["fields {} as z", "filter {} = 1", "stats max({}) as z", "fields {} as z | sort z", "stats count(*) by {}"]
+
+
+@pytest.mark.parametrize("name", functions.FUNCTIONS)
+def test_no_argument_fails_a_query(name: str) -> None:
+    """Whatever the values are, a query is refused before it runs or has an answer."""
+    function, chance, hostile = functions.FUNCTIONS[name], random.Random(name), World(HOSTILE)
+    most = function.least + 2 if function.most is None else function.most
+    for _ in range(6):
+        count = chance.randint(function.least, most)
+        arguments = [
+            chance.choice(["5m", "3w", "1000000y"]) if place in function.periods else chance.choice(ARGUMENTS)
+            for place in range(count)
+        ]
+        with suppress(MalformedQuery):
+            hostile.ask(chance.choice(USES).format(f"{name}({', '.join(arguments)})"))
