@@ -7,18 +7,22 @@ user `postgres` for it.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
-from state_database import VARIABLE, state_url
+from state_database import VARIABLE, state_url, take_state
 
 from vnotch.errors import HostError, InputError
+from vnotch.store import network
 from vnotch.store.state import State
 
 pytestmark = pytest.mark.soak
@@ -91,6 +95,24 @@ def test_a_database_that_sorts_otherwise_than_aws_is_refused(server: str, monkey
     state = State.open(Path("/nonexistent"), url)
     with pytest.raises(HostError, match="collation"):
         state.create_tables()
+    state.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a\0b", "\ud800", secrets.token_hex(20_000)],
+    ids=["nul", "lone surrogate", "longer than an index has room"],
+)
+def test_a_text_that_postgresql_cannot_hold_is_the_caller_s_mistake(server: str, monkeypatch: Any, name: str) -> None:
+    monkeypatch.setenv(VARIABLE, server)
+    state = take_state()
+    with pytest.raises(InputError, match="cannot hold"), state.write() as session:
+        session.add(network.Agent(name=name, revision=1, created_ms=0))
+    with state.write() as session:
+        session.add(network.Agent(name="a", revision=2**62, created_ms=2**61))
+    with state.read() as session:
+        total = session.scalar(select(func.sum(network.Agent.revision)))
+        assert (type(total), total) == (int, 2**62), "not a Decimal"
     state.close()
 
 

@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, literal, select
 
-from vnotch.errors import HostError
+from vnotch.errors import HostError, InputError
 from vnotch.store import agents, migrations, network
 from vnotch.store.state import Base, State
 
@@ -129,3 +129,13 @@ def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "state.sqlite").write_text("no database, but longer than a header of SQLite, which has 100 bytes" * 20)
     with pytest.raises(HostError, match="cannot be opened"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**63, -(2**63) - 1])
+def test_a_value_that_the_database_cannot_hold_is_the_caller_s_mistake(tmp_path: Path, value: object) -> None:
+    state = opened(tmp_path)
+    with pytest.raises(InputError, match="cannot hold"), state.read() as session:
+        session.scalar(select(network.Agent.name).where(network.Agent.created_ms == literal(value)))
+    with state.read() as session:
+        assert session.scalar(select(literal(1))) == 1
+    state.close()

@@ -18,6 +18,7 @@ from vnotch.api.exchange import Exchange
 from vnotch.api.gate import signature_of, signature_refused
 from vnotch.api.service import ApiError, Call, Principal
 from vnotch.api.wire import dialect as dialects
+from vnotch.api.wire.constraints import nul_in
 from vnotch.api.wire.protocol import WireAnswer
 from vnotch.iam.sigv4 import SignatureError
 
@@ -76,11 +77,17 @@ class SignedRequest:
             raise ApiError("SerializationException", "The body is not valid JSON in UTF-8.") from None
         if not isinstance(content, dict):
             raise ApiError("SerializationException", "The body must be a JSON object.")
+        _refuse_nul(content)
         return content
 
     async def in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a function that waits (the database) on a thread of the API's pool."""
         return await self.api.in_pool(self.exchange, function, *arguments)
+
+
+def _refuse_nul(content: dict[str, Any]) -> None:
+    if (violation := nul_in(content)) is not None:
+        raise dialects.JSON.violations("", [violation])
 
 
 Endpoint = Callable[[SignedRequest], Awaitable[dict[str, Any]]]
@@ -108,6 +115,7 @@ def signed_route(path: str, endpoint: Endpoint, methods: Sequence[str] = ("GET",
             signed = SignedRequest(
                 api, exchange, exchange.principal, dict(request.path_params), dict(request.query_params)
             )
+            _refuse_nul(signed.path_params | signed.query_params)
             content = await endpoint(signed)
             if not signed.authorised:
                 raise AssertionError(f"the endpoint of {path} did not authorise the request")

@@ -9,6 +9,7 @@ written, also with several servers on one database.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterator
@@ -16,15 +17,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy import Engine, Integer, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, NoSuchModuleError, OperationalError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.sql import functions
 
 from vnotch.errors import HostError, InputError
+
+log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 10
 WRITER_LOCK = 0x766E6F7463680001
 """The key of PostgreSQL's advisory lock that writing transactions take: "vnotch" and a number."""
+
+_PROGRAM_LIMIT_EXCEEDED = "54000"
+"""PostgreSQL's error for a row that is too long for an index (its manual, "PostgreSQL Error Codes")."""
 
 _LOCK_TIMEOUT = f"{BUSY_TIMEOUT_SECONDS}s"
 _POOL = {"pool_pre_ping": True, "pool_size": 20, "max_overflow": 20, "pool_timeout": BUSY_TIMEOUT_SECONDS}
@@ -42,7 +51,7 @@ class State:
     """The open database. `read()` and `write()` are sessions as context managers; write commits at its end.
 
     Both raise HostError where the host is in the way: a full disk, a folder that went away, a lock that is held too
-    long. Nothing of the transaction is kept then.
+    long; InputError for a value that the database cannot hold. Nothing of the transaction is kept then.
 
     After each committed write, `on_change` is called (the agents' long poll wakes up by it); it must be quick and safe
     to call from any thread.
@@ -58,6 +67,7 @@ class State:
                 f"the state cannot be opened by this URL: {error}",
                 "sqlite:///PATH, or postgresql+psycopg://USER@HOST/DATABASE with psycopg installed beside vnotch",
             ) from None
+        event.listen(self.engine, "handle_error", _refuse_value)
         self.on_change: list[Any] = []
         self._writer = threading.Lock()
         if self.engine.dialect.name == "sqlite":
@@ -137,6 +147,25 @@ def _host_errors() -> Iterator[None]:
         if (reason := _host_reason(error)) is None:
             raise
         raise HostError(f"the state's database cannot be used: {reason}", "make room on the server's disk") from error
+
+
+def _refuse_value(context: ExceptionContext) -> None:
+    """A value that the driver or the database cannot hold came from a request that got past its checks: a text with
+    U+0000 or a lone surrogate, a number beyond 64 bits, a text too long for its index."""
+    error = context.original_exception
+    refused = isinstance(context.sqlalchemy_exception, DataError) or isinstance(
+        error, OverflowError | UnicodeEncodeError
+    )
+    if refused or getattr(error, "sqlstate", None) == _PROGRAM_LIMIT_EXCEEDED:
+        log.warning("the state refused a value: %s", error)
+        raise InputError("a value is one that the state's database cannot hold") from error
+
+
+@compiles(functions.sum, "postgresql")
+def _sum(element: functions.sum[Any], compiler: Any, **options: Any) -> str:
+    """PostgreSQL sums 64-bit integers to a `numeric`, a Decimal in Python; a sum is of the kind of what is summed."""
+    plain = compiler.visit_function(element, **options)
+    return f"CAST({plain} AS BIGINT)" if isinstance(element.type, Integer) else plain
 
 
 def _check_collation(engine: Engine) -> None:

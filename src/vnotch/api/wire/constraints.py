@@ -20,6 +20,9 @@ from botocore.model import Shape
 
 from vnotch.api.wire.dialect import Path, Violation
 
+EVENT_TEXT = "EventMessage"
+"""The shape of a log event's text in the model of CloudWatch Logs: the only text that goes past the state."""
+
 Link = tuple[Any, Any] | None
 Explain = Callable[[Any, Link, list[Violation]], None]
 Keeps = Callable[[Any], bool]
@@ -40,6 +43,39 @@ def path_of(link: Link) -> Path:
         link, part = link
         parts.append(part)
     return tuple(reversed(parts))
+
+
+def nul_in(value: Any, shape: Shape | None = None) -> Violation | None:
+    """A text or a name in `value` with the character U+0000, if there is one.
+
+    No text of a request may have it: PostgreSQL cannot hold it and XML cannot say it, so a name with it could be given
+    and never be read back. AWS says the same of IAM's texts by their patterns and is silent on the others. A log
+    event's message may: it is the user's data, kept in the lake and answered in JSON.
+    """
+    left: list[tuple[Any, Link, Shape | None]] = [(value, None, shape)]
+    while left:  # no recursion: a document of our own routes may be as deep as its reader allows
+        value, link, shape = left.pop()
+        if shape is not None and shape.name == EVENT_TEXT:
+            continue
+        if isinstance(value, str):
+            if "\0" in value:
+                return Violation("character", path_of(link), value)
+        elif isinstance(value, dict):
+            for name, member in value.items():
+                if "\0" in name:
+                    return Violation("character", path_of((link, name)), name)
+                left.append((member, (link, name), _below(shape, name)))
+        elif isinstance(value, list):
+            below = _below(shape)
+            left.extend((member, (link, index), below) for index, member in enumerate(value, 1))
+    return None
+
+
+def _below(shape: Shape | None, name: str = "") -> Shape | None:
+    """The shape of a structure's member, a map's value or a list's item."""
+    if shape is None or shape.type_name == "structure":
+        return shape and shape.members[name]
+    return shape.value if shape.type_name == "map" else shape.member
 
 
 class Constraints:

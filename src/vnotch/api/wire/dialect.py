@@ -30,7 +30,8 @@ MISMATCH = (
 class Violation:
     """One constraint of the model that a parameter does not keep.
 
-    `kind` is required, enum, pattern, length_min, length_max, value_min or value_max; `limit` what the model says.
+    `kind` is required, enum, pattern, length_min, length_max, value_min or value_max; `limit` what the model says. One
+    is no model's: character, a text with U+0000.
     """
 
     kind: str
@@ -125,6 +126,7 @@ def _coral_words(violation: Violation) -> str:
         "enum": f"Member must satisfy enum value set: [{', '.join(violation.limit or ())}]"
         if violation.kind == "enum"
         else "",
+        "character": "Member must not contain the character U+0000",
         "pattern": f"Member must satisfy regular expression pattern: {violation.limit}",
         "length_min": f"Member must have length greater than or equal to {violation.limit}",
         "length_max": f"Member must have length less than or equal to {violation.limit}",
@@ -144,7 +146,7 @@ def coral_path(path: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = str(value).replace("\0", "\ufffd")  # as the XML answers have it
     return text if len(text) <= 200 else text[:200] + "..."
 
 
@@ -186,6 +188,9 @@ class Ec2Dialect(Dialect):
             return ApiError("MissingParameter", f"The request must contain the parameter {name}")
         if violation.kind == "enum":
             return ApiError("InvalidParameterValue", f"Value ({value}) for parameter {name} is invalid.")
+        if violation.kind == "character":
+            text = f"Value ({value}) for parameter {name} is invalid. It must not contain the character U+0000."
+            return ApiError("InvalidCharacter", text)
         # "Value ( 3 ) for parameter maxResults is invalid. Expecting a value greater than or equal to 5."
         relation = "greater" if violation.kind.endswith("_min") else "less"
         what = "length" if violation.kind.startswith("length") else "value"

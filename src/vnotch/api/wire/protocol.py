@@ -22,7 +22,7 @@ from botocore.model import OperationModel, ServiceModel
 from vnotch.api.service import ApiError
 from vnotch.api.wire import cbor
 from vnotch.api.wire import dialect as dialects
-from vnotch.api.wire.constraints import Constraints
+from vnotch.api.wire.constraints import Constraints, nul_in
 from vnotch.api.wire.dialect import Dialect
 from vnotch.api.wire.event_stream import EventStreamWriter, has_stream
 from vnotch.api.wire.form import FormReader, form_pairs, parameter_tree
@@ -89,6 +89,16 @@ class Protocol:
         """The typed and checked parameters; ApiError in the words of the service."""
         raise NotImplementedError
 
+    def _check(self, operation: OperationModel, parameters: dict[str, Any], may_hold_nul: bool) -> None:
+        """Refuses what is not as the model has it. `may_hold_nul`: what was sent has the character U+0000 somewhere."""
+        if operation.input_shape is None:
+            return
+        found = self._constraints.check(operation.input_shape, parameters)
+        if not found and may_hold_nul and (violation := nul_in(parameters, operation.input_shape)) is not None:
+            found = [violation]
+        if found:
+            raise self.dialect.violations(operation.name, found)
+
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
         raise NotImplementedError
 
@@ -137,10 +147,7 @@ class FormProtocol(Protocol):
         self.prepare(operation)
         pairs = {name: value for name, value in self._pairs(request).items() if name not in _FORM_OWN}
         parameters = self._reader.read(operation.input_shape, parameter_tree(pairs, self.dialect))
-        if operation.input_shape is not None:
-            found = self._constraints.check(operation.input_shape, parameters)
-            if found:
-                raise self.dialect.violations(operation.name, found)
+        self._check(operation, parameters, any("\0" in value for value in pairs.values()))
         return parameters
 
     def _pairs(self, request: WireRequest) -> dict[str, str]:
@@ -179,6 +186,9 @@ class FormProtocol(Protocol):
 class JsonProtocol(Protocol):
     """The `json` protocol, 1.0 and 1.1."""
 
+    _nul = rb"\u0000"
+    """How U+0000 is written, and the only way to."""
+
     def __init__(self, model: ServiceModel) -> None:
         super().__init__(model)
         # A service that spoke the query protocol before has kept its words, and says the old code in a header.
@@ -202,10 +212,7 @@ class JsonProtocol(Protocol):
     def parameters(self, operation: OperationModel, request: WireRequest) -> dict[str, Any]:
         self.prepare(operation)
         parameters = self._reader.read(operation.input_shape, request.body)
-        if operation.input_shape is not None:
-            found = self._constraints.check(operation.input_shape, parameters)
-            if found:
-                raise self.dialect.violations(operation.name, found)
+        self._check(operation, parameters, self._nul in request.body)
         return parameters
 
     def answer(self, operation: OperationModel, result: Mapping[str, Any], request_id: str) -> WireAnswer:
@@ -229,6 +236,8 @@ class JsonProtocol(Protocol):
 
 class CborProtocol(JsonProtocol):
     """The `rpcv2Cbor` protocol: the operation is named by the path."""
+
+    _nul = b"\0"
 
     def __init__(self, model: ServiceModel) -> None:
         super().__init__(model)
