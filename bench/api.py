@@ -270,7 +270,7 @@ def ours(folder: Path) -> Iterator[dict[str, str]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     data = folder / "data"
-    quotas = [f"--quota={name}=1000000" for name in ("security-groups",)]
+    quotas = [f"--quota={name}=1000000" for name in ("security-groups", "network-interfaces")]
     command = [sys.executable, "-m", "vnotch", "server", "--data-dir", str(data), "--port", str(port), *quotas]
     with process(command, url, folder / "vnotch.log"):
         while not (data / "endpoint").exists():

@@ -28,7 +28,12 @@ TABLES_MAX = 4
 @pytest.fixture(scope="module")
 def ec2(shared_api: Any) -> Any:
     agents = Agents(shared_api.state, shared_api.accounts)
-    quotas = Quotas(routes_per_route_table=ROUTES_MAX, route_tables_per_vpc=TABLES_MAX, elastic_addresses=100)
+    quotas = Quotas(
+        routes_per_route_table=ROUTES_MAX,
+        route_tables_per_vpc=TABLES_MAX,
+        elastic_addresses=100,
+        nat_gateways_per_zone=100,
+    )
     shared_api.serve(Ec2(shared_api.state, shared_api.accounts, quotas=quotas), routes=agents.routes())
     return shared_api.client("ec2", parameter_validation=False)
 

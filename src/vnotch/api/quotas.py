@@ -17,6 +17,13 @@ as failed."""
 
 @dataclass(frozen=True)
 class Quotas:
+    vpcs: int = 100
+    """Of a Region, and as many internet gateways (AWS: the one quota goes with the other). AWS begins with 5 and raises
+    them to hundreds on request; here `vnotch attach` makes a VPC for each interface that joins none."""
+    subnets_per_vpc: int = 200
+    network_interfaces: int = 5000
+    """Of a Region. Those that `vnotch enrol` makes of what is there already count, and are not refused."""
+    nat_gateways_per_zone: int = 5
     security_groups: int = 2500
     """Of a Region."""
     rules_per_security_group: int = 60

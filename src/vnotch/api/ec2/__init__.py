@@ -43,11 +43,11 @@ from vnotch.store.state import State
 
 
 class Ec2(
+    DefaultVpc,
     Vpcs,
     VpcCidrs,
     Subnets,
     VpcAttributes,
-    DefaultVpc,
     NetworkInterfaces,
     InterfaceAddresses,
     Images,

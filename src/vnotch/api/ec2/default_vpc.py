@@ -12,9 +12,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from vnotch.api.ec2.part import Ec2Part, ec2_operation, required
-from vnotch.api.ec2.subnets import asked_zone, describe_subnet, new_subnet
-from vnotch.api.ec2.vpcs import describe_vpc, new_vpc
+from vnotch.api.ec2.internet_gateways import InternetGateways
+from vnotch.api.ec2.part import ec2_operation, required
+from vnotch.api.ec2.subnets import Subnets, asked_zone, describe_subnet, new_subnet
+from vnotch.api.ec2.vpcs import Vpcs, describe_vpc, new_vpc
 from vnotch.api.ec2.zone_ids import zones_of
 from vnotch.api.service import ApiError, Call
 from vnotch.store import network, routing
@@ -25,7 +26,7 @@ SUBNET_LENGTH = 20
 EVERYWHERE = "0.0.0.0/0"
 
 
-class DefaultVpc(Ec2Part):
+class DefaultVpc(Vpcs, Subnets, InternetGateways):
     @ec2_operation("CreateDefaultVpc", "")
     def create_default_vpc(self, call: Call) -> dict[str, Any]:
         with self.state.write() as session:
@@ -33,6 +34,8 @@ class DefaultVpc(Ec2Part):
                 raise ApiError(
                     "DefaultVpcAlreadyExists", "A Default VPC already exists for this account in this region."
                 )
+            self.refuse_more_vpcs(session)
+            self.refuse_more_gateways(session)
             vpc = new_vpc(session, [BLOCK], call.now_ms, is_default=True)
             for zone, block in zip(zones_of(self.region), BLOCK.subnets(new_prefix=SUBNET_LENGTH), strict=False):
                 new_subnet(session, vpc, block, None, zone, call.now_ms, default_for_zone=True)
@@ -49,6 +52,7 @@ class DefaultVpc(Ec2Part):
             vpc = session.scalar(select(network.Vpc).where(network.Vpc.is_default).with_for_update())
             if vpc is None:
                 raise ApiError("DefaultVpcDoesNotExist", "No default VPC exists for this account in this region.")
+            self.refuse_more_subnets(session, vpc)
             row = network.Subnet
             subnets = list(session.scalars(select(row).where(row.vpc_id == vpc.vpc_id)))
             if any(subnet.default_for_zone and subnet.zone == zone.name for subnet in subnets):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant, present
@@ -30,6 +30,7 @@ from vnotch.api.ec2.part import (
     required,
     tag_set,
 )
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import elastic_addresses, network, routing
@@ -81,9 +82,8 @@ class ElasticAddresses(Ec2Part):
         wanted = _unicast(call.params["Address"]) if call.params.get("Address") else None
         tags = tags_at_creation(call, ELASTIC_ADDRESS)
         with self.state.write() as session:
-            count = session.scalar(select(func.count()).select_from(ElasticAddress)) or 0
-            if count >= self.quotas.elastic_addresses:
-                raise ApiError("AddressLimitExceeded", "The maximum number of addresses has been reached.")
+            left = room(session, self.quotas.elastic_addresses, ElasticAddress)
+            refuse_without(left, "AddressLimitExceeded", "addresses")
             row = ElasticAddress(
                 allocation_id=new_id("eipalloc"), public_ip=free_address(session, wanted), created_ms=call.now_ms
             )

@@ -28,6 +28,7 @@ from vnotch.api.ec2.part import (
     timestamp,
     zulu,
 )
+from vnotch.api.ec2.room import INTERFACE_LIMIT, refuse_without
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, elastic_addresses, firewall, network
@@ -157,6 +158,7 @@ class NetworkInterfaces(Ec2Part):
                 return _created(interface, call)
             subnet = SUBNET.find(session, required(call, "SubnetId"), lock=True)
             groups = self.checked_groups(session, subnet.vpc_id, call.params.get("Groups") or ())
+            refuse_without(self.room_for_interfaces(session), *INTERFACE_LIMIT)
             description = call.params.get("Description") or ""
             interface = new_interface(session, subnet, kind, description, groups, call.params, call.now_ms)
             put_tags(session, INTERFACE, interface.interface_id, tags)

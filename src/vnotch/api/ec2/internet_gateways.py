@@ -21,6 +21,7 @@ from vnotch.api.ec2.part import (
     required,
     tag_set,
 )
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, elastic_addresses
@@ -49,12 +50,17 @@ class InternetGateways(Ec2Part):
     def create_internet_gateway(self, call: Call) -> dict[str, Any]:
         tags = tags_at_creation(call, INTERNET_GATEWAY)
         with self.state.write() as session:
+            self.refuse_more_gateways(session)
             gateway = InternetGateway(gateway_id=new_id("igw"), created_ms=call.now_ms)
             session.add(gateway)
             session.flush()
             put_tags(session, INTERNET_GATEWAY, gateway.gateway_id, tags)
             session.refresh(gateway)
             return {"InternetGateway": _describe(gateway, call)}
+
+    def refuse_more_gateways(self, session: Session) -> None:
+        left = room(session, self.quotas.vpcs, InternetGateway)
+        refuse_without(left, "InternetGatewayLimitExceeded", "internet gateways")
 
     @ec2_operation(
         "DescribeInternetGateways", "InternetGatewayIds Filters MaxResults NextToken", filters=DESCRIBE.names

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from vnotch.api import bindings
@@ -29,6 +29,7 @@ from vnotch.api.ec2.part import (
     tag_set,
     timestamp,
 )
+from vnotch.api.ec2.room import INTERFACE_LIMIT, refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
@@ -77,6 +78,8 @@ class NatGateways(Ec2Part):
                 subnet = SUBNET.find(session, subnet_id, lock=True)
             except ApiError:
                 raise ApiError("InvalidSubnet", f"Subnet {subnet_id} was not found") from None
+            self._refuse_more(session, subnet.zone)
+            refuse_without(self.room_for_interfaces(session), *INTERFACE_LIMIT)
             nat_gateway_id = new_id("nat")
             description = f"Interface for NAT Gateway {nat_gateway_id}"
             address = call.params.get("PrivateIpAddress")
@@ -97,6 +100,13 @@ class NatGateways(Ec2Part):
             remember(session, call, {"NatGatewayId": nat_gateway_id})
             session.expire_all()
             return _created(gateway, call)
+
+    def _refuse_more(self, session: Session, zone: str) -> None:
+        quota = self.quotas.nat_gateways_per_zone
+        in_zone = NatGateway.subnet_id.in_(select(network.Subnet.subnet_id).where(network.Subnet.zone == zone))
+        if not room(session, quota, NatGateway, in_zone):
+            text = f"Performing this operation would exceed the limit of {quota} NAT gateways"
+            raise ApiError("NatGatewayLimitExceeded", text)
 
     @ec2_operation("DescribeNatGateways", "NatGatewayIds Filter MaxResults NextToken", filters=DESCRIBE.names)
     def describe_nat_gateways(self, call: Call) -> dict[str, Any]:

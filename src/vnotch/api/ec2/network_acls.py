@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
@@ -23,6 +23,7 @@ from vnotch.api.ec2.part import (
     tag_set,
 )
 from vnotch.api.ec2.permissions import protocol_text
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.rules import ALL_PROTOCOLS, ICMP_PROTOCOLS, LAST_RULE_NUMBER, PORT_PROTOCOLS
@@ -85,12 +86,8 @@ class NetworkAcls(Ec2Part):
             if earlier := replay(session, call):
                 return _created(NETWORK_ACL.find(session, earlier["NetworkAclId"]), call)
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
-            count = (
-                session.scalar(select(func.count()).select_from(NetworkAcl).where(NetworkAcl.vpc_id == vpc.vpc_id)) or 0
-            )
-            if count >= self.quotas.network_acls_per_vpc:
-                # The code is in EC2's error list; the text has the form of VpcLimitExceeded.
-                raise ApiError("NetworkAclLimitExceeded", "The maximum number of network ACLs has been reached.")
+            left = room(session, self.quotas.network_acls_per_vpc, NetworkAcl, NetworkAcl.vpc_id == vpc.vpc_id)
+            refuse_without(left, "NetworkAclLimitExceeded", "network ACLs")
             acl = NetworkAcl(acl_id=new_id("acl"), vpc_id=vpc.vpc_id, created_ms=call.now_ms)
             session.add(acl)
             session.flush()

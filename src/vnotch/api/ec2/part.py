@@ -18,6 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, lazyload
 from vnotch.api.accepts import Accepts
 from vnotch.api.ec2.filters import Table, constant, parse, tag_value
 from vnotch.api.ec2.paging import RESULTS, Page
+from vnotch.api.ec2.room import room
 from vnotch.api.gate import Gate
 from vnotch.api.quotas import Quotas
 from vnotch.api.service import ANY_RESOURCE, ApiError, Call, Handler, Resources, Result, Service, operation
@@ -91,6 +92,9 @@ class Ec2Part(Service):
             .where(network.Subnet.subnet_id == subnet_id, row.is_default)
         )
         return self.arns_of(call, (SECURITY_GROUP, default))
+
+    def room_for_interfaces(self, session: Session) -> int:
+        return room(session, self.quotas.network_interfaces, network.NetworkInterface)
 
     def checked_groups(self, session: Session, vpc_id: str, group_ids: Sequence[str]) -> list[str]:
         """Groups for an interface in the VPC: those given, each once, all of the VPC; without any, its default one."""

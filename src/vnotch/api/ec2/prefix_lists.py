@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
@@ -27,6 +27,7 @@ from vnotch.api.ec2.part import (
     tag_set,
 )
 from vnotch.api.ec2.permissions import TEXT_CHARACTERS_MAX, cidr_block
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.security_group_rules import refuse_too_many_rules
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
@@ -66,8 +67,8 @@ class PrefixLists(Ec2Part):
         with self.state.write() as session:
             if earlier := replay(session, call):
                 return {"PrefixList": _describe(PREFIX_LIST.find(session, earlier["PrefixListId"]), call)}
-            if (session.scalar(select(func.count()).select_from(PrefixList)) or 0) >= self.quotas.prefix_lists:
-                raise ApiError("PrefixListLimitExceeded", "The maximum number of prefix lists has been reached.")
+            left = room(session, self.quotas.prefix_lists, PrefixList)
+            refuse_without(left, "PrefixListLimitExceeded", "prefix lists")
             prefix_list = PrefixList(
                 prefix_list_id=new_id("pl"),
                 name=name,

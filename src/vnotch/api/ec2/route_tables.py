@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.client_tokens import remember, replay
@@ -24,6 +24,7 @@ from vnotch.api.ec2.part import (
     required,
     tag_set,
 )
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
 from vnotch.store import agents, network
@@ -83,10 +84,8 @@ class RouteTables(Ec2Part):
             if earlier := replay(session, call):
                 return _created(session, ROUTE_TABLE.find(session, earlier["RouteTableId"]), call)
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
-            mine = select(func.count()).select_from(RouteTable).where(RouteTable.vpc_id == vpc.vpc_id)
-            if (session.scalar(mine) or 0) >= self.quotas.route_tables_per_vpc:
-                # The code is in EC2's error list; the text has the form of VpcLimitExceeded.
-                raise ApiError("RouteTableLimitExceeded", "The maximum number of route tables has been reached.")
+            left = room(session, self.quotas.route_tables_per_vpc, RouteTable, RouteTable.vpc_id == vpc.vpc_id)
+            refuse_without(left, "RouteTableLimitExceeded", "route tables")
             table = RouteTable(route_table_id=new_id("rtb"), vpc_id=vpc.vpc_id, created_ms=call.now_ms)
             session.add(table)
             session.flush()

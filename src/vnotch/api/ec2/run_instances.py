@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from vnotch.api.ec2.attachments import DEVICE_INDEX_MAX, attach
@@ -32,6 +32,7 @@ from vnotch.api.ec2.part import (
     invalid_value,
     required,
 )
+from vnotch.api.ec2.room import INTERFACE_LIMIT, refuse_without, room
 from vnotch.api.ec2.subnets import available
 from vnotch.api.ec2.tags import put_tags, tags_at_creation
 from vnotch.api.service import ApiError, Call
@@ -192,17 +193,18 @@ class RunInstances(Ec2Part):
 
     def _room(self, session: Session, call: Call, asked: list[Asked], least: int, most: int) -> tuple[str, int]:
         """The one VPC of all interfaces, and how many instances their subnets and the quota have room for."""
-        running = select(func.count()).select_from(Instance)
-        alive = session.scalar(
-            running.where(Instance.state.in_(instances.ALIVE), Instance.origin == instances.LAUNCHED)
-        )
-        left = self.quotas.instances - (alive or 0)
+        alive = (Instance.state.in_(instances.ALIVE), Instance.origin == instances.LAUNCHED)
+        left = room(session, self.quotas.instances, Instance, *alive)
         if left < least:
             raise ApiError(
                 "InstanceLimitExceeded",
-                f"Your quota allows for {max(left, 0)} more running instance(s). You requested at least {least}",
+                f"Your quota allows for {left} more running instance(s). You requested at least {least}",
             )
         count, vpcs, zones = min(most, left), set(), set()
+        if new := sum(not each.interface_id for each in asked):
+            interfaces = self.room_for_interfaces(session)
+            refuse_without(interfaces, *INTERFACE_LIMIT, wanted=new * least)
+            count = min(count, interfaces // new)
         for each in asked:
             if each.interface_id:
                 subnet = INTERFACE.find(session, each.interface_id, lock=True).subnet

@@ -22,6 +22,7 @@ from vnotch.api.ec2.part import (
     required,
     tag_set,
 )
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.ec2.zone_ids import Zone, zones_of
 from vnotch.api.service import ApiError, Call
@@ -89,11 +90,16 @@ class Subnets(Ec2Part):
         tags = tags_at_creation(call, SUBNET)
         with self.state.write() as session:
             vpc = VPC.find(session, required(call, "VpcId"), lock=True)
+            self.refuse_more_subnets(session, vpc)
             subnet = new_subnet(session, vpc, block, ipv6, zone, call.now_ms)
             put_tags(session, SUBNET, subnet.subnet_id, tags)
             agents.touch_tagged(session, [subnet.subnet_id], tags)
             session.refresh(subnet)
             return {"Subnet": describe_subnet(subnet, call)}
+
+    def refuse_more_subnets(self, session: Session, vpc: network.Vpc) -> None:
+        left = room(session, self.quotas.subnets_per_vpc, network.Subnet, network.Subnet.vpc_id == vpc.vpc_id)
+        refuse_without(left, "SubnetLimitExceeded", "subnets")
 
     @ec2_operation("DescribeSubnets", "SubnetIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_subnets(self, call: Call) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from vnotch.api.ec2.addresses import ipv4_cidr
 from vnotch.api.ec2.filters import TAG_KEY, Filter, column, constant
 from vnotch.api.ec2.part import VPC, Describe, Ec2Part, arns, ec2_operation, required, tag_set
+from vnotch.api.ec2.room import refuse_without, room
 from vnotch.api.ec2.tags import drop_tags, put_tags, tags_at_creation
 from vnotch.api.ec2.vpc_cidrs import IPV6_POOL, asked_ipv6_block, cidr_association, describe_cidr
 from vnotch.api.service import ApiError, Call
@@ -66,10 +67,14 @@ class Vpcs(Ec2Part):
         tags = tags_at_creation(call, VPC)
         with self.state.write() as session:
             ipv6 = asked_ipv6_block(session, call)
+            self.refuse_more_vpcs(session)
             vpc = new_vpc(session, [block, *([ipv6] if ipv6 else [])], call.now_ms)
             put_tags(session, VPC, vpc.vpc_id, tags)
             session.refresh(vpc)
             return {"Vpc": {**describe_vpc(vpc, call), "State": "pending"}}
+
+    def refuse_more_vpcs(self, session: Session) -> None:
+        refuse_without(room(session, self.quotas.vpcs, network.Vpc), "VpcLimitExceeded", "VPCs")
 
     @ec2_operation("DescribeVpcs", "VpcIds Filters MaxResults NextToken", filters=DESCRIBE.names)
     def describe_vpcs(self, call: Call) -> dict[str, Any]:
