@@ -20,6 +20,7 @@ import json
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 INTERVAL_SECONDS = 60
 LOG_GROUP = "/vnotch/mock-environment"
@@ -69,10 +70,10 @@ def everybody(port: int) -> dict[str, Any]:
 PING = {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
 
 
-def make_network(ec2: Any) -> dict[str, str]:
-    """The VPC, its subnets and the ways out of them; ids by name."""
+def make_network(ec2: Any, made: dict[str, str]) -> None:
+    """The VPC, its subnets and the ways out of them; puts their ids into `made`, by name."""
     vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16", TagSpecifications=tags("vpc", "mock"))["Vpc"]["VpcId"]
-    made = {"vpc": vpc_id}
+    made["vpc"] = vpc_id
     for name, cidr in (("public", "10.0.0.0/24"), ("private", "10.0.1.0/24")):
         subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock=cidr, TagSpecifications=tags("subnet", name))
         made[name] = subnet["Subnet"]["SubnetId"]
@@ -92,7 +93,6 @@ def make_network(ec2: Any) -> dict[str, str]:
         table_id = ec2.create_route_table(VpcId=vpc_id)["RouteTable"]["RouteTableId"]
         ec2.create_route(RouteTableId=table_id, DestinationCidrBlock="0.0.0.0/0", **target)
         ec2.associate_route_table(RouteTableId=table_id, SubnetId=made[name])
-    return made
 
 
 def make_acl(ec2: Any, made: dict[str, str]) -> None:
@@ -226,11 +226,21 @@ def main() -> None:
     parser.add_argument("--interval", type=int, default=INTERVAL_SECONDS, help="aggregation interval in seconds")
     parser.add_argument("--remove", metavar="VPC_ID", help="remove what an earlier run has made")
     options = parser.parse_args()
+    made: dict[str, str] = {}
+    try:
+        run(options, made)
+    except (ClientError, BotoCoreError) as error:
+        text = error.response["Error"]["Message"] if isinstance(error, ClientError) else str(error)
+        left = f" To take away what was made until then: --remove {made['vpc']}" if "vpc" in made else ""
+        parser.exit(1, f"{parser.prog}: {text.rstrip('.')}.{left}\n")
+
+
+def run(options: argparse.Namespace, made: dict[str, str]) -> None:
     ec2 = boto3.client("ec2", endpoint_url=options.endpoint_url)
     if options.remove:
         remove(ec2, options.remove)
         return
-    made = make_network(ec2)
+    make_network(ec2, made)
     make_acl(ec2, made)
     groups = make_groups(ec2, made["vpc"])
     iam = boto3.client("iam", endpoint_url=options.endpoint_url)
