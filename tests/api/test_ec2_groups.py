@@ -515,9 +515,9 @@ def test_a_rule_is_there_once_whatever_its_description(ec2: Any, group: str, giv
             "Invalid rule description. Valid descriptions are strings less than 256 characters",
         ),
         (
-            tcp(22, UserIdGroupPairs=[{"GroupId": "sg-0"}]),
+            tcp(22, UserIdGroupPairs=[{"GroupId": "sg-0123456789abcdef0"}]),
             "InvalidGroup.NotFound",
-            "The security group 'sg-0' does not exist",
+            "The security group 'sg-0123456789abcdef0' does not exist",
         ),
         (
             tcp(22, PrefixListIds=[{"PrefixListId": "pl-0"}]),
@@ -578,7 +578,7 @@ def test_the_quota_of_rules_counts_directions_and_families_apart(ec2: Any, vpc: 
     out(GroupId=group, IpPermissions=[tcp(port, IpRanges=EVERYWHERE) for port in range(9)])
     assert refused(out, GroupId=group, IpPermissions=[tcp(10, IpRanges=EVERYWHERE)]) == full
     assert len(rules_of(ec2, group)) == 19
-    many = [tcp(port, UserIdGroupPairs=[{"GroupId": "sg-0"}]) for port in range(21)]
+    many = [tcp(port, UserIdGroupPairs=[{"GroupId": "sg-0123456789abcdef0"}]) for port in range(21)]
     assert refused(permit, GroupId=group, IpPermissions=many) == full, "not one of them is looked at"
 
 
@@ -824,7 +824,7 @@ def test_the_groups_of_an_interface_are_replaced(ec2: Any, vpc: str, group: str)
         "SecurityGroupsPerInterfaceLimitExceeded",
         "The maximum number of security groups per interface has been reached.",
     )
-    assert refused(modify, NetworkInterfaceId=interface, Groups=["sg-0"])[0] == "InvalidGroup.NotFound"
+    assert refused(modify, NetworkInterfaceId=interface, Groups=["sg-0123456789abcdef0"])[0] == "InvalidGroup.NotFound"
     elsewhere = group_of(ec2, str(ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]), "web")
     code, text = refused(modify, NetworkInterfaceId=interface, Groups=[elsewhere])
     assert code == "InvalidParameterValue"

@@ -200,7 +200,7 @@ def test_a_launch_with_a_client_token_is_made_once(api: Any, ec2: Any, subnet_id
         ({"KeyName": "mine"}, "InvalidKeyPair.NotFound"),
         ({"UserData": "IyEvYmluL3No"}, "UnsupportedOperation"),
         ({"InstanceType": "large"}, "InvalidParameterValue"),
-        ({"SecurityGroupIds": ["sg-1"]}, "InvalidGroup.NotFound"),
+        ({"SecurityGroupIds": ["sg-0123456789abcdef1"]}, "InvalidGroup.NotFound"),
         ({"MaxCount": 2, "PrivateIpAddress": "10.0.0.10"}, "InvalidParameterCombination"),
         ({"NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": "subnet-1"}]}, "InvalidParameterCombination"),
     ],

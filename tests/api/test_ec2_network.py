@@ -687,3 +687,47 @@ def test_addresses_stay_inside_their_subnet_when_many_ask_at_once(api: Any, ec2:
     for thread in threads:
         thread.join()
     assert sorted(map(IPv4Address, got)) == [IPv4Address("10.0.0.4") + n for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("operation", "params", "code", "text"),
+    [
+        ("describe_instances", {"InstanceIds": ["i-web"]}, "InvalidInstanceID.Malformed", 'Invalid id: "i-web"'),
+        (
+            "terminate_instances",
+            {"InstanceIds": ["web"]},
+            "InvalidInstanceID.Malformed",
+            'Invalid id: "web" (expecting "i-...")',
+        ),
+        (
+            "describe_security_groups",
+            {"GroupIds": ["default"]},
+            "InvalidGroupId.Malformed",
+            'Invalid id: "default" (expecting "sg-...")',
+        ),
+        (
+            "describe_images",
+            {"ImageIds": ["debian"]},
+            "InvalidAMIID.Malformed",
+            'Invalid id: "debian" (expecting "ami-...")',
+        ),
+        ("delete_security_group", {"GroupId": "sg-12"}, "InvalidGroupId.Malformed", 'Invalid id: "sg-12"'),
+        (
+            "delete_security_group",
+            {"GroupId": "sg-1234abcd"},
+            "InvalidGroup.NotFound",
+            "The security group 'sg-1234abcd' does not exist",
+        ),
+    ],
+)
+def test_what_is_no_id(ec2: Any, operation: str, params: dict[str, Any], code: str, text: str) -> None:
+    """EC2's error codes; texts as users have seen them. An id of before 2018 has eight digits."""
+    assert refused(getattr(ec2, operation), **params) == (code, text, 400)
+
+
+@pytest.mark.parametrize("block", ["0.0.0.0/16", "127.0.0.0/24", "224.0.0.0/16", "239.255.0.0/28"])
+def test_addresses_that_no_host_has_are_no_vpcs(ec2: Any, block: str) -> None:
+    """RFC 6890, RFC 5771."""
+    said = ("InvalidVpc.Range", f"The CIDR '{block}' is invalid.", 400)
+    assert refused(ec2.create_vpc, CidrBlock=block) == said
+    assert refused(ec2.associate_vpc_cidr_block, VpcId=vpc_of(ec2), CidrBlock=block) == said

@@ -544,7 +544,11 @@ def test_the_vpcs_own_routes_stay(ec2: Any, place: Place) -> None:
             "InvalidNetworkInterfaceID.NotFound",
             "The networkInterface ID 'eni-1' does not exist",
         ),
-        ({"InstanceId": "i-1"}, "InvalidInstanceID.NotFound", "The instance ID 'i-1' does not exist"),
+        (
+            {"InstanceId": "i-0123456789abcdef1"},
+            "InvalidInstanceID.NotFound",
+            "The instance ID 'i-0123456789abcdef1' does not exist",
+        ),
         (
             {},
             "MissingParameter",

@@ -11,6 +11,10 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, 
 
 from vnotch.api.service import ApiError
 
+NOT_HOSTS = tuple(IPv4Network(block) for block in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4"))
+"""This host, loopback and multicast (RFC 6890, RFC 5771): no interface of a VPC has such an address. AWS's own list of
+what it refuses is not published."""
+
 RESERVED_FIRST = 4
 RESERVED_LAST = 1
 
@@ -19,7 +23,7 @@ def ipv4_cidr(text: str, range_code: str) -> IPv4Network:
     """A VPC's or subnet's IPv4 block in canonical form (API CreateVpc: host bits are cleared).
 
     Raises InvalidParameterValue for what is no CIDR block and `range_code` (InvalidVpc.Range, InvalidSubnet.Range) for
-    a size that is not allowed.
+    a size that is not allowed and for addresses that no host has.
     """
     try:
         network = IPv4Network(text, strict=False)
@@ -27,7 +31,7 @@ def ipv4_cidr(text: str, range_code: str) -> IPv4Network:
         raise no_cidr(text, "cidrBlock") from None
     if "/" not in text or not text.rpartition("/")[2].isdigit():
         raise no_cidr(text, "cidrBlock")
-    if not 16 <= network.prefixlen <= 28:
+    if not 16 <= network.prefixlen <= 28 or any(network.overlaps(block) for block in NOT_HOSTS):
         raise invalid_range(text, range_code)
     return network
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vnotch.api.ec2.filters import Filter, parse
-from vnotch.api.ec2.part import Ec2Part, ec2_operation
+from vnotch.api.ec2.part import Ec2Part, ec2_operation, malformed
 from vnotch.api.service import ApiError, Call
 
 IMAGE_ID = "ami-0766e6f7463680000"
@@ -63,4 +63,5 @@ class Images(Ec2Part):
 
 def check_image(image_id: str) -> None:
     if image_id != IMAGE_ID:
-        raise ApiError("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
+        unknown = ApiError("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
+        raise malformed(image_id, "ami", "InvalidAMIID.Malformed") or unknown

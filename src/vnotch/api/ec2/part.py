@@ -6,6 +6,7 @@ default is refused with UnsupportedOperation: what is not understood is an error
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -157,9 +158,23 @@ def refuse_dry_run(call: Call) -> None:
         raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
 
 
+_ID = re.compile(r"[0-9a-f]{8}(?:[0-9a-f]{9})?")
+"""What follows the prefix: 17 digits, or 8 in ids of before 2018."""
+
+
+def malformed(resource_id: str, prefix: str, code: str) -> ApiError | None:
+    """The error for a text that has not the form of an id (texts as users have seen them)."""
+    found, _, number = resource_id.rpartition("-")
+    if found == prefix and _ID.fullmatch(number):
+        return None
+    expected = "" if resource_id.startswith(f"{prefix}-") else f' (expecting "{prefix}-...")'
+    return ApiError(code, f'Invalid id: "{resource_id}"{expected}')
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A kind of resource: the prefix of its ids, its name in ARNs and tags, its rows, the error for an unknown id."""
+    """A kind of resource: the prefix of its ids, its name in ARNs and tags, its rows, the error for an unknown id, and
+    the code for what is no id, where users have seen one beside it: instances and security groups."""
 
     prefix: str
     name: str
@@ -167,9 +182,11 @@ class Kind:
     id_column: InstrumentedAttribute[Any]
     missing_code: str
     missing_text: str
+    malformed_code: str = ""
 
     def missing(self, resource_id: str) -> ApiError:
-        return ApiError(self.missing_code, self.missing_text.format(resource_id))
+        unknown = ApiError(self.missing_code, self.missing_text.format(resource_id))
+        return (malformed(resource_id, self.prefix, self.malformed_code) if self.malformed_code else None) or unknown
 
     def find(self, session: Session, resource_id: str, lock: bool = False) -> Any:
         """The row. `lock` holds it against other writers till the transaction ends (a no-op on SQLite, where there is
@@ -221,6 +238,7 @@ SECURITY_GROUP = Kind(
     firewall.SecurityGroup.group_id,
     "InvalidGroup.NotFound",
     "The security group '{}' does not exist",
+    "InvalidGroupId.Malformed",
 )
 SECURITY_GROUP_RULE = Kind(
     "sgr",
@@ -285,6 +303,7 @@ INSTANCE = Kind(
     instances.Instance.instance_id,
     "InvalidInstanceID.NotFound",
     "The instance ID '{}' does not exist",
+    "InvalidInstanceID.Malformed",
 )
 KINDS = {
     kind.prefix: kind
