@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import unprivileged
 from links import Pair
+from policies import FLOW_LOGS_TRUST, allow
 from traffic import start_flood
 
 from vnotch.capture import libbpf, pins
@@ -35,14 +36,6 @@ AGENT_UID, SERVER_UID, OTHER_UID = unprivileged.UID, unprivileged.UID + 1, unpri
 THREE = 1 << 12 | 1 << 38 | 1 << 39
 """CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF (include/uapi/linux/capability.h)."""
 PORT = 9999
-
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "vpc-flow-logs.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    ],
-}
-POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "logs:*", "Resource": "*"}]}
 
 
 def until(what: str, check: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -120,8 +113,8 @@ class Host:
     def make_resources(self) -> None:
         def make() -> None:
             ec2, iam = self.endpoint.client("ec2"), self.endpoint.client("iam")
-            iam.create_role(RoleName="logs", AssumeRolePolicyDocument=json.dumps(TRUST))
-            iam.put_role_policy(RoleName="logs", PolicyName="deliver", PolicyDocument=json.dumps(POLICY))
+            iam.create_role(RoleName="logs", AssumeRolePolicyDocument=FLOW_LOGS_TRUST)
+            iam.put_role_policy(RoleName="logs", PolicyName="deliver", PolicyDocument=allow("logs:*"))
             vpc = ec2.create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
             subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.99.1.0/24")["Subnet"]["SubnetId"]
             made = ec2.create_network_interface(SubnetId=subnet, PrivateIpAddress="10.99.1.10")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from lakes import new_lake
+from policies import FLOW_LOGS_TRUST, allow
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
@@ -23,17 +24,6 @@ from vnotch.api.lab_hosts import LabHosts
 from vnotch.api.logs import Logs
 
 CLIENTS = 6
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ],
-}
-ALLOWED = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "logs:*", "Resource": "*"}]}
 
 
 class Outcomes:
@@ -153,7 +143,7 @@ def test_networks(running: Any) -> None:
 
 def test_flow_logs(running: Any) -> None:
     ec2, iam = running.client("ec2"), running.client("iam")
-    role = iam.create_role(RoleName="flow-logs", AssumeRolePolicyDocument=json.dumps(TRUST))["Role"]["Arn"]
+    role = iam.create_role(RoleName="flow-logs", AssumeRolePolicyDocument=FLOW_LOGS_TRUST)["Role"]["Arn"]
     vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     params = {
         "ResourceIds": [vpc_id], "ResourceType": "VPC", "TrafficType": "ALL", "LogGroupName": "g",
@@ -203,12 +193,12 @@ def test_a_client_token_makes_one_for_all(running: Any, operation: str, params: 
 def test_users_roles_and_keys(running: Any) -> None:
     iam = running.client("iam")
     one_made_it(at_once(iam, "create_user", UserName="ana"), "EntityAlreadyExists")
-    role = {"RoleName": "r", "AssumeRolePolicyDocument": json.dumps(TRUST)}
+    role = {"RoleName": "r", "AssumeRolePolicyDocument": FLOW_LOGS_TRUST}
     one_made_it(at_once(iam, "create_role", **role), "EntityAlreadyExists")
     one_made_it(at_once(iam, "create_group", GroupName="g"), "EntityAlreadyExists")
     made = at_once(iam, "create_access_key", UserName="ana")
     assert (len(made.answers), made.codes) == (2, {"LimitExceeded": CLIENTS - 2}), "a user has two keys"
-    put = at_once(iam, "put_role_policy", RoleName="r", PolicyName="p", PolicyDocument=json.dumps(ALLOWED))
+    put = at_once(iam, "put_role_policy", RoleName="r", PolicyName="p", PolicyDocument=allow("logs:*"))
     assert not put.codes
     assert iam.list_role_policies(RoleName="r")["PolicyNames"] == ["p"]
     one_made_it(at_once(iam, "delete_role_policy", RoleName="r", PolicyName="p"), "NoSuchEntity")

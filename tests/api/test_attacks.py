@@ -20,9 +20,10 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from lakes import new_lake
+from policies import allow
 from shared_clients import PLAIN_HTTP
 from test_agents import Client
-from test_iam import allow, session_key, user_key
+from test_iam import session_key, user_key
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2

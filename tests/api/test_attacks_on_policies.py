@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from test_iam import session_key, trust_of
+from policies import trust_of
+from test_iam import session_key
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.ec2.images import IMAGE_ID

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from lakes import new_lake
-from test_iam import allow, session_key, user_key
+from policies import allow
+from test_iam import session_key, user_key
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.logs import Logs

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from policies import allow
 from refusals import refused
-from test_iam import allow, user_key
+from test_iam import user_key
 
 from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from policies import allow, trust_of
 from test_ec2_instances import heard
-from test_iam import allow, trust_of
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.ec2.images import IMAGE_ID

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from policies import allow, trust_of
 
-FLOW_LOGS_TRUST = {
+NARROW_TRUST = {
     "Version": "2012-10-17",
     "Statement": [
         {
@@ -25,16 +26,6 @@ FLOW_LOGS_TRUST = {
     ],
 }
 ROLE_ARN = "arn:aws:iam::123456789012:role/flow-logs"
-
-
-def trust_of(principal: Any) -> str:
-    statement = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-
-
-def allow(action: Any, resource: Any = "*", **more: Any) -> str:
-    statement = {"Effect": "Allow", "Action": action, "Resource": resource, **more}
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
 def error_of(call: Any, **params: Any) -> tuple[str, int, str]:
@@ -62,14 +53,14 @@ def test_the_life_of_a_role(api: Any) -> None:
     made = iam.create_role(
         RoleName="flow-logs",
         Path="/service/",
-        AssumeRolePolicyDocument=json.dumps(FLOW_LOGS_TRUST),
+        AssumeRolePolicyDocument=json.dumps(NARROW_TRUST),
         Description="delivery",
         MaxSessionDuration=7200,
         Tags=[{"Key": "team", "Value": "net"}],
     )["Role"]
     assert made["Arn"] == "arn:aws:iam::123456789012:role/service/flow-logs"
     assert made["RoleId"].startswith("AROA")
-    assert made["AssumeRolePolicyDocument"] == FLOW_LOGS_TRUST
+    assert made["AssumeRolePolicyDocument"] == NARROW_TRUST
     assert abs(made["CreateDate"] - datetime.now(UTC)) < timedelta(minutes=1)
     assert iam.get_role(RoleName="flow-logs")["Role"] == {**made, "RoleLastUsed": {}}
     listed = iam.list_roles()["Roles"]
@@ -95,7 +86,7 @@ def test_the_life_of_a_role(api: Any) -> None:
 
 def test_what_iam_refuses(api: Any) -> None:
     iam = api.client("iam", parameter_validation=False)
-    good = json.dumps(FLOW_LOGS_TRUST)
+    good = json.dumps(NARROW_TRUST)
     iam.create_role(RoleName="r", AssumeRolePolicyDocument=good)
     code, status, text = error_of(iam.create_role, RoleName="R", AssumeRolePolicyDocument=good)
     assert (code, status, text) == ("EntityAlreadyExists", 409, "Role with name R already exists.")
@@ -133,7 +124,7 @@ def test_what_iam_refuses(api: Any) -> None:
 def test_lists_come_in_pages(api: Any) -> None:
     iam = api.client("iam")
     for number in range(7):
-        iam.create_role(RoleName=f"role-{number}", AssumeRolePolicyDocument=json.dumps(FLOW_LOGS_TRUST))
+        iam.create_role(RoleName=f"role-{number}", AssumeRolePolicyDocument=json.dumps(NARROW_TRUST))
     pages = list(iam.get_paginator("list_roles").paginate(PaginationConfig={"PageSize": 3}))
     assert [len(page["Roles"]) for page in pages] == [3, 3, 1]
     assert [role["RoleName"] for page in pages for role in page["Roles"]] == [f"role-{n}" for n in range(7)]
@@ -172,7 +163,7 @@ def test_users_and_their_keys(api: Any) -> None:
 def test_a_policy_decides_at_once_and_resource_by_resource(api: Any) -> None:
     iam = api.client("iam")
     for name in ("a", "b"):
-        iam.create_role(RoleName=name, Path="/team/", AssumeRolePolicyDocument=json.dumps(FLOW_LOGS_TRUST))
+        iam.create_role(RoleName=name, Path="/team/", AssumeRolePolicyDocument=json.dumps(NARROW_TRUST))
     ana = api.client("iam", user_key(api, "ana"))
     code, status, text = error_of(ana.get_role, RoleName="a")
     assert (code, status) == ("AccessDenied", 403)
@@ -229,7 +220,7 @@ def test_trust_in_the_account_needs_a_policy_of_the_caller(api: Any) -> None:
 
 
 def test_a_role_that_trusts_another_trusts_no_user(api: Any) -> None:
-    api.client("iam").create_role(RoleName="flow-logs", AssumeRolePolicyDocument=json.dumps(FLOW_LOGS_TRUST))
+    api.client("iam").create_role(RoleName="flow-logs", AssumeRolePolicyDocument=json.dumps(NARROW_TRUST))
     administrator = api.client("sts")
     assert error_of(administrator.assume_role, RoleArn=ROLE_ARN, RoleSessionName="fl-1")[0] == "AccessDenied"
 
@@ -292,8 +283,8 @@ def test_sessions_survive_a_restart_and_expire(api: Any, monkeypatch: pytest.Mon
 
 def test_an_agent_assumes_the_role_of_its_own_flow_log_alone(api: Any) -> None:
     iam = api.client("iam")
-    iam.create_role(RoleName="flow-logs", AssumeRolePolicyDocument=json.dumps(FLOW_LOGS_TRUST))
-    iam.create_role(RoleName="other", AssumeRolePolicyDocument=json.dumps(FLOW_LOGS_TRUST))
+    iam.create_role(RoleName="flow-logs", AssumeRolePolicyDocument=json.dumps(NARROW_TRUST))
+    iam.create_role(RoleName="other", AssumeRolePolicyDocument=json.dumps(NARROW_TRUST))
     asked = []
 
     def flow_log_for(agent: str, role_arn: str, session_name: str) -> tuple[str, str] | None:

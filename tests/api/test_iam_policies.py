@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from test_iam import allow, error_of, session_key, trust_of, user_key
+from policies import allow, trust_of
+from test_iam import error_of, session_key, user_key
 
 ACCOUNT = "123456789012"
 POLICY = f"arn:aws:iam::{ACCOUNT}:policy"

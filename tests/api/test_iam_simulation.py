@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from test_iam import allow, error_of, trust_of
+from policies import allow, trust_of
+from test_iam import error_of
 
 ACCOUNT = "123456789012"
 GROUP = f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:FlowLogs:*"

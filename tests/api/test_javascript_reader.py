@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pytest
 from botocore import xform_name
 from botocore.exceptions import ClientError
+from policies import allow, trust_of
 from test_ec2_instances import heard
-from test_iam import allow, trust_of
 from test_javascript_sdk import call, javascript, node
 
 from vnotch.api.ec2 import Ec2

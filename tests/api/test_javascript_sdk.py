@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from lakes import new_lake
-from test_iam import allow, session_key, trust_of, user_key
+from policies import allow, trust_of
+from test_iam import session_key, user_key
 
 from vnotch.api.ec2 import Ec2
 from vnotch.api.logs import Logs

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from test_iam import allow, error_of, session_key, trust_of, user_key
+from policies import allow, trust_of
+from test_iam import error_of, session_key, user_key
 
 from vnotch.api.ec2 import Ec2
 

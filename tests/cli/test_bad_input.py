@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
+from policies import FLOW_LOGS_TRUST
 
 from tests.cli.running import EXAMPLE, RunningServer, command, environment, free_port, run
 
@@ -184,20 +184,6 @@ def test_another_users_folder(server: RunningServer, tmp_path: Path) -> None:
     refused(done, "is readable by its owner alone", "sudo")
 
 
-TRUST = json.dumps(
-    {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
-                "Action": "sts:AssumeRole",
-            }
-        ],
-    }
-)
-
-
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     folder.mkdir()
@@ -217,7 +203,8 @@ def test_a_disk_without_room_is_refused_at_the_start(tmp_path: Path) -> None:
 
 
 def a_flow_log(server: RunningServer, vpc: str) -> str:
-    role = server.endpoint.client("iam").create_role(RoleName="flow", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
+    iam = server.endpoint.client("iam")
+    role = iam.create_role(RoleName="flow", AssumeRolePolicyDocument=FLOW_LOGS_TRUST)["Role"]["Arn"]
     made = server.endpoint.client("ec2").create_flow_logs(
         ResourceType="VPC",
         ResourceIds=[vpc],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from policies import FLOW_LOGS_TRUST, allow
 
 from tests.cli.containers import SUBNET, Podman, missing_tools
 from tests.cli.ground import RunningAgent, vnotch
@@ -15,17 +16,6 @@ from tests.cli.running import RunningServer, run, until
 
 GROUP = "containers"
 FORMAT = "${interface-id} ${interface-tag} ${srcaddr} ${dstaddr} ${dstport} ${packets} ${log-status} ${x-process}"
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ],
-}
-DELIVER = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "logs:*", "Resource": "*"}]}
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +91,8 @@ def agent(server: RunningServer, podman: Podman, tmp_path_factory: pytest.TempPa
 
 def flow_log(server: RunningServer, subnet: str) -> None:
     iam = server.endpoint.client("iam")
-    role = iam.create_role(RoleName="deliver", AssumeRolePolicyDocument=json.dumps(TRUST))["Role"]["Arn"]
-    iam.put_role_policy(RoleName="deliver", PolicyName="deliver", PolicyDocument=json.dumps(DELIVER))
+    role = iam.create_role(RoleName="deliver", AssumeRolePolicyDocument=FLOW_LOGS_TRUST)["Role"]["Arn"]
+    iam.put_role_policy(RoleName="deliver", PolicyName="deliver", PolicyDocument=allow("logs:*"))
     answer = server.endpoint.client("ec2").create_flow_logs(
         ResourceType="Subnet",
         ResourceIds=[subnet],
