@@ -24,6 +24,7 @@ from vnotch.api.logs import Logs
 from vnotch.store.lake import Lake
 
 NUL = "a\0b"
+FLOW_LOG = {"ResourceIds": ["vpc-1"], "ResourceType": "VPC"}
 ROLE = "arn:aws:iam::123456789012:role/"
 POLICY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}'
 
@@ -54,6 +55,7 @@ CALLS: list[tuple[str, str, dict[str, Any], str]] = [
     ("ec2", "describe_flow_logs", {"NextToken": NUL}, "InvalidCharacter"),
     ("ec2", "create_tags", {"Resources": ["vpc-1"], "Tags": [{"Key": "k", "Value": NUL}]}, "InvalidCharacter"),
     ("ec2", "create_security_group", {"GroupName": "g", "Description": NUL}, "InvalidCharacter"),
+    ("ec2", "create_flow_logs", {**FLOW_LOG, "LogDestination": "arn:aws:s3:::b/" + NUL}, "InvalidCharacter"),
     ("iam", "get_user", {"UserName": NUL}, "ValidationError"),
     ("iam", "tag_user", {"UserName": "administrator", "Tags": [{"Key": "k", "Value": NUL}]}, "ValidationError"),
     ("iam", "get_policy", {"PolicyArn": "arn:aws:iam::123456789012:policy/" + NUL}, "ValidationError"),

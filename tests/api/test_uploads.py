@@ -24,7 +24,7 @@ from vnotch.api.agents import Agents
 from vnotch.api.ec2 import Ec2
 from vnotch.api.uploads import Uploads
 from vnotch.buckets.folder import Folder
-from vnotch.buckets.upload import UPLOAD_SECONDS, PolicyIsFull
+from vnotch.buckets.upload import UPLOAD_SECONDS, PolicyIsFull, Presence
 from vnotch.store import network
 from vnotch.store.principals import InlinePolicy
 
@@ -205,11 +205,18 @@ def test_two_flow_logs_on_one_resource_differ_by_where_their_files_go(site: Site
     }
 
 
-@pytest.mark.parametrize("folder", ["../", "a/../../b/", "a//b/", "./", "a/\0/", "a/" + "x" * 256 + "/"])
+@pytest.mark.parametrize("folder", ["../", "a/../../b/", "a//b/", "./", "a/" + "x" * 256 + "/"])
 def test_a_folder_that_no_path_can_stand_for_is_undeliverable(site: Site, folder: str) -> None:
     [item] = site.create(f"{BUCKET}/{folder}")["Unsuccessful"]
     assert item["Error"] == {"Code": "400", "Message": "LogDestination: flow-logs-bucket is undeliverable"}
     assert [path.name for path in site.root.iterdir()] == ["flow-logs-bucket"]
+
+
+def test_a_key_with_nul_has_no_path(tmp_path: Path) -> None:
+    """EC2 lets none in; of whoever else asks the folder."""
+    (tmp_path / "bucket").mkdir()
+    folder = Folder(tmp_path, "http://127.0.0.1", "us-east-1")
+    assert (folder.presence("bucket", "a/"), folder.presence("bucket", "a/\0/")) == (Presence.THERE, Presence.UNKNOWN)
 
 
 def test_a_bucket_needs_the_rights_of_log_delivery(site: Site) -> None:
