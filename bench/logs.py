@@ -58,6 +58,7 @@ from vnotch.config import Folders
 from vnotch.deliver.logs import put_log_events_body
 from vnotch.deliver.record_body import CONTENT_TYPE, write_body
 from vnotch.fields import DEFAULT_FORMAT, parse_format
+from vnotch.freed_memory import keep_freed_memory
 from vnotch.iam.sigv4 import Request, sign
 from vnotch.line import record_lines
 
@@ -415,6 +416,7 @@ def main() -> None:
     parser.add_argument("--quiet-seconds", type=float, default=190, help="no file changes for so long: it is merged")
     parser.add_argument("--folder", type=Path, default=HERE / "data", help="where the data is made and kept (0.5 GB)")
     arguments = parser.parse_args()
+    keep_freed_memory()
     arguments.folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="vnotch-bench-logs-") as folder:
         result = run(arguments, Path(folder))

@@ -14,6 +14,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "vnotch"
 ORDER = [
     "errors",
     "durable",
+    "freed_memory",
+    "priority",
     "interrupts",
     "temporary_folder",
     "module_process",

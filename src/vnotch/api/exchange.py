@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 import uuid
 import zlib
@@ -21,6 +22,9 @@ from vnotch.api.wire.dialect import Dialect
 from vnotch.iam import sigv4
 from vnotch.iam.chunked import MODES, Chunked, decoded
 from vnotch.store.accounts import Identity
+
+_ids = random.Random()
+"""Of requests: they need to differ, not to be secret. uuid4 asks the kernel, and lets other threads go first for it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Exchange:
     @classmethod
     def begin(cls, request: Request, dialect: Dialect) -> Exchange:
         scope = request.scope
-        request_id = str(uuid.uuid4())
+        request_id = str(uuid.UUID(int=_ids.getrandbits(128), version=4))
         now_s = time.time()
         # Of a socket that takes both families, clients of IPv4 come with mapped addresses; policies name them plainly.
         remote = (scope["client"][0] if scope.get("client") else "").removeprefix("::ffff:")

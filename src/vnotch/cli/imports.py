@@ -14,6 +14,7 @@ from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.query import MISSES_DATA, Format, Json, Profile, S3Endpoint, Since, SkipBad, Until, text_format_of
 from vnotch.cli.terminal import counted, out
 from vnotch.errors import InputError
+from vnotch.freed_memory import keep_freed_memory
 
 
 def import_(
@@ -39,9 +40,9 @@ def import_(
     import that was ended is taken up where it was. Exit status 3: files or lines that could not be read are missing,
     and named.
     """
+    keep_freed_memory()
     from vnotch.cli.endpoint import Endpoint
     from vnotch.cli.waiting import ProgressBar, write_summary
-    from vnotch.imports.memory import keep_freed_memory
     from vnotch.imports.run import Import
     from vnotch.imports.service import LogService
     from vnotch.query.period import Period
@@ -57,7 +58,6 @@ def import_(
         logs = endpoint.client("logs")
         with suppress(logs.exceptions.ResourceAlreadyExistsException):
             logs.create_log_group(logGroupName=group)
-    keep_freed_memory()
     problems, progress = Problems(), Progress()
     given = text_format_of(format) if format else None
 

@@ -16,6 +16,7 @@ from vnotch.cli.options import DataDir, EndpointUrl, folders_of
 from vnotch.cli.terminal import step
 from vnotch.config import ACCOUNT, ENDPOINT_HOST, ENDPOINT_PORT, FLOWS_PER_MAP, REGION, Folders
 from vnotch.errors import InputError
+from vnotch.freed_memory import keep_freed_memory
 
 
 def server(
@@ -112,6 +113,7 @@ def server(
     check_identity(account, region, host)
     quotas = Quotas.of(quota or ())
 
+    keep_freed_memory()
     from vnotch.api.cloudwatch.alert_settings import flow_alerts
     from vnotch.api.cloudwatch.webhooks import webhook_map
     from vnotch.buckets.s3 import S3Settings

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from vnotch.errors import HostError, InputError, LimitError, VnotchError
+from vnotch.priority import give_way
 from vnotch.store.batch_keys import BatchKeys, key_table
 from vnotch.store.ducklake import Catalog, CommitUncertain
 from vnotch.store.event_files import add_events, sorted_rows, without_empty
@@ -207,6 +208,7 @@ class Committer(threading.Thread):
     # The committer's side
 
     def run(self) -> None:
+        give_way()
         while True:
             with self._wake:
                 if not self._queue and not self._tasks and not self._closing:

@@ -59,8 +59,9 @@ class CommitUncertain(HostError):
 class Catalog:
     """The open catalog in `folder`. One process at a time, held by a lock on the folder.
 
-    `memory_bytes` and `threads` bound DuckDB as a whole: the writer, the upkeep and all readers together. What does
-    not fit in memory is spilled to `folder/temp`.
+    Two DuckDB have it attached. All readers together have `memory_bytes` and `threads`; the writer and the upkeep have
+    one of their own with half of the memory and one thread, because a commit is many small statements, which take twice
+    as long where DuckDB hands them from thread to thread. What does not fit in memory is spilled to `folder/temp`.
     """
 
     def __init__(self, folder: Path, memory_bytes: int, threads: int) -> None:
@@ -68,10 +69,16 @@ class Catalog:
         self.data = folder / "data"
         self._lock = _lock(folder)
         self._known: set[Path] = set()
-        temp = folder / "temp"
-        shutil.rmtree(temp, ignore_errors=True)
+        shutil.rmtree(folder / "temp", ignore_errors=True)
         self.data.mkdir(exist_ok=True, mode=0o700)
-        self._root = duckdb.connect(
+        self._writing = self._database("writing", memory_bytes // 2, 1)
+        self._reading = self._database("reading", memory_bytes, threads)
+        self.writer = self._cursor(self._writing)
+        self._keeper: Any = None
+
+    def _database(self, use: str, memory_bytes: int, threads: int) -> Any:
+        """A DuckDB with the catalog attached."""
+        database = duckdb.connect(
             ":memory:",
             config={
                 "autoinstall_known_extensions": "false",
@@ -80,22 +87,26 @@ class Catalog:
                 # means hashing their 70 MB, at each start of a server: 0.25 s.
                 "allow_unsigned_extensions": "true",
                 "memory_limit": f"{memory_bytes // 1_000_000}MB",
-                "temp_directory": str(temp),
+                "temp_directory": str(self.folder / "temp" / use),
                 "threads": str(threads),
             },
         )
         for name in EXTENSIONS:
-            self._root.execute(f"LOAD '{extension_path(name)}'")
+            database.execute(f"LOAD '{extension_path(name)}'")
         # The catalog names its files within the folder that it was made in; they are where it is now.
         # A DuckLake commit is small statements on the SQLite catalog; META_ options go to that database.
-        self._root.execute(
-            f"ATTACH 'ducklake:sqlite:{_quoted(folder / 'catalog.sqlite')}' AS lake "
+        database.execute(
+            f"ATTACH 'ducklake:sqlite:{_quoted(self.folder / 'catalog.sqlite')}' AS lake "
             f"(DATA_PATH '{_quoted(self.data)}/', OVERRIDE_DATA_PATH true, META_JOURNAL_MODE 'WAL', "
             f"META_BUSY_TIMEOUT {BUSY_TIMEOUT_MS})"
         )
-        self.writer = self._root.cursor()
-        self.writer.execute("USE lake")
-        self._keeper: Any = None
+        return database
+
+    @staticmethod
+    def _cursor(database: Any) -> Any:
+        cursor = database.cursor()
+        cursor.execute("USE lake")
+        return cursor
 
     def folder_of(self, table: str) -> Path:
         """Where DuckLake has a table's files."""
@@ -110,9 +121,7 @@ class Catalog:
 
     def reader(self) -> Any:
         """A new reading connection; it sees what is committed when its statement begins."""
-        cursor = self._root.cursor()
-        cursor.execute("USE lake")
-        return cursor
+        return self._cursor(self._reading)
 
     @contextmanager
     def durable(self) -> Iterator[Any]:
@@ -149,7 +158,7 @@ class Catalog:
             self._keeper.close()
             self._keeper = None
         with suppress(duckdb.Error):  # the commit is done; the one of before stays
-            keeper = self._root.cursor()
+            keeper = self._writing.cursor()
             keeper.execute("BEGIN")
             keeper.execute("SELECT count(*) FROM __ducklake_metadata_lake.ducklake_snapshot").fetchall()
             if self._keeper is not None:
@@ -189,7 +198,8 @@ class Catalog:
         if self._keeper is not None:
             self._keeper.close()
         self.writer.close()
-        self._root.close()
+        self._writing.close()
+        self._reading.close()
         os.close(self._lock)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource
-from vnotch.imports.memory import keep_freed_memory
+from vnotch.freed_memory import keep_freed_memory
 
 def round() -> int:
     "Pages that the kernel gave while 80 MiB were written and freed."
