@@ -88,6 +88,21 @@ def read_key(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def _key_from_server(folders: Folders, name: str, endpoint: Endpoint, known: Path) -> Path | None:
+    """The agent's key file, after a look whether the server knows it. None where the server is away and the agent has a
+    key: it goes on alone, at the address where it was registered."""
+    from vnotch.signed_http import NoAnswer
+
+    if not known.exists():
+        return ensure_key(folders, name, endpoint.require_up())
+    if not endpoint.is_up():
+        return None
+    try:
+        return ensure_key(folders, name, endpoint)
+    except NoAnswer:  # it went away in this moment
+        return None
+
+
 def configure(
     folders: Folders,
     name: str,
@@ -111,13 +126,10 @@ def configure(
         key_file = known
     if key_file is None:
         endpoint = Endpoint.find(folders, endpoint_url)
-        if known.exists() and not endpoint.is_up():
-            # The server is away: an agent that it knows goes on alone, at the address where it was registered.
-            registered_at = read_key(known).get("endpoint_url", endpoint.url)
-            key_file, url, region = known, endpoint_url or registered_at, endpoint.region
-        else:
-            endpoint.require_up()
-            key_file, url, region = ensure_key(folders, name, endpoint), endpoint.url, endpoint.region
+        key_file, url, region = _key_from_server(folders, name, endpoint, known), endpoint.url, endpoint.region
+        if key_file is None:
+            registered_at: str = read_key(known).get("endpoint_url", endpoint.url)
+            key_file, url = known, endpoint_url or registered_at
     else:
         document = read_key(key_file)
         url, region = endpoint_url or document.get("endpoint_url"), region or document.get("region")
