@@ -126,14 +126,14 @@ def configure(
         key_file = known
     if key_file is None:
         endpoint = Endpoint.find(folders, endpoint_url)
-        key_file, url, region = _key_from_server(folders, name, endpoint, known), endpoint.url, endpoint.region
+        url, region = endpoint.url, endpoint.region
+        key_file = _key_from_server(folders, name, endpoint, known)
         if key_file is None:
-            registered_at: str = read_key(known).get("endpoint_url", endpoint.url)
-            key_file, url = known, endpoint_url or registered_at
+            key_file, url = known, str(endpoint_url or read_key(known).get("endpoint_url", url))
     else:
         document = read_key(key_file)
-        url, region = endpoint_url or document.get("endpoint_url"), region or document.get("region")
-        if url is None or region is None:
+        url, region = endpoint_url or document.get("endpoint_url", ""), region or document.get("region")
+        if not url or region is None:
             raise InputError("a key file needs its server", "give --endpoint-url and --region too")
     from vnotch.agent.agent import AgentConfig
 
