@@ -17,7 +17,7 @@ demo: setup ## a VPC on this host, real traffic for 30 s, its flow log records a
 
 WORKERS ?= 4
 
-test: setup ## all tests (about 13 minutes on two cores; WORKERS=2 where other things run beside them)
+test: setup ## all tests (nine minutes and a half on two cores; WORKERS=2 where other things run beside them)
 	@$(RUN)/python -m pytest -q -m "not soak" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: setup ## the tests that take longer (Spark's need Java 17: apt install openjdk-17-jre-headless)
