@@ -8,6 +8,7 @@ no value, and no null among the texts.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,11 @@ def compacted(column: pa.DictionaryArray) -> pa.DictionaryArray:
     fewer = np.append(places, np.int32(0))[codes]
     mask = codes == len(texts) if absent else None
     return pa.DictionaryArray.from_arrays(pa.array(fewer, mask=mask), texts.filter(pa.array(used)))
+
+
+def code_type(texts: int) -> type[np.signedinteger[Any]]:
+    """The narrowest type that has room for the codes of so many texts."""
+    return np.int8 if texts <= 1 << 7 else np.int16 if texts <= 1 << 15 else np.int32
 
 
 def codes_of(column: pa.DictionaryArray) -> Values:

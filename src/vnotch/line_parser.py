@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vnotch.address import Values
-from vnotch.coded import TEXT_CODES, codes_of, compacted, is_coded
+from vnotch.coded import TEXT_CODES, code_type, codes_of, compacted, is_coded
 from vnotch.native_library import Signatures, load_native
 
 LIBRARY = Path(__file__).parent / "native" / "liblines.so"
@@ -33,8 +33,6 @@ _KINDS: dict[pa.DataType, tuple[int, type]] = {
 }
 _ABSENT = -1
 _FIRST_ROWS = 1 << 16
-_NARROW = ((np.int8, 1 << 7), (np.int16, 1 << 15))
-"""A type of codes and how many texts it has room for."""
 
 
 @cache
@@ -224,6 +222,5 @@ def reordered(codes: Values, texts: pa.StringArray, order: Values) -> pa.Diction
     pointers = (array.ctypes.data for array in (places, found, out))
     count = load().lines_reorder_codes(codes.ctypes.data, order.ctypes.data, len(order), len(texts), *pointers)
     absent = out == _ABSENT
-    kind = next((kind for kind, most in _NARROW if count <= most), np.int32)
-    indices = pa.array(out.astype(kind, copy=False), mask=absent if absent.any() else None)
+    indices = pa.array(out.astype(code_type(count), copy=False), mask=absent if absent.any() else None)
     return pa.DictionaryArray.from_arrays(indices, texts.take(pa.array(found[:count])), safe=False)

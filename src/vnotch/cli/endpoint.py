@@ -200,6 +200,14 @@ class Endpoint:
         return self
 
 
+def answering_since_ns(folders: Folders) -> int:
+    """When the folder's server began to answer, Unix ns; 0 where there is none."""
+    try:
+        return (folders.root / "endpoint").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def instance_names(ec2: Any) -> dict[str, str]:
     """Instance id -> Name tag, of those instances that are there and have one."""
     wanted = [{"Name": "tag-key", "Values": ["Name"]}, {"Name": "instance-state-name", "Values": LIVING}]

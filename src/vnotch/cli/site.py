@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from vnotch.boot import boot_id
 from vnotch.capture.interfaces import Namespace
-from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.endpoint import Endpoint, answering_since_ns
 from vnotch.cli.terminal import step
 from vnotch.config import Folders
 from vnotch.errors import HostError, InputError
@@ -140,10 +140,7 @@ class Site:
 
 def _starting_seconds(folders: Folders) -> float:
     """START_SECONDS where the folder's server started no longer ago than that, else 0."""
-    try:
-        age_seconds = time.time() - (folders.root / "endpoint").stat().st_mtime
-    except OSError:
-        return 0.0
+    age_seconds = time.time() - answering_since_ns(folders) / 1e9
     return START_SECONDS if age_seconds < START_SECONDS else 0.0
 
 

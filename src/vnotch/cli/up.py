@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 from typing import NoReturn
 
 from vnotch.cli.children import Child, vnotch
-from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.endpoint import Endpoint, answering_since_ns
 from vnotch.cli.root import acquire, as_root, refresh
 from vnotch.cli.terminal import out, step
 from vnotch.config import Folders
@@ -36,12 +35,11 @@ def run_both(folders: Folders, port: int, netns: str | None, any_interval: bool)
         return child
 
     try:
-        running = folders.root / "endpoint"
-        before = _written_ns(running)
+        before = answering_since_ns(folders)
         data_dir = ["--data-dir", str(folders.root)]
         flags = ["--any-interval"] if any_interval else []
         server = start("server", vnotch("server", *data_dir, "--port", str(port), *flags))
-        server.wait_until(lambda: _written_ns(running) > before, START_SECONDS, "starting the server")
+        server.wait_until(lambda: answering_since_ns(folders) > before, START_SECONDS, "starting the server")
         step(f"server answers at {Endpoint.find(folders).url}, log in {server.log}")
         ready = folders.root / "agent.ready"
         ready.unlink(missing_ok=True)
@@ -68,11 +66,3 @@ def _wait_for_an_end(children: list[Child]) -> NoReturn:
             refreshed = time.monotonic()
     ended = next(child for child in children if not child.is_running())
     raise HostError(ended.last_words() or f"the {ended.name} has ended", f"see {ended.log}")
-
-
-def _written_ns(path: Path) -> int:
-    """When a file was written; 0 where there is none."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

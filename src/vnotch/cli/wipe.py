@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from vnotch.cli.endpoint import Endpoint
+from vnotch.cli.endpoint import Endpoint, answering_since_ns
 from vnotch.cli.options import DataDir, Json, folders_of
 from vnotch.cli.terminal import out, plain, step
 from vnotch.config import Folders
@@ -90,20 +90,12 @@ def _wipe(folders: Folders, state_url: str | None) -> bool:
 
 
 def _ask_server(folders: Folders) -> None:
-    running = folders.root / "endpoint"
-    before = _written_ns(running)
+    before = answering_since_ns(folders)
     Endpoint.find(folders).request("POST", "/vnotch/v1/wipe")
-    if not wait_until(lambda: _written_ns(running) not in (before, 0), RESTART_SECONDS, every_seconds=0.01):
+    if not wait_until(lambda: answering_since_ns(folders) not in (before, 0), RESTART_SECONDS, every_seconds=0.01):
         raise HostError(
             f"the server has not come back within {RESTART_SECONDS} s", "see what it says, and start it again"
         )
-
-
-def _written_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _empty_buckets(folders: Folders) -> None:

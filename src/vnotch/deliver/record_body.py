@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from vnotch.coded import coded_table, is_coded, ordered
+from vnotch.coded import code_type, coded_table, is_coded, ordered
 from vnotch.errors import InputError
 from vnotch.fields import Format
 from vnotch.record import flow_log_format
@@ -21,8 +21,6 @@ from vnotch.record import flow_log_format
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 TIMESTAMP = "timestamp"
 _FORMAT_KEY = b"vnotch.format"
-_NARROW = ((pa.int8(), 1 << 7), (pa.int16(), 1 << 15))
-"""A type of codes and how many texts it has room for."""
 
 
 @lru_cache(maxsize=256)
@@ -48,9 +46,8 @@ def write_stream(records: pa.Table, metadata: Mapping[bytes, str]) -> bytes:
 
 def _narrow(column: pa.DictionaryArray) -> pa.DictionaryArray:
     column = ordered(column)  # as the batch's key wants it
-    count = len(column.dictionary)
-    kind = next((kind for kind, most in _NARROW if count <= most), None)
-    return column if kind is None else pa.DictionaryArray.from_arrays(column.indices.cast(kind), column.dictionary)
+    kind = pa.from_numpy_dtype(code_type(len(column.dictionary)))
+    return pa.DictionaryArray.from_arrays(column.indices.cast(kind), column.dictionary)
 
 
 def read_body(body: bytes) -> tuple[pa.Table, Format]:
